@@ -1,0 +1,1 @@
+"""Pure statistics: CKA, knowledge gain, intervals, comparisons, calibration."""

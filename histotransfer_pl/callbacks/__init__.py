@@ -1,0 +1,1 @@
+"""Lightning callbacks: writers, dashboard, run record."""

@@ -1,0 +1,1 @@
+"""Datamodules: cohorts, splits, bags of features, batches of patches."""

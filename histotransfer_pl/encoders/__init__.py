@@ -1,0 +1,1 @@
+"""Patch encoders: catalogue, weights, truncation, cost."""

@@ -1,0 +1,53 @@
+"""Every error this package raises on purpose.
+
+Each also inherits the builtin a caller would expect. A message says what was found, what was
+expected and what to do.
+"""
+
+
+class HistoTransferError(Exception):
+    """Base of all errors raised on purpose; the command line prints it as one line."""
+
+
+class ConfigError(HistoTransferError, ValueError):
+    """A setting that cannot be used."""
+
+
+class SlideError(HistoTransferError, OSError):
+    """A slide that cannot be opened or read."""
+
+
+class MissingMppError(SlideError, ValueError):
+    """A slide whose resolution is unknown or implausible."""
+
+
+class StoreError(HistoTransferError, OSError):
+    """A store that cannot be opened, read or written."""
+
+
+class StoreMismatchError(StoreError, ValueError):
+    """A store that holds something other than what was asked for."""
+
+
+class StoreLockedError(StoreError):
+    """A store that another process is writing."""
+
+
+class CohortError(HistoTransferError, ValueError):
+    """A cohort table that cannot be used or joined."""
+
+
+class SplitError(CohortError):
+    """Folds that cannot be made, or that leak patients."""
+
+
+class EncoderError(HistoTransferError, ValueError):
+    """An encoder, depth or input size that does not exist or does not fit."""
+
+
+class WeightsError(EncoderError):
+    """A checkpoint that is missing, damaged or of another architecture."""
+
+
+class AnalysisError(HistoTransferError, ValueError):
+    """Data on which a statistic is not defined."""

@@ -1,0 +1,1 @@
+"""Networks on bags of patch features: pooling and heads."""

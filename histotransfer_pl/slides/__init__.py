@@ -1,0 +1,1 @@
+"""Whole-slide images: reader, tissue mask, patch grid, painted slides. Knows nothing of torch."""

@@ -1,0 +1,1 @@
+"""LightningModules: extraction, attention-MIL, fine-tuning, similarity."""

@@ -1,0 +1,27 @@
+"""Fixtures that several layers share."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+# Two cores serve a whole test run: more threads only make it slower and less repeatable.
+torch.set_num_threads(2)
+# Nothing in a test may talk to an account or a network.
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("WANDB_SILENT", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder of real slides, labels and weights; its absence is a failure in CI only."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("HISTOTRANSFER_DATA", default))
+    if not (root / "idc_breast" / "slides.csv").is_file():
+        message = f"no real data in {root}: set HISTOTRANSFER_DATA to the folder that holds it"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return root
