@@ -1,0 +1,1 @@
+"""Programs that measure ratios: the project against the plain way of doing the same."""

@@ -1,0 +1,82 @@
+"""Calibration: whether a slide called tumour with 80 % is one in 80 % of such cases."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.calibration import calibration_curve
+
+from histotransfer_pl.analysis.predictions import Floats, Ints
+from histotransfer_pl.errors import AnalysisError
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Points of a reliability plot, one per bin that holds slides."""
+
+    predicted: Floats  # (bins,), mean probability in the bin
+    observed: Floats  # (bins,), share of slides that are of the class
+    counts: Ints  # (bins,), slides in the bin
+
+
+def expected_calibration_error(
+    labels: Ints, scores: Floats, weights: Floats, folds: Ints, *, bins: int = 15
+) -> Floats:
+    """Mean gap between the confidence in the chosen class and how often it is right.
+
+    Top-label error over equally wide bins (Guo et al. 2017), as torchmetrics'
+    `multiclass_calibration_error`. It is biased upwards on few slides: read it beside its
+    interval and the reliability plot.
+
+    Args:
+        labels: (S,) true class.
+        scores: (S, C) probabilities, or (S,) probability of class 1.
+        weights: (B, S) weight of each slide in each resample.
+        folds: (S,), not used; every metric takes them.
+        bins: Number of equal bins of [0, 1].
+
+    Raises:
+        AnalysisError: Scores that are not probabilities.
+    """
+    del folds
+    _check_probabilities(scores)
+    columns = np.stack([1 - scores, scores], 1) if scores.ndim == 1 else scores  # (S, C)
+    chosen, confidence = columns.argmax(1), columns.max(1)  # (S,), a tie goes to the first
+    gap = confidence - (chosen == labels)  # (S,)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (S,)
+    in_bin = np.eye(bins)[place] * gap[:, None]  # (S, bins)
+    return np.asarray(np.abs(weights @ in_bin).sum(1) / weights.sum(1))
+
+
+def reliability(
+    labels: Ints, probabilities: Floats, *, bins: int = 10, quantile: bool = False
+) -> Reliability:
+    """Observed against predicted share of one class.
+
+    Args:
+        labels: (S,) one where the slide is of the class, zero elsewhere.
+        probabilities: (S,) predicted probability of the class.
+        bins: Number of bins.
+        quantile: Bins of equal counts instead of equal width, for small cohorts.
+
+    Raises:
+        AnalysisError: Scores that are not probabilities, or labels other than 0 and 1.
+    """
+    _check_probabilities(probabilities)
+    if not np.isin(labels, (0, 1)).all():
+        raise AnalysisError(f"labels {np.unique(labels).tolist()}: give 1 for the class, else 0")
+    strategy = "quantile" if quantile else "uniform"
+    observed, predicted = calibration_curve(labels, probabilities, n_bins=bins, strategy=strategy)
+    # scikit-learn does not return the counts; these are its edges
+    edges = np.linspace(0, 1, bins + 1)
+    if quantile:
+        edges = np.percentile(probabilities, edges * 100)
+    counts = np.bincount(np.searchsorted(edges[1:-1], probabilities), minlength=bins)
+    return Reliability(predicted, observed, counts[counts > 0].astype(np.int64))
+
+
+def _check_probabilities(scores: Floats) -> None:
+    if scores.min() < 0 or scores.max() > 1 + 1e-6:
+        raise AnalysisError(
+            f"scores from {scores.min():.3g} to {scores.max():.3g} are no probabilities: "
+            "apply softmax or sigmoid before asking for calibration"
+        )

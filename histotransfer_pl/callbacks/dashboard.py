@@ -1,0 +1,151 @@
+"""Figures and tables for Weights & Biases."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import wandb
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
+from typing_extensions import override
+
+from histotransfer_pl.callbacks.predictions import prediction_row
+from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.errors import SlideError
+from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.tasks.metrics import Predictions
+from histotransfer_pl.tasks.mil import AttentionMIL, feature_data
+
+
+class Dashboard(Callback):
+    """Logs a ROC curve, a confusion matrix, predictions and top-attended patches to W&B.
+
+    Without a W&B logger it does nothing. Figures are those of the last validation epoch of a fit,
+    and of ``validate`` and ``test``.
+
+    Args:
+        slides: Validation slides whose top-attended patches are shown.
+        patches: Patches of each of them.
+    """
+
+    def __init__(self, slides: int = 4, patches: int = 8) -> None:
+        self.slides = slides
+        self.patches = patches
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module, "val")
+        self._log_patches(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self._log(trainer, pl_module, "val")
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module, "test")
+
+    def _log(self, trainer: Trainer, module: LightningModule, name: str) -> None:
+        board = _board(trainer)
+        predictions = getattr(module, "last_predictions", None)
+        if board is None or predictions is None:
+            return
+        data = feature_data(module)
+        figures = {
+            f"{name}/roc": roc_figure(predictions, data.classes),
+            f"{name}/confusion": confusion_figure(predictions, data.classes),
+        }
+        rows = [
+            prediction_row(data, index, probabilities)
+            for index, probabilities in zip(
+                predictions.indices.tolist(), predictions.probabilities.cpu().numpy(), strict=True
+            )
+        ]
+        table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+        media: dict[str, Any] = {key: wandb.Image(figure) for key, figure in figures.items()}
+        board.experiment.log({**media, f"{name}/predictions": table})
+        for figure in figures.values():
+            plt.close(figure)
+
+    def _log_patches(self, trainer: Trainer, module: LightningModule) -> None:
+        board = _board(trainer)
+        if board is None or not isinstance(module, AttentionMIL):
+            return
+        data = feature_data(module)
+        grid = data.store.grid
+        if grid is None:
+            return
+        settings = GridSettings.from_dict(grid)
+        bags = data.bags[data.bags["part"] == "validation"].head(self.slides)
+        for slide_id in [slides[0] for slides in bags["slide_ids"]]:
+            images = top_patches(module, data, settings, slide_id, self.patches)
+            if images:
+                board.experiment.log({f"val/top_patches/{slide_id}": images})
+
+
+def top_patches(
+    module: AttentionMIL,
+    data: FeatureDataModule,
+    settings: GridSettings,
+    slide_id: str,
+    k: int,
+) -> list[wandb.Image]:
+    """The k patches of a slide with the most attention; none if the file cannot be read."""
+    attention = module.attend(data.read_bag([slide_id])).numpy()  # (N,)
+    slide = data.store.slide(slide_id)
+    coords = slide.coords()
+    best = np.argsort(-attention, kind="stable")[:k]
+    images = []
+    try:
+        reader = open_slide(slide.attributes["path"], float(slide.attributes["slide_mpp"]))
+        for row in best:
+            x, y = (int(v) for v in coords[row])
+            pixels: NDArray[np.uint8] = reader.read_patch(x, y, settings.patch_px, settings.mpp)
+            images.append(wandb.Image(pixels, caption=f"({x}, {y}) attention {attention[row]:.3f}"))
+        reader.close()
+    except SlideError as error:
+        # A picture on the dashboard is no reason to lose a finished fit.
+        return [wandb.Image(np.zeros((8, 8, 3), np.uint8), caption=f"cannot be read: {error}")]
+    return images
+
+
+def roc_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
+    """ROC curve of the second of two classes, or of each class against the rest."""
+    figure, axis = plt.subplots(figsize=(4, 4), layout="constrained")
+    labels = predictions.labels.cpu().numpy()  # (S,)
+    probabilities = predictions.probabilities.cpu().numpy()  # (S, C)
+    shown = [1] if len(classes) == 2 else range(len(classes))
+    for c in shown:
+        RocCurveDisplay.from_predictions(
+            labels == c, probabilities[:, c], name=classes[c], ax=axis, plot_chance_level=c == 1
+        )
+    axis.set_title(f"{len(labels)} slides")
+    return figure
+
+
+def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
+    """Confusion matrix in slides."""
+    figure, axis = plt.subplots(figsize=(4, 4), layout="constrained")
+    ConfusionMatrixDisplay.from_predictions(
+        predictions.labels.cpu().numpy(),
+        predictions.probabilities.argmax(-1).cpu().numpy(),
+        labels=range(len(classes)),
+        display_labels=classes,
+        ax=axis,
+        cmap="Blues",
+        colorbar=False,
+    )
+    return figure
+
+
+def _board(trainer: Trainer) -> WandbLogger | None:
+    """The W&B logger, on the one rank that may write to it."""
+    if not trainer.is_global_zero:
+        return None
+    return next((item for item in trainer.loggers if isinstance(item, WandbLogger)), None)

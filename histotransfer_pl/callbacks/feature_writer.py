@@ -1,0 +1,266 @@
+"""Writes features into the store, row by row, beside the encoder."""
+
+import logging
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from typing_extensions import override
+
+from histotransfer_pl.data.patches import PatchBatch, PatchDataModule
+from histotransfer_pl.data.tile import SlideOutcome
+from histotransfer_pl.errors import ConfigError, StoreError
+from histotransfer_pl.store.writer import ArrayWriter
+from histotransfer_pl.tasks.extract import FeatureExtractor
+
+_log = logging.getLogger(__name__)
+_QUEUE = 4
+# What must agree when an array exists already; versions and dates may differ.
+_BINDING = ("architecture", "weights_sha256", "input_px", "precision", "mean", "std", "pooling")
+
+
+@dataclass
+class _OpenSlide:
+    """A slide whose rows are arriving."""
+
+    writers: dict[str, ArrayWriter]
+    left: int
+    seconds: float = 0.0
+
+
+@dataclass
+class Timings:
+    """Seconds of this process, by what it did."""
+
+    waiting: float = 0.0
+    reading: float = 0.0
+    encoding: float = 0.0
+    writing: float = 0.0
+    patches: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+
+class FeatureWriter(Callback):
+    """Assigns the features of each batch to the rows they belong to.
+
+    Arrays appear in the store when their last row is there. Writing runs in a thread beside the
+    encoder. A slide that cannot be read loses only its own features.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, SlideOutcome] = {}
+        self.timings = Timings()
+        self._open: dict[int, _OpenSlide] = {}
+        self._failed: set[int] = set()
+        self._queue: deque[Future[None]] = deque()
+        self._last = 0.0
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(pl_module, FeatureExtractor) or stage != "predict":
+            raise ConfigError("FeatureWriter writes what FeatureExtractor predicts")
+        # Otherwise Lightning keeps the features of the whole cohort in memory.
+        trainer.predict_loop.return_predictions = False
+        self._data = patch_data(trainer)
+        self._extractor = pl_module
+        self._provenance = pl_module.provenance(str(trainer.precision))
+        self._binding = {
+            name: {key: facts[key] for key in _BINDING} | {"dtype": pl_module.dtype_in_store}
+            for name, facts in self._provenance.items()
+        }
+        self._check_present()
+        # No rank may write before all know what is missing, else they share it out differently.
+        trainer.strategy.barrier("what is missing")
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self.timings = Timings()
+        self._last = time.perf_counter()
+
+    @override
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._progress = _progress(disable=not trainer.is_global_zero)
+        total = sum(item.n_patches for item in self._data.work)
+        self._bar = self._progress.add_task("patches", total=total, slides=0, rate=0.0)
+        self._progress.start()
+
+    @override
+    def on_predict_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: PatchBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        now = time.perf_counter()
+        self.timings.waiting += now - self._last
+        self._last = now
+
+    @override
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: PatchBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        features = {name: values.cpu() for name, values in outputs.items()}
+        now = time.perf_counter()
+        seconds = now - self._last
+        self.timings.encoding += seconds
+        self.timings.reading += batch.read_seconds
+        self.timings.patches += len(batch.patches)
+        places, rows = batch.slides.cpu().numpy(), batch.rows.cpu().numpy()
+        self._queue.append(
+            self._pool.submit(self._write, places, rows, features, batch.failures, seconds)
+        )
+        while len(self._queue) > _QUEUE:
+            self._queue.popleft().result()
+        rate = self.timings.patches / (now - self.timings.started)
+        self._progress.update(
+            self._bar, advance=len(batch.patches), slides=len(self.outcomes), rate=rate
+        )
+        self._last = time.perf_counter()
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._progress.stop()
+        while self._queue:
+            self._queue.popleft().result()
+        self._pool.shutdown()
+        self._gather(trainer)
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave no half-written array behind; what was complete stays."""
+        if hasattr(self, "_progress"):
+            self._progress.stop()
+        if hasattr(self, "_pool"):
+            self._pool.shutdown(cancel_futures=True)
+        for slide in self._open.values():
+            for writer in slide.writers.values():
+                writer.abort()
+        self._open.clear()
+
+    def _write(
+        self,
+        places: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        features: dict[str, Tensor],
+        failures: list[tuple[int, str]],
+        seconds: float,
+    ) -> None:
+        start = time.perf_counter()
+        for place, reason in failures:
+            self._fail(place, reason)
+        for place in np.unique(places).tolist():
+            if place in self._failed:
+                continue
+            mine = places == place
+            try:
+                self._assign(place, rows[mine], {n: v[mine] for n, v in features.items()})
+            except StoreError as error:
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+                    # A full or broken disk fails every slide that follows: stop here.
+                    raise
+                self._fail(place, str(error))
+                continue
+            slide = self._open[place]
+            slide.seconds += seconds * float(mine.mean())
+            if slide.left == 0:
+                self._commit(place)
+        self.timings.writing += time.perf_counter() - start
+
+    def _assign(self, place: int, rows: NDArray[np.int64], features: dict[str, Tensor]) -> None:
+        if place not in self._open:
+            self._open[place] = self._begin(place)
+        slide = self._open[place]
+        for name, writer in slide.writers.items():
+            writer.assign(rows, features[name].numpy())
+        slide.left -= len(rows)
+
+    def _begin(self, place: int) -> _OpenSlide:
+        item = self._data.work[place]
+        stored = self._data.store.slide(item.entry.slide_id)
+        dtype, dims = self._extractor.dtype_in_store, self._extractor.dims
+        writers = {
+            name: stored.writer(name, (item.n_patches, dims[name]), dtype, self._provenance[name])
+            for name in item.missing
+        }
+        return _OpenSlide(writers, left=item.n_patches)
+
+    def _commit(self, place: int) -> None:
+        slide = self._open.pop(place)
+        for writer in slide.writers.values():
+            writer.commit()
+        item = self._data.work[place]
+        self.outcomes[item.entry.slide_id] = SlideOutcome(
+            item.entry.slide_id, "done", item.n_patches, slide.seconds
+        )
+
+    def _fail(self, place: int, reason: str) -> None:
+        self._failed.add(place)
+        slide = self._open.pop(place, None)
+        for writer in slide.writers.values() if slide else ():
+            writer.abort()
+        item = self._data.work[place]
+        _log.warning("%s: %s", item.entry.slide_id, reason)
+        self.outcomes[item.entry.slide_id] = SlideOutcome(
+            item.entry.slide_id, "failed", item.n_patches, reason=reason
+        )
+
+    def _check_present(self) -> None:
+        """Features that exist must be the ones that would be written."""
+        for entry in self._data.entries():
+            if entry.slide_id in self._data.store:
+                slide = self._data.store.slide(entry.slide_id)
+                for name, expected in self._binding.items():
+                    slide.matches(name, expected)
+
+    def _gather(self, trainer: Trainer) -> None:
+        """Join the outcomes of all ranks with those of tiling."""
+        shares: list[dict[str, SlideOutcome]] = [self.outcomes]
+        if trainer.world_size > 1:
+            shares = [{} for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(shares, self.outcomes)
+        joined = dict(self._data.outcomes)
+        for share in shares:
+            for slide_id, outcome in share.items():
+                tiling = joined.get(slide_id)
+                outcome.seconds += tiling.seconds if tiling else 0.0
+                joined[slide_id] = outcome
+        self.outcomes = joined
+
+
+def patch_data(trainer: Trainer) -> PatchDataModule:
+    """The trainer's datamodule, which must read patches."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, PatchDataModule):
+        raise ConfigError(f"extraction needs PatchDataModule as data, got {type(data).__name__}")
+    return data
+
+
+def _progress(*, disable: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[slides]} slides"),
+        TextColumn("{task.fields[rate]:.0f} patches/s"),
+        TimeRemainingColumn(),
+        disable=disable,
+    )

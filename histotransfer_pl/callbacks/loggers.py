@@ -1,0 +1,54 @@
+"""Loggers of a run: Weights & Biases, and CSV files beside it."""
+
+import logging
+import netrc
+import os
+from pathlib import Path
+
+import wandb
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+_log = logging.getLogger(__name__)
+_WANDB_HOST = "api.wandb.ai"
+
+
+def default_loggers(run_dir: Path, stage: str) -> list[Logger]:
+    """The loggers of a run that names none.
+
+    W&B is online when the machine has a key, and otherwise offline in the run folder; it never
+    asks. Metrics are always written to ``<run_dir>/metrics/<stage>/metrics.csv`` too.
+
+    Args:
+        run_dir: Folder of the run.
+        stage: ``fit``, ``validate``, ``test``, ``predict`` or ``extract``.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    csv = CSVLogger(save_dir=run_dir, name="metrics", version=stage)
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return [csv]
+    offline = os.environ.get("WANDB_MODE") == "offline" or not has_wandb_key()
+    board = WandbLogger(
+        name=f"{run_dir.name}-{stage}",
+        group=run_dir.name,
+        job_type=stage,
+        project=os.environ.get("WANDB_PROJECT", "histotransfer_pl"),
+        save_dir=run_dir,
+        offline=offline,
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    # Lightning 2.6 passes it on, W&B 0.31 warns that it means nothing.
+    board._wandb_init.pop("anonymous", None)
+    if offline and rank_zero_only.rank == 0:
+        _log.info(f"W&B is offline; to upload later: wandb sync {run_dir}/wandb/offline-run-*")
+    return [board, csv]
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B could log in without asking."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators(_WANDB_HOST) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,174 @@
+"""Verbs that read and write files: plain functions whose signature is the command line."""
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histotransfer_pl import __version__
+from histotransfer_pl.callbacks.summary import print_outcomes
+from histotransfer_pl.cli.network import SLIDES_FAILED
+from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.data.patches import PatchDataModule
+from histotransfer_pl.errors import CohortError, ConfigError
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.importer import import_arrays
+
+
+def _call(function: Callable[..., int], arguments: list[str], verb: str) -> int:
+    """Call a function with arguments from the command line or a YAML file."""
+    parser = FileParser(
+        prog=f"python -m histotransfer_pl {verb}",
+        description=(function.__doc__ or "").split("\n\n", 1)[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    parser.add_function_arguments(function, as_positional=False)
+    config = parser.parse_args(arguments)
+    values = parser.instantiate_classes(config).as_dict()
+    values.pop("config", None)
+    return function(**values)
+
+
+def tile(arguments: list[str]) -> int:
+    """Slides -> patch coordinates and QC thumbnails."""
+    parser = FileParser(
+        prog="python -m histotransfer_pl tile", description=tile.__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    parser.add_class_arguments(PatchDataModule, "data")
+    config = parser.parse_args(arguments)
+    data: PatchDataModule = parser.instantiate_classes(config).data
+    try:
+        data.prepare_data()
+    finally:
+        data.teardown("predict")
+    print_outcomes(data.outcomes, f"tile into {data.store_path}")
+    if data.qc_folder is not None:
+        say(f"thumbnails in {data.qc_folder}")
+    failed = any(outcome.state == "failed" for outcome in data.outcomes.values())
+    return SLIDES_FAILED if failed else 0
+
+
+def paint(arguments: list[str]) -> int:
+    """Painted slides for a trial."""
+    return _call(_paint, arguments, "paint")
+
+
+def _paint(
+    folder: Path = Path("demo"), patients: int = 12, slides_per_patient: int = 2, seed: int = 0
+) -> int:
+    """Paint H&E-like slides of two classes, several a patient.
+
+    Args:
+        folder: Where ``slides/`` and ``cohort.csv`` go.
+        patients: Number of patients.
+        slides_per_patient: Slides of each.
+        seed: Seed of the paint.
+    """
+    from histotransfer_pl.slides.synthetic import paint_cohort
+
+    cohort = folder / "cohort.csv"
+    if cohort.is_file():
+        say(f"{cohort} exists: nothing painted")
+        return 0
+    say(f"wrote {paint_cohort(folder, patients, slides_per_patient, seed)}")
+    return 0
+
+
+def import_bags(arguments: list[str]) -> int:
+    """Plain arrays -> a store."""
+    return _call(_import_bags, arguments, "import")
+
+
+def _import_bags(
+    arrays: Path, store: Path, cohort: Path, encoder: str = "given", depth: str = "last"
+) -> int:
+    """Import bags of plain arrays into a store, and their labels into a cohort table.
+
+    Args:
+        arrays: ``.npz`` file with ``X`` (instances, D), ``bag`` (instances,) and ``y`` (bags,),
+            where ``y[i]`` belongs to the i-th smallest bag.
+        store: Store to write.
+        cohort: Cohort table to write; every bag is its own patient.
+        encoder: Name of the features in the store.
+        depth: Name of their depth in the store.
+    """
+    if not arrays.is_file():
+        raise ConfigError(f"no file {arrays}: give the .npz file with X, bag and y")
+    with np.load(arrays, allow_pickle=False) as file:
+        missing = {"X", "bag", "y"} - set(file.files)
+        if missing:
+            raise ConfigError(f"{arrays} has {file.files}; it lacks {sorted(missing)}")
+        features, bags, labels = file["X"], file["bag"], file["y"]
+    numbers = np.unique(bags)
+    if len(labels) != len(numbers):
+        raise CohortError(f"{arrays}: {len(labels)} labels y for {len(numbers)} bags")
+    width = len(str(numbers.max()))
+    names = np.array([f"{number:0{width}d}" for number in bags])
+    import_arrays(store, features, names, encoder, depth)
+    ids = [f"{number:0{width}d}" for number in numbers]
+    table = pd.DataFrame({"slide_id": ids, "patient_id": ids, "label": labels})
+    cohort.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(cohort, index=False)
+    say(f"{len(ids)} bags, {len(features)} instances of {features.shape[1]} features in {store}")
+    say(f"labels in {cohort}")
+    return 0
+
+
+def verify(arguments: list[str]) -> int:
+    """Read a whole store and name what is damaged."""
+    return _call(_verify, arguments, "verify")
+
+
+def _verify(store: Path) -> int:
+    """Read every array of a store and compare it with its checksum.
+
+    Args:
+        store: The store.
+    """
+    opened = FeatureStore.open(store)
+    problems = opened.verify()
+    for problem in problems:
+        say(str(problem))
+    say(f"{len(opened.slide_ids())} slides read, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def demo(arguments: list[str]) -> int:
+    """The main job on painted slides: paint, extract, fit, test."""
+    return _call(_demo, arguments, "demo")
+
+
+def _demo(configs: Path = Path("configs"), folder: Path = Path("demo")) -> int:
+    """Run the main job on painted slides, printing each command.
+
+    Args:
+        configs: The folder of the shipped configurations.
+        folder: Where the painted slides go.
+    """
+    from histotransfer_pl.cli.main import main
+
+    if not (configs / "demo.yaml").is_file():
+        raise ConfigError(f"no {configs}/demo.yaml: run this in the clone, or give --configs")
+    for command in (
+        f"paint --folder {folder}",
+        f"extract --config {configs}/demo_extract.yaml",
+        f"fit --config {configs}/demo.yaml",
+        f"test --config {configs}/demo.yaml",
+    ):
+        say(f"\n$ python -m histotransfer_pl {command}")
+        code = main(shlex.split(command))
+        if code:
+            return code
+    return 0
+
+
+def say(text: str) -> None:
+    """One line of the answer of a command."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,189 @@
+"""Verbs that push batches through a network: LightningCLI and the Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from typing_extensions import override
+
+from histotransfer_pl import __version__
+from histotransfer_pl.callbacks.dashboard import Dashboard
+from histotransfer_pl.callbacks.feature_writer import FeatureWriter
+from histotransfer_pl.callbacks.loggers import default_loggers
+from histotransfer_pl.callbacks.predictions import PredictionWriter
+from histotransfer_pl.callbacks.run_record import RunRecord
+from histotransfer_pl.callbacks.summary import describe_timings, print_outcomes
+from histotransfer_pl.cli.parser import Parser
+from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.data.patches import PatchDataModule
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.tasks.extract import FeatureExtractor
+from histotransfer_pl.tasks.mil import AttentionMIL
+
+SLIDES_FAILED = 3
+"""Exit code of a run that ended, but lost slides; the summary says which and why."""
+
+_HEADER = [f"histotransfer_pl=={__version__}"]
+_TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 20,
+    "num_sanity_val_steps": 0,
+    # Bags are shared out to ranks by our own sampler, which counts none twice.
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 10,
+}
+
+
+class RunCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` in a run folder."""
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=Path, default=Path("runs/default"), help=_RUN_DIR)
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "seed_everything": 0,
+                "model": {"class_path": f"{AttentionMIL.__module__}.{AttentionMIL.__name__}"},
+                "data": {
+                    "class_path": f"{FeatureDataModule.__module__}.{FeatureDataModule.__name__}"
+                },
+                "checkpoint.filename": "best",
+                "checkpoint.monitor": "val/auroc",
+                "checkpoint.mode": "max",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if config.trainer.default_root_dir is not None:
+            raise ConfigError("trainer.default_root_dir is set by run_dir: give --run_dir instead")
+        config.trainer.default_root_dir = str(config.run_dir)
+        folder = config.run_dir / "checkpoints"
+        if config.checkpoint.dirpath is None:
+            config.checkpoint.dirpath = str(folder)
+        config.weights_only = True
+        if self.subcommand == "fit":
+            self._require_resumable(config.ckpt_path, folder)
+        elif config.ckpt_path is None:
+            config.ckpt_path = str(folder / "best.ckpt")
+        if config.ckpt_path is not None and config.ckpt_path == "last":
+            config.ckpt_path = str(folder / "last.ckpt")
+        if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
+            raise ConfigError(
+                f"no checkpoint {config.ckpt_path}: run fit with the same --run_dir first, or "
+                "give --ckpt_path"
+            )
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self.config_init[self.subcommand]
+        if config.trainer.logger is None:
+            kwargs["logger"] = default_loggers(config.run_dir, str(self.subcommand))
+        return super().instantiate_trainer(**kwargs)
+
+    def _require_resumable(self, ckpt_path: str | None, folder: Path) -> None:
+        """Lightning only warns when there is nothing to resume, and starts afresh."""
+        if ckpt_path in ("best", "hpc", "registry"):
+            raise ConfigError(f"fit --ckpt_path {ckpt_path}: to go on, give last or a file")
+
+
+_RUN_DIR = "Folder of the run: config, checkpoints, metrics and predictions."
+
+
+def run(arguments: list[str]) -> int:
+    """Run ``fit``, ``validate``, ``test`` or ``predict``."""
+    cli = RunCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=RunRecord,
+        trainer_defaults={**_TRAINER_DEFAULTS, "callbacks": _callbacks()},
+        parser_class=Parser,
+        # Abbreviations would let --trainer.max_epoch pass for --trainer.max_epochs.
+        parser_kwargs=_parser_kwargs(),
+        args=arguments,
+        auto_configure_optimizers=False,
+    )
+    if cli.trainer.interrupted:
+        return 130
+    print_results(cli.trainer, str(cli.subcommand))
+    return 0
+
+
+def _parser_kwargs() -> dict[str, Any]:
+    common = {"allow_abbrev": False, "dump_header": _HEADER}
+    return {
+        "prog": "python -m histotransfer_pl",
+        **common,
+        **{verb: dict(common) for verb in RunCLI.subcommands()},
+    }
+
+
+def _callbacks() -> list[Callback]:
+    return [PredictionWriter(), Dashboard()]
+
+
+def print_results(trainer: Trainer, stage: str) -> None:
+    """What the run wrote, and where."""
+    if not trainer.is_global_zero:
+        return
+    folder = Path(trainer.default_root_dir)
+    names = {
+        "fit": ["config.yaml", "checkpoints/best.ckpt", "metrics/fit/metrics.csv"],
+        "test": ["test_metrics.json", "test_predictions.csv"],
+        "predict": ["predictions.csv"],
+    }
+    for name in names.get(stage, []):
+        if (folder / name).is_file():
+            print(f"wrote {folder / name}")  # noqa: T201 - the answer of the command
+
+
+class ExtractCLI(LightningCLI):
+    """``extract``: ``predict`` with the feature writer."""
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"seed_everything": 0})
+
+
+def extract(arguments: list[str]) -> int:
+    """Slides -> patch coordinates -> features in a store."""
+    writer = FeatureWriter()
+    cli = ExtractCLI(
+        FeatureExtractor,
+        PatchDataModule,
+        save_config_callback=None,
+        trainer_defaults={
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "use_distributed_sampler": False,
+            "callbacks": [writer],
+        },
+        parser_class=Parser,
+        parser_kwargs={
+            "prog": "python -m histotransfer_pl extract",
+            "allow_abbrev": False,
+            "dump_header": _HEADER,
+            "description": extract.__doc__,
+        },
+        args=arguments,
+        run=False,
+        auto_configure_optimizers=False,
+    )
+    cli.trainer.predict(cli.model, cli.datamodule)
+    if cli.trainer.interrupted:
+        return 130
+    if cli.trainer.is_global_zero:
+        print_outcomes(writer.outcomes, f"extract into {cli.datamodule.store_path}")
+        print(describe_timings(writer.timings))  # noqa: T201 - the answer of the command
+    failed = any(outcome.state == "failed" for outcome in writer.outcomes.values())
+    return SLIDES_FAILED if failed else 0

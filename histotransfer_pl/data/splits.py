@@ -1,0 +1,152 @@
+"""Patient-grouped, stratified, nested splits."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from histotransfer_pl.data.cohort import shorten
+from histotransfer_pl.errors import SplitError
+
+_PARTS = ("train", "validation", "test")
+_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Slide ids of the three parts; no patient has slides in two of them."""
+
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+
+    def part(self, name: str) -> list[str]:
+        """The slide ids of ``train``, ``validation`` or ``test``."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def part_of(self, slide_id: str) -> str:
+        """The part a slide is in, or an empty word."""
+        return next((name for name in _PARTS if slide_id in self.part(name)), "")
+
+
+def split_by_seed(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Split:
+    """Cut patients into folds; one is the test part, the next one the validation part.
+
+    Over the folds every patient is tested once, validated once and trained on otherwise, so no
+    choice that is made on the validation part has seen the test part.
+
+    Args:
+        frame: Labelled slides, columns ``slide_id``, ``patient_id`` and ``label``.
+        fold: Which fold is the test part, from 0.
+        n_folds: Number of folds, at least 3.
+        seed: Seed of the shuffle.
+
+    Raises:
+        SplitError: If the folds cannot be made.
+    """
+    if n_folds < 3:
+        raise SplitError(
+            f"n_folds is {n_folds}; train, validation and test need at least 3 folds"
+        )
+    if not 0 <= fold < n_folds:
+        raise SplitError(f"fold is {fold}; with n_folds {n_folds} it runs from 0 to {n_folds - 1}")
+    _require_patients(frame, n_folds)
+    # The order of the rows must not matter: the same slides give the same folds.
+    frame = frame.sort_values("slide_id", ignore_index=True)
+    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
+        frame, frame["label"], frame["patient_id"]
+    )
+    members = [frame["slide_id"].iloc[rows].tolist() for _, rows in folds]
+    validation = (fold + 1) % n_folds
+    train = [i for i in range(n_folds) if i not in (fold, validation)]
+    split = Split(
+        train=sorted(slide for i in train for slide in members[i]),
+        validation=members[validation],
+        test=members[fold],
+    )
+    check_split(split, frame)
+    return split
+
+
+def split_by_column(frame: pd.DataFrame, column: str, fold: int) -> Split:
+    """The split a table prescribes.
+
+    Args:
+        frame: Labelled slides, columns ``slide_id``, ``patient_id``, ``label`` and ``column``.
+        column: Either words (train, validation, test) or fold numbers; with numbers the slides
+            of ``fold`` are the test part and those of the next number the validation part.
+        fold: The test fold; unused with words.
+
+    Raises:
+        SplitError: If the column is of neither kind, or the split leaks patients.
+    """
+    values = frame[column]
+    if values.isna().any():
+        raise SplitError(
+            f"column {column} is empty for {shorten(frame.loc[values.isna(), 'slide_id'].tolist())}"
+        )
+    words = values.astype(str).str.strip().str.lower().map(_WORDS)
+    if words.notna().all():
+        parts = words
+    else:
+        numbers = pd.to_numeric(values, errors="coerce")
+        if numbers.isna().any():
+            raise SplitError(
+                f"column {column} holds {sorted(set(values.astype(str)))[:8]}; expected train, "
+                "validation and test, or fold numbers"
+            )
+        known = sorted(numbers.unique())
+        if fold not in known or len(known) < 3:
+            raise SplitError(
+                f"column {column} holds the folds {[f'{n:g}' for n in known]}; need at least "
+                f"three, and fold {fold} among them"
+            )
+        following = known[(known.index(fold) + 1) % len(known)]
+        parts = numbers.map(
+            lambda n: "test" if n == fold else "validation" if n == following else "train"
+        )
+    split = Split(*(frame.loc[parts == name, "slide_id"].tolist() for name in _PARTS))
+    check_split(split, frame)
+    return split
+
+
+def check_split(split: Split, frame: pd.DataFrame) -> None:
+    """Refuse a split that leaks patients or lacks a class in a part that has slides."""
+    rows = frame.set_index("slide_id")
+    owners: dict[str, str] = {}
+    for name in _PARTS:
+        for patient in rows.loc[split.part(name), "patient_id"].unique():
+            if owners.setdefault(patient, name) != name:
+                raise SplitError(
+                    f"patient {patient!r} has slides in {owners[patient]} and in {name}; all "
+                    "slides of a patient belong to one part"
+                )
+    for name in ("train", "validation"):
+        if not split.part(name):
+            raise SplitError(f"the {name} part is empty; it is needed to train and to choose")
+    classes = sorted(frame["label"].unique())
+    for name in _PARTS:
+        part = split.part(name)
+        missing = [c for c in classes if c not in set(rows.loc[part, "label"])]
+        if part and missing:
+            raise SplitError(
+                f"the {name} part ({len(part)} slides) has no slide of class "
+                f"{shorten([str(c) for c in missing])}; use fewer folds or another split_seed"
+            )
+
+
+def _require_patients(frame: pd.DataFrame, n_folds: int) -> None:
+    patients = frame.groupby("label")["patient_id"].nunique()
+    few = patients[patients < n_folds]
+    if len(few):
+        raise SplitError(
+            f"class {few.index[0]!r} has {few.iloc[0]} patient(s), but {n_folds} folds need as "
+            "many patients of each class: lower n_folds, merge or drop the class"
+        )

@@ -1,0 +1,150 @@
+"""Slides to patch coordinates in the store."""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from histotransfer_pl.data.cohort import SlideEntry
+from histotransfer_pl.errors import SlideError, StoreMismatchError
+from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.slides.qc import draw_qc
+from histotransfer_pl.slides.files import fingerprint
+from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.slides.tiling import TiledSlide, tile_slide
+from histotransfer_pl.store.layout import encode_key
+from histotransfer_pl.store.feature_store import FeatureStore
+
+_log = logging.getLogger(__name__)
+
+State = Literal["done", "skipped", "no tissue", "failed"]
+
+
+@dataclass
+class SlideOutcome:
+    """What became of a slide in a run.
+
+    Attributes:
+        slide_id: Its name.
+        state: ``skipped`` means that everything asked for was in the store already.
+        n_patches: Patches of its grid.
+        seconds: Time spent on it.
+        reason: Why it failed or has no patch; empty otherwise.
+    """
+
+    slide_id: str
+    state: State
+    n_patches: int = 0
+    seconds: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TileJob:
+    """What tiling needs to know besides the slide.
+
+    Attributes:
+        store: Where coordinates go.
+        settings: The grid.
+        slide_mpp: Micrometres per pixel of level 0 for slides that neither the cohort nor the
+            file gives one.
+        qc_folder: Where thumbnails with tissue outline and grid go; None draws none.
+        masks: Folder of ``<slide_id>.geojson`` tissue outlines that replace the detection.
+    """
+
+    store: FeatureStore
+    settings: GridSettings
+    slide_mpp: float | None = None
+    qc_folder: Path | None = None
+    masks: Path | None = None
+
+    def run(self, entry: SlideEntry) -> SlideOutcome:
+        """Tile one slide; a slide that cannot be read is an outcome, not an error."""
+        start = time.perf_counter()
+        try:
+            outcome = self._tile(entry)
+        except (SlideError, StoreMismatchError) as error:
+            outcome = SlideOutcome(entry.slide_id, "failed", reason=str(error))
+        outcome.seconds = time.perf_counter() - start
+        return outcome
+
+    def _tile(self, entry: SlideEntry) -> SlideOutcome:
+        if entry.slide_id in self.store:
+            return self._known(entry)
+        mark = fingerprint(entry.path)
+        with closing(open_slide(entry.path, entry.mpp or self.slide_mpp)) as reader:
+            outline = self._outline(entry.slide_id)
+            tiled = tile_slide(reader, self.settings, outline)
+        attributes = self._attributes(entry, tiled, mark, outline)
+        n = len(tiled.coords)
+        self.store.add_slide(entry.slide_id, tiled.coords, n, attributes)
+        if self.qc_folder is not None:
+            self.qc_folder.mkdir(parents=True, exist_ok=True)
+            draw_qc(tiled).save(self.qc_folder / f"{encode_key(entry.slide_id)}.png")
+        return SlideOutcome(
+            entry.slide_id, "done" if n else "no tissue", n, reason=tiled.reason
+        )
+
+    def _known(self, entry: SlideEntry) -> SlideOutcome:
+        """A slide of the store; its file must still be the one that was tiled."""
+        slide = self.store.slide(entry.slide_id)
+        check_unmoved(entry.path, slide.attributes)
+        reason = str(slide.attributes.get("reason", ""))
+        state: State = "skipped" if slide.n_patches else "no tissue"
+        return SlideOutcome(entry.slide_id, state, slide.n_patches, reason=reason)
+
+    def _outline(self, slide_id: str) -> Path | None:
+        if self.masks is None:
+            return None
+        path = self.masks / f"{encode_key(slide_id)}.geojson"
+        return path if path.is_file() else None
+
+    def _attributes(
+        self, entry: SlideEntry, tiled: TiledSlide, mark: dict[str, Any], outline: Path | None
+    ) -> dict[str, Any]:
+        return {
+            "path": str(entry.path),
+            "fingerprint": mark,
+            "slide_mpp": tiled.slide_mpp,
+            "dimensions_level0": list(tiled.dimensions_level0),
+            "patch_size_level0": tiled.patch_size_level0,
+            "tissue_share": float(tiled.mask.mean()),
+            "tissue_outline": "" if outline is None else outline.name,
+            "reason": tiled.reason,
+        }
+
+
+def check_unmoved(path: Path, attributes: dict[str, Any]) -> None:
+    """Raise when the file is not the one that was tiled; its date may differ, as in a copy.
+
+    Raises:
+        StoreMismatchError: If size or content differ.
+        SlideError: If there is no such file.
+    """
+    stored, found = attributes["fingerprint"], fingerprint(path)
+    if any(stored[key] != found[key] for key in ("size", "quick_hash")):
+        raise StoreMismatchError(
+            f"{path} is not the file that was tiled ({stored['size']} bytes then, "
+            f"{found['size']} now): its coordinates would be wrong; use a new store, or bring "
+            "the old file back"
+        )
+
+
+def tile_all(
+    job: TileJob,
+    entries: Iterable[SlideEntry],
+    progress: Callable[[SlideOutcome], None] | None = None,
+    threads: int = 2,
+) -> Iterator[SlideOutcome]:
+    """Tile slides, a few at once; OpenSlide works outside Python's lock."""
+    with ThreadPoolExecutor(threads) as pool:
+        for outcome in pool.map(job.run, entries):
+            if outcome.state == "failed":
+                _log.warning("%s: %s", outcome.slide_id, outcome.reason)
+            if progress is not None:
+                progress(outcome)
+            yield outcome

@@ -1,0 +1,42 @@
+"""The encoders that are known by name."""
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from histotransfer_pl.encoders.entry import EncoderEntry
+from histotransfer_pl.encoders.histopathology import HISTOPATHOLOGY_ENTRIES
+from histotransfer_pl.encoders.hub import hub_entry
+from histotransfer_pl.encoders.imagenet import IMAGENET_ENTRIES
+from histotransfer_pl.encoders.timm_models import timm_entry
+from histotransfer_pl.errors import EncoderError
+
+CATALOGUE: Mapping[str, EncoderEntry] = MappingProxyType(
+    {entry.name: entry for entry in (*IMAGENET_ENTRIES, *HISTOPATHOLOGY_ENTRIES)}
+)
+"""Every entry by its name; ImageNet networks first."""
+
+
+def find_entry(name: str, *, allow_download: bool = False) -> EncoderEntry:
+    """The entry of an encoder.
+
+    Args:
+        name: A name of the catalogue, `timm:<name>` for any network of timm, or
+            `hf-hub:<owner>/<repository>` for one that was published in timm's format.
+        allow_download: Whether the description of a hub repository may be fetched.
+
+    Raises:
+        EncoderError: If there is no such encoder; the message names the nearest ones.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    kind, _, rest = name.partition(":")
+    if rest and kind == "timm":
+        return timm_entry(rest)
+    if rest and kind in ("hf-hub", "hf_hub"):
+        return hub_entry(rest, allow_download=allow_download)
+    near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4) or list(CATALOGUE)
+    raise EncoderError(
+        f"no encoder is called {name!r}; near it are {', '.join(near)}. "
+        "Any other network: timm:<name> or hf-hub:<owner>/<repository>"
+    )

@@ -1,0 +1,221 @@
+"""The encoder: uint8 patches in, feature vectors of every requested depth out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from typing_extensions import override
+
+from histotransfer_pl.encoders.catalogue import find_entry
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.entry import EncoderEntry, Pooling
+from histotransfer_pl.encoders.timm_models import build_network, build_trunk
+from histotransfer_pl.encoders.truncation import Trunk, unknown_depth
+from histotransfer_pl.encoders.tuned import read_facts, save_weights
+from histotransfer_pl.encoders.weights import load_weights, read_state_dict, require_weights
+from histotransfer_pl.errors import EncoderError
+
+
+class PatchEncoder(nn.Module):
+    """A network cut after the deepest requested block, with its own normalisation.
+
+    Gradients flow; the caller chooses inference mode, autocast and train or eval mode.
+
+    Args:
+        name: Name in the store.
+        entry: Its entry in the catalogue.
+        trunk: The network, whole or cut.
+        depths: Depths to give features of, shallowest first.
+        provenance: Facts that belong to every feature array, as plain JSON types.
+        input_px: Side to which patches are resized; as they are when None.
+        channels_last: Memory layout of the images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        entry: EncoderEntry,
+        trunk: Trunk,
+        *,
+        depths: Sequence[str],
+        provenance: dict[str, Any],
+        input_px: int | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.entry = entry
+        self.all_depths = trunk.depths
+        self.depths = list(depths)
+        self.provenance = provenance
+        self.input_px = input_px
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("mean", torch.tensor(entry.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(entry.std).view(1, 3, 1, 1), persistent=False)
+        trunk.cut_after(self.depths[-1])
+        self.trunk = trunk.to(memory_format=self.memory_format)
+        self.dims = {depth: entry.dims[depth] for depth in depths} if entry.dims else self._probe()
+
+    @property
+    def network(self) -> nn.Module:
+        """The (cut) network of timm, with timm's names."""
+        return self.trunk.network
+
+    @override
+    def forward(self, patches: Tensor) -> dict[str, Tensor]:
+        """Feature vectors of every depth, in one pass.
+
+        Args:
+            patches: uint8 (B, P, P, 3), red green blue.
+
+        Returns:
+            Float features (B, D) per depth.
+
+        Raises:
+            EncoderError: If the patches are of another type or shape, or of a size that the
+                network can't take.
+        """
+        outputs = self.trunk(self.normalise(patches), self.depths)
+        return {depth: self.trunk.vector(depth, output) for depth, output in outputs.items()}
+
+    def feature_maps(self, patches: Tensor) -> dict[str, Tensor]:
+        """Feature maps (B, D, h, w) of every depth, before pooling; arguments as in `forward`."""
+        images = self.normalise(patches)  # (B, 3, P, P)
+        sides = (images.shape[-2], images.shape[-1])
+        outputs = self.trunk(images, self.depths)
+        return {depth: self.trunk.map(depth, output, sides) for depth, output in outputs.items()}
+
+    def cut_after(self, depth: str) -> None:
+        """Remove everything behind the block `depth`, in place.
+
+        Raises:
+            EncoderError: If no requested depth is left.
+        """
+        self.trunk.cut_after(depth)
+        self.depths = select_depths(
+            self.trunk.depths, [d for d in self.depths if d in self.trunk.depths]
+        )
+        self.dims = {kept: self.dims[kept] for kept in self.depths}
+
+    def save(self, path: Path, facts: Mapping[str, Any]) -> None:
+        """Write the weights as safetensors that `weights: <path>` loads again.
+
+        Args:
+            path: File to write.
+            facts: What belongs to the weights, as plain JSON types; it comes back as
+                `provenance["tuned"]` of the encoder that loads them.
+        """
+        save_weights(self.network, path, self.entry, {"depths": self.depths, **facts})
+
+    def normalise(self, patches: Tensor) -> Tensor:
+        """Images (B, 3, input_px, input_px) as the network wants them, from uint8 patches."""
+        if patches.dtype != torch.uint8 or patches.ndim != 4 or patches.shape[-1] != 3:
+            raise EncoderError(
+                f"patches of type {patches.dtype} and shape {tuple(patches.shape)}; the encoder "
+                "takes torch.uint8 (B, P, P, 3): it normalises them itself"
+            )
+        images = patches.permute(0, 3, 1, 2).to(self.mean.dtype)  # (B, 3, P, P)
+        if self.input_px is not None and images.shape[-2:] != (self.input_px, self.input_px):
+            size = (self.input_px, self.input_px)
+            images = interpolate(images, size, mode="bilinear", antialias=True)
+        self._check_size(images.shape[-2], images.shape[-1])
+        images = (images / 255 - self.mean) / self.std
+        return images.contiguous(memory_format=self.memory_format)
+
+    def _check_size(self, height: int, width: int) -> None:
+        multiple, least, fixed = (
+            self.trunk.multiple_px,
+            self.trunk.least_px,
+            self.trunk.fixed_px,
+        )
+        if fixed is not None and (height, width) != (fixed, fixed):
+            wanted, advice = f"exactly {fixed} px", f"{fixed}"
+        elif min(height, width) < least or height % multiple or width % multiple:
+            near = max(least, round(height / multiple) * multiple)
+            wanted = f"at least {least} px and a multiple of {multiple} px"
+            advice = f"{near} or {self.entry.native_px} (the size it was trained at)"
+        else:
+            return
+        raise EncoderError(
+            f"{self.name} can't take patches of {height} x {width} px: its input must be {wanted}; "
+            f"set input_px to {advice}"
+        )
+
+    def _probe(self) -> dict[str, int]:
+        side = self.input_px or self.entry.native_px
+        training = self.training
+        with torch.inference_mode():
+            features = self.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+        self.train(training)
+        return {depth: feature.shape[1] for depth, feature in features.items()}
+
+
+def build_encoder(config: EncoderConfig) -> PatchEncoder:
+    """The encoder of a config, in eval mode, on the CPU.
+
+    Raises:
+        EncoderError: If the encoder or a depth does not exist.
+        WeightsError: If the weights are missing, damaged or of another network.
+    """
+    entry = find_entry(config.name, allow_download=config.allow_download)
+    pooling: Pooling = entry.pooling if config.pooling == "default" else config.pooling
+    network = build_network(entry, config.seed)
+    trunk = build_trunk(network, pooling)
+    depths = select_depths(trunk.depths, config.depths)
+    provenance: dict[str, Any] = {
+        "encoder": entry.name,
+        "architecture": entry.architecture,
+        "pooling": pooling,
+        "mean": list(entry.mean),
+        "std": list(entry.std),
+        "input_px": config.input_px,
+        "timm": timm.__version__,
+        "torch": str(torch.__version__),
+    }
+    if config.weights == "random":
+        provenance |= {"weights": "random", "weights_sha256": f"random:{config.seed}"}
+    else:
+        found = require_weights(entry, config.weights, allow_download=config.allow_download)
+        facts = read_facts(found.path, entry)
+        state = entry.keys.apply(read_state_dict(found.path))
+        load_weights(network, state, f"{entry.name}: {found.path}", trunk.keys_behind(depths[-1]))
+        provenance |= {"weights": found.origin, "weights_sha256": found.sha256()}
+        provenance |= {"tuned": facts} if facts is not None else {}
+    return PatchEncoder(
+        config.store_name,
+        entry,
+        trunk,
+        depths=depths,
+        provenance=provenance,
+        input_px=config.input_px,
+        channels_last=config.channels_last,
+    ).eval()
+
+
+def select_depths(
+    available: Sequence[str], wanted: Sequence[str] | Literal["all", "last"]
+) -> list[str]:
+    """The wanted depths in the order of the network.
+
+    Raises:
+        EncoderError: If one doesn't exist, or none is wanted.
+    """
+    if wanted == "all":
+        return list(available)
+    if wanted == "last":
+        return [available[-1]]
+    if isinstance(wanted, str):  # a list with one name, written without brackets
+        wanted = [wanted]
+    for depth in wanted:
+        if depth not in available:
+            raise unknown_depth(depth, available)
+    if not wanted:
+        raise EncoderError(f"no depths given; say `all`, `last` or some of {', '.join(available)}")
+    return [depth for depth in available if depth in wanted]

@@ -1,0 +1,154 @@
+"""Networks of timm: entries for any of them, and their construction."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import Any
+
+import timm
+import torch
+from timm.models.convnext import ConvNeXt
+from timm.models.densenet import DenseNet
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from histotransfer_pl.encoders.entry import EncoderEntry, Pooling, WeightsSource
+from histotransfer_pl.encoders.generic import GenericTrunk
+from histotransfer_pl.encoders.keys import KeyMap
+from histotransfer_pl.encoders.truncation import (
+    ConvNextTrunk,
+    Trunk,
+    convnext_stages,
+    densenet_stages,
+    efficientnet_stages,
+    resnet_stages,
+)
+from histotransfer_pl.encoders.vit import VitTrunk
+from histotransfer_pl.errors import EncoderError
+
+_VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
+
+
+def timm_entry(name: str) -> EncoderEntry:
+    """An entry for a network of timm, with the facts that timm knows.
+
+    Args:
+        name: Name in timm, with or without the tag of its weights.
+
+    Raises:
+        EncoderError: If timm has no such network or no such tag.
+    """
+    known = timm.get_pretrained_cfg(name, allow_unregistered=True) if _exists(name) else None
+    if known is None:
+        architecture = name.partition(".")[0]
+        pool = timm.list_pretrained(f"{architecture}.*") or timm.list_models(module="")
+        near = difflib.get_close_matches(name, pool, n=3, cutoff=0.0)
+        raise EncoderError(f"timm has no network {name!r}; near it are {', '.join(near)}")
+    architecture = name.partition(".")[0]
+    tagged = f"{architecture}.{known.tag}" if known.tag else architecture
+    source = WeightsSource(
+        files=(f"{tagged}.safetensors", f"{architecture}.safetensors"),
+        hub_repo=known.hf_hub_id,
+        hub_file=known.hf_hub_filename or "model.safetensors",
+        page=f"https://huggingface.co/{known.hf_hub_id}",
+    )
+    return described_entry(f"timm:{name}", architecture, asdict(known), source)
+
+
+def described_entry(
+    name: str,
+    architecture: str,
+    described: Mapping[str, Any],
+    source: WeightsSource,
+    options: Mapping[str, object] | None = None,
+) -> EncoderEntry:
+    """An entry from timm's description of pretrained weights (`pretrained_cfg`)."""
+    is_vit = timm.model_entrypoint(architecture).__module__ in _VIT_MODULES
+    any_size: dict[str, object] = {"dynamic_img_size": True} if is_vit else {}
+    classifiers = described.get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    pooling: Pooling = "token" if is_vit else "average"
+    return EncoderEntry(
+        name=name,
+        architecture=architecture,
+        domain="other",
+        dims={},
+        source=source,
+        keys=KeyMap(drop=tuple(f"{classifier}." for classifier in classifiers)),
+        mean=tuple(described["mean"]),
+        std=tuple(described["std"]),
+        native_px=described["input_size"][-1],
+        pooling=pooling,
+        options=MappingProxyType(any_size | dict(options or {})),
+        licence=described.get("license") or "see its page",
+        citation=described.get("paper_name") or "see its page",
+    )
+
+
+def build_network(entry: EncoderEntry, seed: int = 0) -> Any:
+    """The whole network with random weights, independent of the global random state.
+
+    Under `torch.device("meta")` it has shapes and no values, which is enough to count.
+    """
+    with _seeded(seed):
+        # no pretrained=True anywhere: timm never touches the network for us
+        options: dict[str, Any] = {"pretrained": False, "num_classes": 0, **entry.options}
+        network = timm.create_model(entry.architecture, **options)
+    if entry.norm_eps is not None:
+        for module in network.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = entry.norm_eps
+    open_residual_branches(network)
+    return network
+
+
+def open_residual_branches(network: nn.Module) -> None:
+    """Give zero-initialised norms and tiny layer scales the value 1, in place.
+
+    timm starts ResNets and ConvNeXts with residual branches that are switched off, because this
+    trains better. As a baseline with random weights such a network would compute next to nothing.
+    """
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            is_scale = name.endswith(".gamma")
+            if parameter.is_meta:
+                continue
+            if is_scale or (name.endswith(".weight") and not parameter.any()):
+                parameter.fill_(1.0)
+
+
+def build_trunk(network: nn.Module, pooling: Pooling) -> Trunk:
+    """Name the blocks of a network, by the family it belongs to."""
+    if isinstance(network, VisionTransformer):
+        return VitTrunk(network, "mean" if pooling == "mean" else "token")
+    if pooling != "average":
+        raise EncoderError(f"pooling {pooling!r} is for ViTs; leave it at `default` for this one")
+    if isinstance(network, ResNet):
+        return Trunk(network, resnet_stages(network))
+    if isinstance(network, DenseNet):
+        # the ReLU behind the last norm belongs to the classifier: no histopathology encoder of
+        # this family has it in its features
+        network.get_submodule("features.norm5").act = nn.Identity()
+        return Trunk(network, densenet_stages(network))
+    if isinstance(network, EfficientNet):
+        return Trunk(network, efficientnet_stages(network))
+    if isinstance(network, ConvNeXt):
+        return ConvNextTrunk(network, convnext_stages(network))
+    return GenericTrunk(network)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    # only the CPU generator: torch.manual_seed would also touch the devices' global state
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _exists(name: str) -> bool:
+    architecture, _, tag = name.partition(".")
+    return timm.is_model(architecture) and (not tag or name in timm.list_pretrained())

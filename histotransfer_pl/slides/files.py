@@ -1,0 +1,84 @@
+"""Slide files on disk: which ones a folder holds, and how one is recognised again."""
+
+import hashlib
+from pathlib import Path
+
+from openslide import OpenSlide, OpenSlideError
+
+from histotransfer_pl.errors import SlideError
+
+SLIDE_SUFFIXES = frozenset(
+    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi".split()
+)
+"""The file names of the formats that OpenSlide reads."""
+
+_MIB = 1024**2
+
+
+def find_slides(folder: str | Path, recursive: bool = False) -> list[Path]:
+    """Slides of a folder, by the ends of their names, sorted.
+
+    Of the many files of a DICOM slide one is named, the first of its series. The data files of
+    an MRXS slide have other names and lie in a folder of their own, so they never show up.
+
+    Args:
+        folder: Where to look.
+        recursive: Whether to look into its folders too.
+
+    Raises:
+        SlideError: If there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SlideError(f"{folder} is not a folder; give the folder that holds the slides")
+    found: list[Path] = []
+    series: set[str] = set()
+    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+        suffix = path.suffix.lower()
+        # macOS leaves "._name.svs" beside every file it copies to foreign disks.
+        if suffix not in SLIDE_SUFFIXES or path.name.startswith(".") or not path.is_file():
+            continue
+        if suffix == ".dcm" and (name := _dicom_series(path)):
+            if name in series:
+                continue
+            series.add(name)
+        found.append(path)
+    return found
+
+
+def _dicom_series(path: Path) -> str | None:
+    """The series a DICOM file belongs to; None if it does not open, which reading will report."""
+    try:
+        with OpenSlide(path) as slide:
+            return slide.properties.get("dicom.SeriesInstanceUID")
+    except OpenSlideError:
+        return None
+
+
+def fingerprint(path: str | Path) -> dict[str, int | str]:
+    """What tells whether a slide is still the file that was read.
+
+    Args:
+        path: The slide's file; of formats of several files the main one.
+
+    Returns:
+        ``size`` in bytes, ``mtime_ns``, and ``quick_hash``: SHA-256 over the size and the first
+        and last MiB, which does not change when the file is copied.
+
+    Raises:
+        SlideError: If the file cannot be read.
+    """
+    try:
+        status = Path(path).stat()
+        digest = hashlib.sha256(str(status.st_size).encode())
+        with Path(path).open("rb") as file:
+            digest.update(file.read(_MIB))
+            file.seek(max(0, status.st_size - _MIB))
+            digest.update(file.read(_MIB))
+    except OSError as error:
+        raise SlideError(f"slide {path} cannot be read: {error.strerror}") from error
+    return {
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "quick_hash": digest.hexdigest(),
+    }

@@ -1,0 +1,189 @@
+"""Where the patches of a slide lie: from a tissue mask to level-0 coordinates.
+
+A patch is addressed by the level-0 pixel of its top-left corner. Its side in level-0 pixels,
+``patch_px * mpp / slide_mpp``, may be fractional; corners are the exact positions rounded to
+the nearest pixel (halves up), so that rounding never adds up along a row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.slides.tissue import TissueSettings
+
+SAME_MPP = 1e-6
+"""Relative difference up to which two resolutions are one: no resampling between them."""
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """Which patches a slide is cut into; two stores agree only if these do.
+
+    Args:
+        patch_px: Side of a patch in pixels, after resampling to ``mpp``.
+        mpp: Resolution of a patch in micrometres per pixel.
+        overlap_px: Pixels that two neighbouring patches share.
+        min_tissue: Smallest share of a patch that must be tissue; 0 keeps every patch.
+        tissue: How tissue is found.
+
+    Raises:
+        ConfigError: If a number is out of its range.
+    """
+
+    patch_px: int = 224
+    mpp: float = 0.5
+    overlap_px: int = 0
+    min_tissue: float = 0.5
+    tissue: TissueSettings = field(default_factory=TissueSettings)
+
+    def __post_init__(self) -> None:
+        if self.patch_px < 1:
+            raise ConfigError(f"patch_px is {self.patch_px}, expected 1 or more")
+        if not 0 < self.mpp < float("inf"):
+            raise ConfigError(f"mpp is {self.mpp}, expected a positive number of micrometres")
+        if not 0 <= self.overlap_px < self.patch_px:
+            raise ConfigError(
+                f"overlap_px is {self.overlap_px}, expected 0 to {self.patch_px - 1}: "
+                "neighbouring patches must differ"
+            )
+        if not 0 <= self.min_tissue <= 1:
+            raise ConfigError(f"min_tissue is {self.min_tissue}, expected a share from 0 to 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain JSON types, for the attributes of a store."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "GridSettings":
+        """The settings that ``to_dict`` wrote.
+
+        Raises:
+            ConfigError: If a name is not a setting.
+        """
+        plain = dict(values)
+        tissue = dict(plain.pop("tissue", {}))
+        for kind, given in ((cls, plain), (TissueSettings, tissue)):
+            known = {item.name for item in fields(kind)}
+            if unknown := sorted(set(given) - known):
+                raise ConfigError(
+                    f"{kind.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+                )
+        return cls(**plain, tissue=TissueSettings(**tissue))
+
+
+def patch_size_level0(patch_px: int, mpp: float, slide_mpp: float) -> float:
+    """Side of a patch in level-0 pixels; exactly ``patch_px`` if the resolutions are one."""
+    if abs(mpp / slide_mpp - 1) <= SAME_MPP:
+        return float(patch_px)
+    return patch_px * mpp / slide_mpp
+
+
+def patch_corners(length_level0: int, slide_mpp: float, settings: GridSettings) -> NDArray[np.int64]:
+    """Corners along one axis of a slide, for patches that lie inside it as a whole.
+
+    Args:
+        length_level0: Width or height of the slide in level-0 pixels.
+        slide_mpp: Resolution of level 0.
+        settings: Size and overlap of the patches.
+
+    Returns:
+        (n,) ascending level-0 pixels, the first 0; empty if not even one patch fits.
+    """
+    side = patch_size_level0(settings.patch_px, settings.mpp, slide_mpp)
+    step = patch_size_level0(settings.patch_px - settings.overlap_px, settings.mpp, slide_mpp)
+    room = length_level0 - side
+    if room < -SAME_MPP:
+        return np.zeros(0, np.int64)
+    exact = np.arange(int(room / step) + 2) * step
+    corners = np.floor(exact + 0.5).astype(np.int64)
+    # A patch finer than a level-0 pixel would otherwise come twice.
+    return np.unique(corners[corners <= room + SAME_MPP])
+
+
+def tissue_fractions(
+    mask: NDArray[np.bool_],
+    pixel_level0: float,
+    x_level0: NDArray[np.int64],
+    y_level0: NDArray[np.int64],
+    side_level0: float,
+) -> NDArray[np.float64]:
+    """Exact share of tissue in every patch of a grid.
+
+    The integral of the mask is piecewise linear along each axis, so linear interpolation of
+    its cumulative sums gives the area under fractional boxes without any error.
+
+    Args:
+        mask: (h, w), True where there is tissue.
+        pixel_level0: Side of a mask pixel in level-0 pixels.
+        x_level0: (nx,) left edges of the columns.
+        y_level0: (ny,) top edges of the rows.
+        side_level0: Side of a patch.
+
+    Returns:
+        (ny, nx) shares from 0 to 1; what lies outside the mask is no tissue.
+    """
+    columns = _box_sums(mask.astype(np.float64), x_level0, side_level0, pixel_level0)  # (h, nx)
+    boxes = _box_sums(columns.T, y_level0, side_level0, pixel_level0).T  # (ny, nx)
+    # Cumulative sums leave rounding dust around 0 and 1.
+    return np.clip(boxes * (pixel_level0 / side_level0) ** 2, 0.0, 1.0)
+
+
+def _box_sums(
+    values: NDArray[np.float64], start_level0: NDArray[np.int64], side: float, pixel: float
+) -> NDArray[np.float64]:
+    """Integral of each row of ``values`` (h, w) from every start over ``side``: (h, n)."""
+    height, width = values.shape
+    integral = np.zeros((height, width + 1))
+    np.cumsum(values, axis=1, out=integral[:, 1:])
+
+    def up_to(edge: NDArray[np.float64]) -> NDArray[np.float64]:
+        place = np.clip(edge / pixel, 0, width)
+        left = np.minimum(place.astype(np.int64), max(width - 1, 0))
+        part = place - left
+        return integral[:, left] * (1 - part) + integral[:, left + 1] * part
+
+    return up_to(start_level0 + side) - up_to(start_level0.astype(np.float64))
+
+
+def patch_grid_with_tissue(
+    mask: NDArray[np.bool_],
+    mask_mpp: float,
+    slide_mpp: float,
+    dimensions_level0: tuple[int, int],
+    settings: GridSettings,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """As ``patch_grid``, with the share of tissue of every patch kept: (N, 2) and (N,)."""
+    width, height = dimensions_level0
+    x = patch_corners(width, slide_mpp, settings)
+    y = patch_corners(height, slide_mpp, settings)
+    side = patch_size_level0(settings.patch_px, settings.mpp, slide_mpp)
+    shares = tissue_fractions(mask, mask_mpp / slide_mpp, x, y, side)  # (ny, nx)
+    rows, columns = np.nonzero(shares >= settings.min_tissue - 1e-9)
+    coords = np.stack([x[columns], y[rows]], axis=1).astype(np.int32)
+    return coords, shares[rows, columns].astype(np.float32)
+
+
+def patch_grid(
+    mask: NDArray[np.bool_],
+    mask_mpp: float,
+    slide_mpp: float,
+    dimensions_level0: tuple[int, int],
+    settings: GridSettings,
+) -> NDArray[np.int32]:
+    """The patches of a slide that hold enough tissue.
+
+    Args:
+        mask: (h, w), True where there is tissue; its pixel (0, 0) starts at level-0 (0, 0).
+        mask_mpp: Micrometres per pixel of the mask.
+        slide_mpp: Micrometres per pixel of level 0.
+        dimensions_level0: Width and height of the slide.
+        settings: Size, overlap and smallest share of tissue.
+
+    Returns:
+        (N, 2) level-0 pixels x, y of the top-left corners, row by row from (0, 0).
+    """
+    return patch_grid_with_tissue(mask, mask_mpp, slide_mpp, dimensions_level0, settings)[0]

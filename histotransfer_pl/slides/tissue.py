@@ -1,0 +1,179 @@
+"""Where a slide shows tissue: a mask from the colours of a thumbnail, or from drawn outlines."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.draw import polygon2mask
+from skimage.filters import threshold_otsu
+
+from histotransfer_pl.errors import ConfigError, SlideError
+
+OTSU_RANGE = (0.05, 0.15)
+"""Otsu always splits, also a slide without tissue or without background. Held to the range in
+which glass ends and stained tissue begins, it keeps nothing of the one and all of the other."""
+
+Method = Literal["otsu", "threshold", "non_white", "none"]
+
+
+@dataclass(frozen=True)
+class TissueSettings:
+    """How tissue is told from glass.
+
+    Colourfulness is the largest minus the smallest of a pixel's three channels, over 255. It is
+    saturation without its division, which would turn the noise of near-black pixels into the
+    strongest colour of the slide.
+
+    Args:
+        method: ``otsu``: colourfulness above Otsu's threshold. ``threshold``: above
+            ``saturation_threshold``. ``non_white``: all that is not paper-white, for tissue cut
+            out and pasted on white. ``none``: the whole slide.
+        mpp: Resolution of the thumbnail in micrometres per pixel; never finer than the slide.
+        min_area_um2: Smaller pieces of tissue are dropped.
+        fill_holes_um2: Smaller holes in tissue are filled.
+        saturation_threshold: Colourfulness from 0 to 1 for ``threshold``.
+        white_level: For ``non_white``: white is a pixel whose channels all reach this.
+
+    Raises:
+        ConfigError: If a number is out of its range or the threshold is missing.
+    """
+
+    method: Method = "otsu"
+    mpp: float = 8.0
+    min_area_um2: float = 10_000.0
+    fill_holes_um2: float = 20_000.0
+    saturation_threshold: float | None = None
+    white_level: int = 250
+
+    def __post_init__(self) -> None:
+        if self.method not in ("otsu", "threshold", "non_white", "none"):
+            raise ConfigError(
+                f"tissue method is {self.method!r}, expected otsu, threshold, non_white or none"
+            )
+        if not 0 < self.mpp < float("inf"):
+            raise ConfigError(f"tissue mpp is {self.mpp}, expected a positive number")
+        if self.min_area_um2 < 0 or self.fill_holes_um2 < 0:
+            raise ConfigError("min_area_um2 and fill_holes_um2 are areas, expected 0 or more")
+        given = self.saturation_threshold
+        if self.method == "threshold" and (given is None or not 0 <= given <= 1):
+            raise ConfigError(
+                f"saturation_threshold is {given}, expected a number from 0 to 1 (try 0.1)"
+            )
+
+
+def tissue_mask(
+    rgb: NDArray[np.uint8], mpp: float, settings: TissueSettings | None = None
+) -> NDArray[np.bool_]:
+    """Mask of the tissue in a thumbnail.
+
+    Args:
+        rgb: (h, w, 3) thumbnail.
+        mpp: Micrometres per pixel of the thumbnail.
+        settings: How tissue is found.
+
+    Returns:
+        (h, w), True where there is tissue; all False if there is none.
+    """
+    settings = settings or TissueSettings()
+    if settings.method == "none":
+        return np.ones(rgb.shape[:2], np.bool_)
+    if settings.method == "non_white":
+        mask = rgb.min(axis=2) < settings.white_level
+    else:
+        colour = rgb.max(axis=2) - rgb.min(axis=2)  # (h, w)
+        mask = colour > 255 * _threshold(colour, settings)
+    mask = ~_drop_small(~mask, settings.fill_holes_um2 / mpp**2)
+    return _drop_small(mask, settings.min_area_um2 / mpp**2)
+
+
+def _threshold(colour: NDArray[np.uint8], settings: TissueSettings) -> float:
+    """Colourfulness from 0 to 1 above which a pixel is tissue."""
+    if settings.saturation_threshold is not None and settings.method == "threshold":
+        return settings.saturation_threshold
+    low, high = OTSU_RANGE
+    return float(np.clip(threshold_otsu(colour) / 255, low, high))
+
+
+def _drop_small(mask: NDArray[np.bool_], min_px: float) -> NDArray[np.bool_]:
+    """The mask without its connected pieces of fewer pixels."""
+    labels, _ = ndimage.label(mask)
+    keep = np.bincount(labels.ravel()) >= min_px
+    keep[0] = False  # label 0 is the background
+    kept: NDArray[np.bool_] = keep[labels]
+    return kept
+
+
+def mask_from_geojson(
+    path: str | Path, shape: tuple[int, int], pixel_level0: float
+) -> NDArray[np.bool_]:
+    """Mask of the areas drawn in a GeoJSON file, as QuPath exports them.
+
+    Args:
+        path: A FeatureCollection, a Feature, a geometry or a list of them; every Polygon and
+            MultiPolygon counts, in level-0 pixels. Points and lines are passed over.
+        shape: Height and width of the mask.
+        pixel_level0: Side of a mask pixel in level-0 pixels.
+
+    Returns:
+        (h, w), True where a pixel's centre lies inside a polygon and outside its holes.
+
+    Raises:
+        SlideError: If the file cannot be read or draws no area.
+    """
+    path = Path(path)
+    try:
+        polygons = list(_polygons(json.loads(path.read_text(encoding="utf-8"))))
+        outlines = [[np.asarray(ring, float)[:, :2] for ring in rings] for rings in polygons]
+    except OSError as error:
+        raise SlideError(f"tissue outline {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise SlideError(
+            f"tissue outline {path} is not GeoJSON ({error}); export the annotations from QuPath "
+            "with File > Export objects as GeoJSON"
+        ) from error
+    if not outlines:
+        raise SlideError(f"tissue outline {path} has no Polygon or MultiPolygon; draw an area")
+    mask = np.zeros(shape, np.bool_)
+    for rings in outlines:
+        _fill(mask, [ring / pixel_level0 for ring in rings])
+    return mask
+
+
+def _polygons(item: Any) -> Iterator[list[Any]]:
+    """Every polygon in a GeoJSON value as a list of rings, the first one the outline."""
+    if isinstance(item, list):
+        for part in item:
+            yield from _polygons(part)
+        return
+    match item["type"]:
+        case "FeatureCollection":
+            yield from _polygons(item["features"])
+        case "Feature":
+            yield from _polygons(item["geometry"])
+        case "GeometryCollection":
+            yield from _polygons(item["geometries"])
+        case "Polygon":
+            yield item["coordinates"]
+        case "MultiPolygon":
+            yield from item["coordinates"]
+
+
+def _fill(mask: NDArray[np.bool_], rings: list[NDArray[np.float64]]) -> None:
+    """Set the inside of one polygon, working in the polygon's own bounding box."""
+    outline = rings[0]
+    low = np.maximum(np.floor(outline.min(axis=0)), 0).astype(int)
+    high = np.minimum(np.ceil(outline.max(axis=0)), mask.shape[::-1]).astype(int)
+    if np.any(high <= low):
+        return
+    size = (int(high[1] - low[1]), int(high[0] - low[0]))
+    # Pixel i has its centre at i + 0.5, scikit-image puts it at i.
+    shifted = [(ring - low - 0.5)[:, ::-1] for ring in rings]
+    inside = polygon2mask(size, shifted[0])
+    for hole in shifted[1:]:
+        inside &= ~polygon2mask(size, hole)
+    mask[low[1] : high[1], low[0] : high[0]] |= inside

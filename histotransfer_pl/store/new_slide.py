@@ -1,0 +1,107 @@
+"""Adding a slide: its group and its coordinates appear together."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histotransfer_pl.errors import StoreError, StoreMismatchError
+from histotransfer_pl.store.compare import differences
+from histotransfer_pl.store.layout import COORDS, METADATA, encode_key
+from histotransfer_pl.store.metadata import Json, group_document, plain_json, plan_layout, to_bytes
+from histotransfer_pl.store.slide import MAX_CHUNK_BYTES, StoredSlide, WritableStore
+from histotransfer_pl.store.staging import new_partial, publish, write_failure
+from histotransfer_pl.store.writer import ArrayWriter
+
+_MAY_DIFFER = ("path", "fingerprint.mtime_ns")
+"""Of a slide that was moved or copied; its content is in the rest of the fingerprint."""
+
+
+class _Container(WritableStore, Protocol):
+    def __contains__(self, slide_id: object) -> bool: ...
+
+
+def add_slide(
+    store: _Container,
+    slide_id: str,
+    coords: NDArray[np.integer[Any]] | None,
+    n_patches: int | None,
+    attributes: Mapping[str, Any],
+) -> StoredSlide:
+    """What ``FeatureStore.add_slide`` does."""
+    root = store.files_for_writing().root
+    name = f"slide {slide_id!r}"
+    count = _count_patches(name, coords, n_patches)
+    own = {"slide_id": slide_id, "n_patches": count}
+    record = plain_json({**own, **attributes, **own}, name)
+    slide = StoredSlide(store, slide_id)
+    if slide_id in store:
+        _check_same(slide, record, coords)
+        return slide
+    if (root / encode_key(slide_id)).exists():
+        raise StoreError(
+            f"{name}: its folder {encode_key(slide_id)} in {root} has no zarr.json, so it is "
+            "damaged or not a slide: look at it and delete it"
+        )
+    try:
+        _write_slide(root, slide_id, record, coords)
+    except OSError as error:
+        raise write_failure(error, name, root) from error
+    return slide
+
+
+def _count_patches(
+    name: str, coords: NDArray[np.integer[Any]] | None, n_patches: int | None
+) -> int:
+    if coords is None:
+        if n_patches is None or n_patches < 0:
+            raise StoreError(f"{name}: give coordinates, or the number of its patches")
+        return n_patches
+    if coords.ndim != 2 or coords.shape[1] != 2:
+        raise StoreError(f"{name}: coordinates of shape {coords.shape}, expected (N, 2)")
+    if n_patches not in (None, len(coords)):
+        raise StoreError(f"{name}: {len(coords)} coordinates for {n_patches} patches")
+    return len(coords)
+
+
+def _check_same(slide: StoredSlide, record: Json, coords: NDArray[np.integer[Any]] | None) -> None:
+    wrong = differences(slide.attributes, record, ignore=_MAY_DIFFER)
+    if slide.has(COORDS) != (coords is not None):
+        wrong.append("coordinates: only one of the two has any")
+    elif coords is not None and not np.array_equal(slide.coords(), coords):
+        wrong.append("coordinates: the patches lie elsewhere")
+    if wrong:
+        raise StoreMismatchError(
+            f"slide {slide.slide_id!r} is in the store already and differs:\n  "
+            + "\n  ".join(wrong)
+            + "\nIf the slide was replaced, delete its folder in the store; otherwise give it "
+            "another id or use another store"
+        )
+
+
+def _write_slide(
+    root: Path, slide_id: str, record: Json, coords: NDArray[np.integer[Any]] | None
+) -> None:
+    key = encode_key(slide_id)
+    staged = new_partial(root)
+    try:
+        (staged / METADATA).write_bytes(to_bytes(group_document(record)))
+        if coords is not None:
+            layout = plan_layout(coords.shape, np.dtype(np.int32), MAX_CHUNK_BYTES)
+            name = f"slide {slide_id!r}, {COORDS}"
+            writer = ArrayWriter(
+                name, new_partial(root), layout, {}, lambda done: _move(done, staged / COORDS)
+            )
+            with writer:
+                writer.assign(slice(None), coords)
+                writer.commit()
+        publish(root, staged, root / key, root)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)  # gone when it was published
+
+
+def _move(done: Path, place: Path) -> None:
+    done.rename(place)

@@ -1,0 +1,258 @@
+"""One slide of a store: its coordinates, and arrays whose row i is the patch at ``coords[i]``."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from histotransfer_pl.errors import StoreError, StoreMismatchError
+from histotransfer_pl.store.compare import differences
+from histotransfer_pl.store.files import Files, Layout, LocalFiles, metadata_key
+from histotransfer_pl.store.layout import (
+    COORDS,
+    SECTION_LEVELS,
+    check_array_path,
+    encode_key,
+    nearest,
+)
+from histotransfer_pl.store.metadata import (
+    ArrayInfo,
+    Json,
+    array_dtype,
+    from_bytes,
+    plan_layout,
+    raw_layout,
+)
+from histotransfer_pl.store.rows import Rows, read_raw, row_index
+from histotransfer_pl.store.staging import new_partial, publish
+from histotransfer_pl.store.writer import ArrayWriter
+
+MAX_CHUNK_BYTES = 500_000_000
+"""Above this an array is split by rows, so that no single file becomes unwieldy."""
+
+
+class WritableStore(Protocol):
+    """What a slide needs from the store it belongs to."""
+
+    files: Files
+
+    def files_for_writing(self) -> LocalFiles:
+        """The local folder; StoreError when it is remote or not open for writing."""
+        ...
+
+    def slide_ids(self) -> list[str]:
+        """All slides, for messages."""
+        ...
+
+
+class StoredSlide:
+    """A slide in a store. Making one reads nothing, so it costs the same in a store of any size."""
+
+    def __init__(self, store: WritableStore, slide_id: str) -> None:
+        self._store = store
+        self._key = encode_key(slide_id)
+        self.slide_id = slide_id
+
+    @cached_property
+    def attributes(self) -> Json:
+        """What was recorded when the slide was added."""
+        try:
+            content = self._store.files.read(metadata_key(self._key))
+        except FileNotFoundError as error:
+            raise self._no_slide() from error
+        attributes: Json = from_bytes(content, "group", f"slide {self.slide_id!r}")["attributes"]
+        return attributes
+
+    @property
+    def n_patches(self) -> int:
+        """How many patches (rows) the slide has; 0 for a slide without tissue."""
+        if "n_patches" not in self.attributes:
+            raise StoreError(
+                f"slide {self.slide_id!r} has no n_patches: did another program write it?"
+            )
+        return int(self.attributes["n_patches"])
+
+    def coords(self) -> NDArray[np.int32]:
+        """Top-left corners of the patches in level-0 pixels, x and y (N, 2)."""
+        return self.read(COORDS)
+
+    def arrays(self) -> list[str]:
+        """Paths of all arrays but the coordinates, sorted."""
+        files, found = self._store.files, []
+        for section, levels in SECTION_LEVELS.items():
+            paths = [section]
+            for _ in range(levels):
+                paths = [f"{p}/{n}" for p in paths for n in files.folders(f"{self._key}/{p}")]
+            found += paths
+        return sorted(found)
+
+    def has(self, array: str) -> bool:
+        """Whether the slide has this array; an array is there whole or not at all."""
+        return self._store.files.exists(metadata_key(self._key, check_array_path(array)))
+
+    def info(self, array: str) -> ArrayInfo:
+        """Shape, type and attributes of an array, without its values."""
+        document = self._document(array)
+        dtype = array_dtype(document)
+        if dtype is None:
+            dtype = self._store.files.array(f"{self._key}/{array}").dtype
+        return ArrayInfo(tuple(document["shape"]), dtype, document["attributes"])
+
+    def matches(self, array: str, expected: Mapping[str, Any]) -> bool:
+        """Whether an array is there and was made with these settings.
+
+        Args:
+            array: Path of the array.
+            expected: Attributes it must have; further ones are not looked at. ``dtype`` stands
+                for the type of its values.
+
+        Returns:
+            False when the array is not there, True when it is and matches.
+
+        Raises:
+            StoreMismatchError: It is there and differs; the message lists in what.
+        """
+        if not self.has(array):
+            return False
+        info = self.info(array)
+        found = {**info.attributes, "dtype": info.dtype.name}
+        wrong = differences({k: v for k, v in found.items() if k in expected}, expected)
+        if wrong:
+            raise StoreMismatchError(
+                f"{self._name(array)} is there already but was made otherwise:\n  "
+                + "\n  ".join(wrong)
+                + "\nUse the same settings, another name for this encoder or run, or another store"
+            )
+        return True
+
+    def read(self, array: str, rows: Rows | None = None) -> NDArray[Any]:
+        """Values of an array.
+
+        Args:
+            array: Path of the array.
+            rows: Which rows, in which order (see ``row_index``); all by default. Only these are
+                read from the disk.
+
+        Returns:
+            The rows (K, ...) in a new array of the stored type.
+
+        Raises:
+            StoreError: No such slide, array or row, or a damaged file.
+        """
+        files, key = self._store.files, f"{self._key}/{array}"
+        n_rows, layout = files.layout(key, lambda: self._layout(array))
+        index = row_index(rows, n_rows)
+        if layout is not None and isinstance(files, LocalFiles):
+            return read_raw(f"{files.location}/{key}", layout, index)
+        stored = files.array(key)
+        values = stored[index] if isinstance(index, slice) else stored.oindex[index]
+        return np.asarray(values)  # (K, ...)
+
+    def write(
+        self,
+        array: str,
+        values: NDArray[Any],
+        attributes: Mapping[str, Any],
+        *,
+        dtype: DTypeLike | None = None,
+        overwrite: bool = False,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+    ) -> None:
+        """Write an array at once: ``writer``, one ``assign``, ``commit``.
+
+        Args:
+            array: Path of the array.
+            values: Its values (N, ...).
+            attributes: Plain JSON to be kept with it.
+            dtype: The type to store; the type of ``values`` by default.
+            overwrite: Replace an array that exists.
+            max_chunk_bytes: Arrays above this size are split.
+        """
+        kind = values.dtype if dtype is None else np.dtype(dtype)
+        with self.writer(
+            array,
+            values.shape,
+            kind,
+            attributes,
+            overwrite=overwrite,
+            max_chunk_bytes=max_chunk_bytes,
+        ) as writer:
+            writer.assign(slice(None), values)
+            writer.commit()
+
+    def writer(
+        self,
+        array: str,
+        shape: tuple[int, ...],
+        dtype: DTypeLike,
+        attributes: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+    ) -> ArrayWriter:
+        """Start an array that is filled row by row; use it as a context manager.
+
+        Args:
+            array: Path of the array.
+            shape: Its shape (N, ...); N is the slide's number of patches, except in selections.
+            dtype: The type to store.
+            attributes: Plain JSON to be kept with it.
+            overwrite: Replace an array that exists.
+            max_chunk_bytes: Arrays above this size are split.
+
+        Raises:
+            StoreError: The store is not open for writing, the array exists, or N is wrong.
+        """
+        name = self._name(check_array_path(array))
+        root = self._store.files_for_writing().root
+        per_patch = not array.startswith("selections/")
+        if per_patch and shape[:1] != (self.n_patches,):
+            raise StoreError(
+                f"{name}: shape {shape} for {self.n_patches} patches: one row a patch, in order"
+            )
+        if self.has(array) and not overwrite:
+            raise StoreError(f"{name} exists already: pass overwrite=True to replace it")
+        layout = plan_layout(shape, np.dtype(dtype), max_chunk_bytes)
+        group = root / self._key
+        return ArrayWriter(
+            name,
+            new_partial(root),
+            layout,
+            attributes,
+            lambda staged: publish(root, staged, group / array, group, replace=overwrite),
+        )
+
+    def _layout(self, array: str) -> Layout:
+        document = self._document(array)
+        return int(document["shape"][0]), raw_layout(document)
+
+    def _document(self, array: str) -> Json:
+        try:
+            content = self._store.files.read(f"{self._key}/{array}/zarr.json")
+        except FileNotFoundError as error:
+            raise self._no_array(array) from error
+        return from_bytes(content, "array", self._name(array))
+
+    def _no_slide(self) -> StoreError:
+        if self.slide_id in self._store.slide_ids():
+            return StoreError(
+                f"the folder of slide {self.slide_id!r} in {self._store.files.location} has lost "
+                "its zarr.json: delete the folder and extract the slide again"
+            )
+        return StoreError(
+            f"no slide {self.slide_id!r} in {self._store.files.location}: "
+            f"{nearest(self.slide_id, self._store.slide_ids())}"
+        )
+
+    def _no_array(self, array: str) -> StoreError:
+        if not self._store.files.exists(metadata_key(self._key)):
+            return self._no_slide()
+        return StoreError(
+            f"{self._name(array)} does not exist: the slide has "
+            f"{', '.join(self.arrays()) or 'no arrays yet'}; extract it first"
+        )
+
+    def _name(self, array: str) -> str:
+        return f"slide {self.slide_id!r}, {array}"

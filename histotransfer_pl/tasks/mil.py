@@ -1,0 +1,243 @@
+"""Attention multiple-instance learning on bags of stored features."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from typing_extensions import override
+
+from histotransfer_pl.data.bags import BagBatch
+from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.models.heads import AttentionHead, MILHead, MILOutput
+from histotransfer_pl.tasks.metrics import Predictions, SlidePredictions, slide_metrics
+
+HeadCallable = Callable[[int, int], MILHead]
+"""Makes a head from the feature dimension D and the number of classes C."""
+
+CHECKPOINT_KEY = "histotransfer_pl"
+"""Where a checkpoint says on which features and classes it was trained."""
+
+
+class SlidePrediction(dict[str, Tensor]):
+    """Output of ``test_step`` and ``predict_step``.
+
+    Keys: ``indices`` (S,), ``probabilities`` (S, C), ``lengths`` (S,), ``attention`` (sum N,) and
+    ``attention_logits`` (sum N,).
+    """
+
+
+def adam(params: Any) -> torch.optim.Optimizer:
+    """Adam with the paper's learning rate, 1e-3."""
+    return torch.optim.Adam(params, lr=1e-3)
+
+
+class AttentionMIL(LightningModule):
+    """Slide classifier on a bag of frozen patch features.
+
+    Loss: ``alpha`` cross-entropy of the slide plus ``beta`` mean cross-entropy of its patches
+    against the slide's label (HistoTransfer, Sharma et al. 2021).
+
+    Args:
+        head: Network on the bag; it is given the feature dimension and the number of classes.
+            Default: the attention network of HistoTransfer.
+        alpha: Weight of the slide loss.
+        beta: Weight of the patch loss.
+        class_weights: ``none``, ``balanced`` (inverse to the training slides of a class, mean
+            1 over slides), or one weight a class, in the order of the classes.
+        optimizer: Optimizer of the parameters.
+        lr_scheduler: Learning-rate schedule, stepped each epoch.
+    """
+
+    def __init__(
+        self,
+        head: HeadCallable = AttentionHead,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        class_weights: Literal["none", "balanced"] | list[float] = "none",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        if alpha < 0 or beta < 0 or alpha + beta == 0:
+            raise ConfigError(f"model.alpha is {alpha} and model.beta {beta}: need a positive sum")
+        self.make_head = head
+        self.alpha = alpha
+        self.beta = beta
+        self.class_weights = class_weights
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.validation = SlidePredictions()
+        self.testing = SlidePredictions()
+        self.head: MILHead
+        self.provenance: dict[str, Any] = {}
+
+    @override
+    def configure_model(self) -> None:
+        """Build the head for the features and classes of the datamodule."""
+        if hasattr(self, "head"):
+            return
+        data = feature_data(self)
+        self.provenance = dict(data.provenance)
+        self.head = self.make_head(data.in_features, len(data.classes))
+        if self.beta > 0:
+            self._require_patch_head()
+        elif self.head.patch_classifier is not None:
+            # DDP waits for the gradient of every parameter that asks for one.
+            self.head.patch_classifier.requires_grad_(False)
+        self.register_buffer("class_weight", self._class_weight(data.class_counts()))
+
+    def forward(self, features: Tensor, lengths: Tensor) -> MILOutput:
+        """Classify packed bags: features (sum N, D), lengths (S,)."""
+        output: MILOutput = self.head(features.float(), lengths)
+        return output
+
+    @torch.inference_mode()
+    def attend(self, features: Tensor) -> Tensor:
+        """Attention (N,) of the patches of one bag, features (N, D), on the CPU."""
+        self.eval()
+        lengths = torch.tensor([len(features)], device=self.device)
+        attention: Tensor = self(features.to(self.device), lengths).attention.float().cpu()
+        return attention
+
+    def loss(self, output: MILOutput, batch: BagBatch) -> Tensor:
+        """Loss of a step; slides count by their weight, patches by their slide."""
+        weight = self.class_weight[batch.labels] * batch.weights  # (S,)
+        slide = F.cross_entropy(output.logits, batch.labels, reduction="none")  # (S,)
+        loss = self.alpha * (weight * slide).sum()
+        if self.beta > 0 and output.patch_logits is not None:
+            labels = batch.labels.repeat_interleave(batch.lengths)  # (sum N,)
+            share = (weight / batch.lengths).repeat_interleave(batch.lengths)  # (sum N,)
+            patch = F.cross_entropy(output.patch_logits, labels, reduction="none")  # (sum N,)
+            loss = loss + self.beta * (share * patch).sum()
+        return loss
+
+    @override
+    def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:
+        loss = self.loss(self(batch.features, batch.lengths), batch)
+        self.log(
+            "train/loss",
+            loss,
+            batch_size=len(batch.lengths),
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+            sync_dist=True,
+        )
+        return loss
+
+    @override
+    def validation_step(self, batch: BagBatch, batch_idx: int) -> None:
+        output = self(batch.features, batch.lengths)
+        self.validation.update(output.logits.softmax(-1), batch.labels, batch.indices)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val", self.validation)
+
+    @override
+    def test_step(self, batch: BagBatch, batch_idx: int) -> SlidePrediction:
+        prediction = self.predict_step(batch, batch_idx)
+        self.testing.update(prediction["probabilities"], batch.labels, batch.indices)
+        return prediction
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test", self.testing)
+
+    @override
+    def predict_step(self, batch: BagBatch, batch_idx: int) -> SlidePrediction:
+        output = self(batch.features, batch.lengths)
+        logits = output.attention if output.attention_logits is None else output.attention_logits
+        return SlidePrediction(
+            indices=batch.indices,
+            probabilities=output.logits.float().softmax(-1),
+            lengths=batch.lengths,
+            attention=output.attention.float(),
+            attention_logits=logits.float(),
+        )
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CHECKPOINT_KEY] = self.provenance
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_provenance(checkpoint.get(CHECKPOINT_KEY), self.provenance)
+
+    def _log_epoch(self, name: str, collected: SlidePredictions) -> None:
+        """Log the metrics of what all ranks predicted; each rank computes the same numbers."""
+        self.last_predictions: Predictions = collected.compute()
+        collected.reset()
+        probabilities, labels, _ = self.last_predictions
+        metrics = slide_metrics(probabilities, labels)
+        metrics["loss"] = F.nll_loss(probabilities.clamp_min(1e-12).log(), labels)
+        for key, value in metrics.items():
+            self.log(
+                f"{name}/{key}", value.float(), prog_bar=key == "auroc", sync_dist=True
+            )
+
+    def _class_weight(self, counts: Tensor) -> Tensor:
+        """Weight of each class (C,), mean 1 over the training slides."""
+        if self.class_weights == "none":
+            return torch.ones(len(counts))
+        if self.class_weights == "balanced":
+            return counts.sum() / (len(counts) * counts.clamp_min(1))
+        if len(self.class_weights) != len(counts):
+            raise ConfigError(
+                f"model.class_weights has {len(self.class_weights)} numbers for {len(counts)} "
+                f"classes: {self.provenance.get('classes')}"
+            )
+        weights = torch.tensor(self.class_weights)
+        return weights * counts.sum() / (weights * counts).sum()
+
+    def _require_patch_head(self) -> None:
+        if self.head.patch_classifier is None:
+            raise ConfigError(
+                f"model.beta is {self.beta}, but {type(self.head).__name__} has no patch logits: "
+                "set beta to 0 or take a head with patch_head: true"
+            )
+
+
+def feature_data(module: LightningModule) -> FeatureDataModule:
+    """The trainer's datamodule, which must read features."""
+    data = getattr(module.trainer, "datamodule", None)
+    if not isinstance(data, FeatureDataModule):
+        raise ConfigError(
+            f"{type(module).__name__} needs FeatureDataModule as data, got {type(data).__name__}"
+        )
+    return data
+
+
+def check_provenance(trained: object, present: dict[str, Any]) -> None:
+    """Refuse a checkpoint that was trained on other features or classes.
+
+    Raises:
+        StoreMismatchError: It lists what differs.
+    """
+    if not isinstance(trained, dict):
+        raise StoreMismatchError(
+            "the checkpoint does not say on which features it was trained; give one that "
+            "histotransfer_pl fit wrote"
+        )
+    differing = [
+        f"{key}: checkpoint {trained.get(key)!r}, data {value!r}"
+        for key, value in present.items()
+        if trained.get(key) != value
+    ]
+    if differing:
+        raise StoreMismatchError(
+            "the checkpoint belongs to other data: " + "; ".join(differing)
+        )

@@ -1,0 +1,23 @@
+"""The benchmark of store reading runs; its times are looked at elsewhere."""
+
+from benchmarks.result import Result, compare
+from benchmarks.store_read import measure
+
+
+def test_the_benchmark_measures_every_row() -> None:
+    results = measure((20, 40), width=4, sampled_rows=5, slides=6, rounds_factor=0.01)
+    assert len(results) == 8
+    assert all(result.ratio > 0 for result in results)
+    assert all(f"{result.name}: " in str(result) for result in results)
+
+
+def test_a_ratio_is_work_by_reference() -> None:
+    result = compare("n", 100, lambda _: sum(range(200_000)), lambda _: sum(range(20_000)), 9)
+    assert 5 < result.ratio < 20
+    assert result.met
+
+
+def test_goals_have_a_direction() -> None:
+    assert Result("n", 0.9, 0.95).met
+    assert not Result("n", 0.9, 0.95, at_least=True).met
+    assert Result("n", 0.9, 0.95, at_least=True).to_dict()["met"] is False
