@@ -4,7 +4,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from typing_extensions import override
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Result:
             "notes": self.notes,
         }
 
+    @override
     def __str__(self) -> str:
         spread = "" if self.low is None else f" ({self.low:.3f} to {self.high:.3f})"
         sign = ">=" if self.at_least else "<="
@@ -87,7 +91,7 @@ def compare(
     pairs = [(work, ours), (reference, theirs)]
     for number in range(rounds):
         for run, times in pairs if number % 2 else pairs[::-1]:
-            times.append(seconds(lambda run=run, number=number: run(number)))
+            times.append(seconds(partial(run, number)))
     ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4)
     median, base = statistics.median(ours), statistics.median(theirs)

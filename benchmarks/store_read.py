@@ -126,10 +126,12 @@ def _make_bags(root: Path, rows: int, width: int, bags: int) -> FeatureStore:
 
 
 def _make_many_slides(root: Path, slides: int) -> None:
-    """One real slide, then copies of its folder that share its files but for the metadata."""
+    """One real slide, then copies without values that share the metadata of its features."""
     store = _make_bags(root, 64, 16, 1)
     template = root / encode_key(store.slide_ids()[0])
-    nodes = [path.relative_to(template) for path in sorted(template.rglob("*"))]
+    array = template / FEATURES
+    nodes = [path.relative_to(template) for path in reversed([array, *array.parents][:3])]
+    nodes += [node / "zarr.json" for node in nodes]
     group = json.loads((template / "zarr.json").read_text())
     for number in range(1, slides):
         slide_id = f"case {number // 4}/slide {number}"
@@ -138,7 +140,7 @@ def _make_many_slides(root: Path, slides: int) -> None:
         for node in nodes:
             if (template / node).is_dir():
                 (copy / node).mkdir()
-            elif node.name != "zarr.json" or len(node.parts) > 1:
+            else:
                 (copy / node).hardlink_to(template / node)
         group["attributes"]["slide_id"] = slide_id
         (copy / "zarr.json").write_text(json.dumps(group))

@@ -1,5 +1,6 @@
 """Predictions as a table, metrics as a file, attention beside the features."""
 
+import hashlib
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,8 @@ from histotransfer_pl.store.layout import attention_path
 from histotransfer_pl.tasks.mil import feature_data
 
 ATTENTION_COLUMNS = ["weight", "logit"]
+PATCH_COLUMN = "patch_{}"
+"""One further column a class, where a patch classifier was trained (``beta`` above 0)."""
 
 
 class PredictionWriter(Callback):
@@ -42,6 +45,7 @@ class PredictionWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.predict_loop.return_predictions = False
         self._rows = []
+        self._facts = attention_facts(trainer, feature_data(pl_module))
         store = feature_data(pl_module).store
         if trainer.is_global_zero:
             self._lock.enter_context(store.writing())
@@ -73,8 +77,7 @@ class PredictionWriter(Callback):
     ) -> None:
         data = feature_data(pl_module)
         self._collect(data, outputs)
-        attributes = {"run": run_name(trainer), "columns": ATTENTION_COLUMNS, **data.provenance}
-        write_attention(data, outputs, attributes)
+        write_attention(data, outputs, self._facts)
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -138,6 +141,10 @@ def write_attention(
 ) -> None:
     """Write the attention of each slide of the bags beside its features."""
     columns = torch.stack([outputs["attention"], outputs["attention_logits"]], dim=1)  # (sum N, 2)
+    if "patch_logits" in outputs:
+        columns = torch.cat([columns, outputs["patch_logits"]], dim=1)  # (sum N, 2 + C)
+        patch_columns = [PATCH_COLUMN.format(name) for name in data.classes]
+        attributes = {**attributes, "columns": [*ATTENTION_COLUMNS, *patch_columns]}
     parts = columns.float().cpu().split(outputs["lengths"].tolist())
     for index, values in zip(outputs["indices"].tolist(), parts, strict=True):
         slides = [data.store.slide(slide_id) for slide_id in data.bags.loc[index, "slide_ids"]]
@@ -145,6 +152,15 @@ def write_attention(
         for slide, share in zip(slides, shares, strict=True):
             array = attention_path(str(attributes["run"]))
             slide.write(array, share.numpy(), attributes, overwrite=True)
+
+
+def attention_facts(trainer: Trainer, data: FeatureDataModule) -> dict[str, Any]:
+    """What belongs to the attention of a run: its name and the very checkpoint it came from."""
+    facts = {"run": run_name(trainer), "columns": ATTENTION_COLUMNS, **data.provenance}
+    if trainer.ckpt_path is not None:
+        with Path(str(trainer.ckpt_path)).open("rb") as file:
+            facts["checkpoint_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return facts
 
 
 def run_name(trainer: Trainer) -> str:

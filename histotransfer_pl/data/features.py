@@ -137,6 +137,12 @@ class FeatureDataModule(LightningDataModule):
             )
         return "\n".join(lines)
 
+    def patients(self, part: str) -> list[str]:
+        """Patients with labelled slides in ``train``, ``validation`` or ``test``."""
+        rows = self.join.labelled
+        own = rows.loc[rows["slide_id"].isin(self.split.part(part)), "patient_id"]
+        return sorted(own.unique().tolist())
+
     def class_counts(self) -> Tensor:
         """Bags of each class in the training part, (C,)."""
         labels = self.bags.loc[self.bags["part"] == "train", "label"]
@@ -307,16 +313,20 @@ def refuse_seen_patients(
 ) -> None:
     """Refuse features of an encoder that was tuned on patients of the test or validation part.
 
+    Patients on whom the tuned encoder was chosen (its epoch) may validate again, but not test.
+
     Raises:
         SplitError: If a patient to evaluate was used to tune the encoder.
     """
-    first = store.slide(labelled["slide_id"].iloc[0])
-    tuned_on = set(first.info(array).attributes.get("tuned_on_patients", []))
-    held_out = labelled[labelled["slide_id"].isin([*split.validation, *split.test])]
-    leaked = sorted(tuned_on & set(held_out["patient_id"]))
+    facts = store.slide(labelled["slide_id"].iloc[0]).info(array).attributes
+    owners = labelled.set_index("slide_id")["patient_id"]
+    test, validation = set(owners[split.test]), set(owners[split.validation])
+    tuned_on = set(facts.get("tuned_on_patients", []))
+    chosen_on = set(facts.get("tuned_validation_patients", []))
+    leaked = sorted((tuned_on & (test | validation)) | (chosen_on & test))
     if leaked:
         raise SplitError(
             f"{array} comes from an encoder tuned on {len(leaked)} patients that are in the "
             f"validation or test part here: {shorten(leaked)}; use the fold it was tuned on "
-            f"(tuned fold: {first.info(array).attributes.get('tuned_fold', 'unknown')})"
+            f"(tuned fold: {facts.get('tuned_fold', 'unknown')})"
         )

@@ -158,7 +158,8 @@ def _peak_bytes(encoder: PatchEncoder, patches: Tensor) -> int:
         torch.cuda.reset_peak_memory_stats(patches.device)
         encoder(patches)
         return int(torch.cuda.max_memory_allocated(patches.device))
-    with TensorMemory() as memory:
+    memory = TensorMemory()
+    with memory:
         encoder(patches)
     held = [*encoder.parameters(), *encoder.buffers(), patches]
     return memory.peak + sum(tensor.nbytes for tensor in held)

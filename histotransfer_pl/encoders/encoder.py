@@ -166,7 +166,7 @@ def build_encoder(config: EncoderConfig) -> PatchEncoder:
     """
     entry = find_entry(config.name, allow_download=config.allow_download)
     pooling: Pooling = entry.pooling if config.pooling == "default" else config.pooling
-    network = build_network(entry, config.seed)
+    network = build_network(entry, config.seed if config.weights == "random" else None)
     trunk = build_trunk(network, pooling)
     depths = select_depths(trunk.depths, config.depths)
     provenance: dict[str, Any] = {

@@ -23,8 +23,8 @@ class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.alive = 0
-        self.peak = 0
+        self.alive: int = 0
+        self.peak: int = 0
         self._known: set[int] = set()
 
     @override

@@ -1,7 +1,7 @@
 """Networks of timm: entries for any of them, and their construction."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from types import MappingProxyType
@@ -14,7 +14,9 @@ from timm.models.densenet import DenseNet
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from histotransfer_pl.encoders.entry import EncoderEntry, Pooling, WeightsSource
 from histotransfer_pl.encoders.generic import GenericTrunk
@@ -89,20 +91,28 @@ def described_entry(
     )
 
 
-def build_network(entry: EncoderEntry, seed: int = 0) -> Any:
-    """The whole network with random weights, independent of the global random state.
+def build_network(entry: EncoderEntry, seed: int | None = None) -> Any:
+    """The whole network of an entry, independent of the global random state.
 
-    Under `torch.device("meta")` it has shapes and no values, which is enough to count.
+    Args:
+        entry: The encoder.
+        seed: Seed of random weights. None draws no random numbers, which takes seconds less for a
+            large network: its weights are arbitrary until a checkpoint is loaded.
+
+    Returns:
+        A network of timm. Under `torch.device("meta")` it has shapes and no values, which is
+        enough to count.
     """
-    with _seeded(seed):
-        # no pretrained=True anywhere: timm never touches the network for us
-        options: dict[str, Any] = {"pretrained": False, "num_classes": 0, **entry.options}
+    # no pretrained=True anywhere: timm never touches the network for us
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0, **entry.options}
+    with _NoDraws() if seed is None else _seeded(seed):
         network = timm.create_model(entry.architecture, **options)
     if entry.norm_eps is not None:
         for module in network.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = entry.norm_eps
-    open_residual_branches(network)
+    if seed is not None:
+        open_residual_branches(network)
     return network
 
 
@@ -115,8 +125,6 @@ def open_residual_branches(network: nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             is_scale = name.endswith(".gamma")
-            if parameter.is_meta:
-                continue
             if is_scale or (name.endswith(".weight") and not parameter.any()):
                 parameter.fill_(1.0)
 
@@ -139,6 +147,23 @@ def build_trunk(network: nn.Module, pooling: Pooling) -> Trunk:
     if isinstance(network, ConvNeXt):
         return ConvNextTrunk(network, convnext_stages(network))
     return GenericTrunk(network)
+
+
+class _NoDraws(TorchFunctionMode):
+    """Turns the in-place random fillers of tensors into nothing."""
+
+    fillers = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        del types
+        return args[0] if func in self.fillers else func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def load_weights(
         raise WeightsError(
             f"this is no checkpoint of {name}: {_some('missing', missing)}, "
             f"{_some('unexpected', unexpected)}, {_some('of another shape', shapes)}"
-            f"{_shifted(missing, unexpected)}"
+            f"{_shifted(unexpected, expected)}"
         )
     network.load_state_dict(dict(state), strict=False)
 
@@ -190,17 +190,23 @@ def _some(what: str, names: Sequence[str], limit: int = 8) -> str:
     return f"{len(names)} {what} ({', '.join(names[:limit])}{more})"
 
 
-def _shifted(missing: Sequence[str], unexpected: Sequence[str]) -> str:
-    """A hint if every missing key would be there with one prefix less, or one prefix more."""
-    for longer, shorter, what in (
-        (unexpected, missing, "without"),
-        (missing, unexpected, "with"),
-    ):
-        for key in longer:
-            if shorter and key.endswith(f".{shorter[0]}"):
-                prefix = key.removesuffix(shorter[0])
-                if {prefix + other for other in shorter} <= set(longer):
-                    return f". Every key would fit {what} the prefix {prefix!r}: rename the keys"
+def _shifted(unexpected: Sequence[str], expected: Collection[str]) -> str:
+    """A hint if every unexpected key would be right with one prefix less, or one prefix more."""
+    first = unexpected[0] if unexpected else ""
+    for key in expected:
+        if first.endswith(f".{key}"):
+            what, prefix = "without", first.removesuffix(key)
+            fits = all(
+                other.startswith(prefix) and other.removeprefix(prefix) in expected
+                for other in unexpected
+            )
+        elif first and key.endswith(f".{first}"):
+            what, prefix = "with", key.removesuffix(first)
+            fits = all(prefix + other in expected for other in unexpected)
+        else:
+            continue
+        if fits:
+            return f". Every key would fit {what} the prefix {prefix!r}: rename the keys"
     return ""
 
 

@@ -8,7 +8,20 @@ from openslide import OpenSlide, OpenSlideError
 from histotransfer_pl.errors import SlideError
 
 SLIDE_SUFFIXES = frozenset(
-    ".svs .tif .tiff .ndpi .vms .vmu .scn .mrxs .svslide .bif .dcm .czi".split()
+    [
+        ".bif",
+        ".czi",
+        ".dcm",
+        ".mrxs",
+        ".ndpi",
+        ".scn",
+        ".svs",
+        ".svslide",
+        ".tif",
+        ".tiff",
+        ".vms",
+        ".vmu",
+    ]
 )
 """The file names of the formats that OpenSlide reads."""
 

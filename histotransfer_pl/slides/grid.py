@@ -70,7 +70,7 @@ class GridSettings:
             known = {item.name for item in fields(kind)}
             if unknown := sorted(set(given) - known):
                 raise ConfigError(
-                    f"{kind.__name__} has no {', '.join(unknown)}; it has {', '.join(sorted(known))}"
+                    f"{kind.__name__} has no {', '.join(unknown)}, only {', '.join(sorted(known))}"
                 )
         return cls(**plain, tissue=TissueSettings(**tissue))
 
@@ -82,7 +82,9 @@ def patch_size_level0(patch_px: int, mpp: float, slide_mpp: float) -> float:
     return patch_px * mpp / slide_mpp
 
 
-def patch_corners(length_level0: int, slide_mpp: float, settings: GridSettings) -> NDArray[np.int64]:
+def patch_corners(
+    length_level0: int, slide_mpp: float, settings: GridSettings
+) -> NDArray[np.int64]:
     """Corners along one axis of a slide, for patches that lie inside it as a whole.
 
     Args:
@@ -140,11 +142,12 @@ def _box_sums(
     integral = np.zeros((height, width + 1))
     np.cumsum(values, axis=1, out=integral[:, 1:])
 
-    def up_to(edge: NDArray[np.float64]) -> NDArray[np.float64]:
+    def up_to(edge: NDArray[np.floating]) -> NDArray[np.float64]:
         place = np.clip(edge / pixel, 0, width)
         left = np.minimum(place.astype(np.int64), max(width - 1, 0))
         part = place - left
-        return integral[:, left] * (1 - part) + integral[:, left + 1] * part
+        sums: NDArray[np.float64] = integral[:, left] * (1 - part) + integral[:, left + 1] * part
+        return sums
 
     return up_to(start_level0 + side) - up_to(start_level0.astype(np.float64))
 

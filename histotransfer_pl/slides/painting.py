@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
-from skimage.draw import polygon2mask
+
+from histotransfer_pl.slides.tissue import fill_polygon
 
 Floats = NDArray[np.float32]
 
@@ -23,6 +24,8 @@ _BANK_PX = 1024  # side of the seamless noise textures
 _STAMP_PX = 28  # side of the square that holds one nucleus
 _N_STAMPS = 64  # different nuclei of each kind
 _SPACING_PX = {"normal": 21.0, "crowded": 13.0}  # mean distance of neighbouring nuclei
+_ATYPICAL_IN_FOCUS = 0.6  # share of a focus's nuclei that look like tumour
+_ATYPICAL_ELSEWHERE = 0.08  # largest share of them in normal tissue: it varies from slide to slide
 
 # Ruifrok & Johnston (2001): optical density of red, green, blue per stain, normalised.
 _HAEMATOXYLIN = np.array([0.650, 0.704, 0.286])
@@ -68,9 +71,7 @@ def mix_stain(rng: np.random.Generator) -> Stain:
     return Stain(dye(_HAEMATOXYLIN, 1.15), dye(_EOSIN, 0.75), rng.uniform(238, 246, 3))
 
 
-def paint_section(
-    rng: np.random.Generator, size_px: int, stain: Stain, *, tumour: bool
-) -> Painted:
+def paint_section(rng: np.random.Generator, size_px: int, stain: Stain, *, tumour: bool) -> Painted:
     """Paints one section of tissue on glass.
 
     Args:
@@ -86,7 +87,7 @@ def paint_section(
     tissue = _tissue_map(rng, coarse)  # (c, c), above 0 where there is tissue
     solid = ndimage.distance_transform_edt(tissue > 0.05)  # coarse pixels to the tissue's edge
     # Drawn in both classes, so that they differ in nothing else.
-    outlines = [_focus(rng, solid) for _ in range(rng.integers(3, 5))]
+    outlines = [_focus(rng, solid) for _ in range(rng.integers(2, 4))]
     crowds = _filled([_focus(rng, solid, 0.4) for _ in range(4)], coarse)
     foci = _filled(outlines, coarse) if tumour else np.zeros((coarse, coarse), np.bool_)
     cover = np.clip(_enlarge(tissue, size_px) * 12, 0, 1)
@@ -129,10 +130,13 @@ def _tissue_map(rng: np.random.Generator, coarse: int) -> Floats:
     a, b = rng.uniform(0.42, 0.50), rng.uniform(0.36, 0.44)
     body = 1 - np.hypot(u / a, v / b) + 0.10 * _smooth_map(rng, coarse, coarse / 14)
     holes = 1.9 - _smooth_map(rng, coarse, coarse / 40)
-    return np.minimum(body, 0.5 * holes).astype(np.float32)
+    tissue: Floats = np.minimum(body, 0.5 * holes).astype(np.float32)
+    return tissue
 
 
-def _focus(rng: np.random.Generator, solid: Floats, scale: float = 1.0) -> NDArray[np.float64]:
+def _focus(
+    rng: np.random.Generator, solid: NDArray[np.float64], scale: float = 1.0
+) -> NDArray[np.float64]:
     """A lobed outline (n, 2) x, y on the coarse map, centred well inside the tissue."""
     inner = solid >= 0.5 * solid.max()
     centre = rng.permutation(np.argwhere(inner))[0][::-1] + 0.5
@@ -140,14 +144,16 @@ def _focus(rng: np.random.Generator, solid: Floats, scale: float = 1.0) -> NDArr
     radius = np.ones_like(angle)
     for wave in (2, 3, 5):
         radius += rng.normal(0, 0.25 / wave) * np.cos(wave * angle + rng.uniform(0, 2 * np.pi))
-    radius *= scale * rng.uniform(0.10, 0.14) * solid.shape[0]
-    return centre + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    radius *= scale * rng.uniform(0.09, 0.13) * solid.shape[0]
+    around = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    outline: NDArray[np.float64] = centre + radius[:, None] * around
+    return outline
 
 
 def _filled(outlines: list[NDArray[np.float64]], coarse: int) -> NDArray[np.bool_]:
     mask = np.zeros((coarse, coarse), np.bool_)
     for outline in outlines:
-        mask |= polygon2mask((coarse, coarse), outline[:, ::-1] - 0.5)
+        fill_polygon(mask, [outline])
     return mask
 
 
@@ -161,7 +167,7 @@ def _nucleus(rng: np.random.Generator, kind: str) -> Floats:
     """Amount of haematoxylin (28, 28) of one nucleus."""
     y, x = np.mgrid[:_STAMP_PX, :_STAMP_PX] - (_STAMP_PX - 1) / 2
     if kind == "tumour":
-        long, short, uneven, clumps = rng.uniform(7, 11), rng.uniform(6, 8.5), 0.06, 0.40
+        long, short, uneven, clumps = rng.uniform(6, 10), rng.uniform(5, 7.5), 0.05, 0.35
     elif kind == "crowded":
         long, short, uneven, clumps = rng.uniform(4.2, 5.2), rng.uniform(4, 4.8), 0.02, 0.10
     else:
@@ -180,19 +186,27 @@ def _nucleus(rng: np.random.Generator, kind: str) -> Floats:
     return np.asarray(body * np.clip(chromatin, 0.15, 2.2), np.float32)
 
 
+def _palette(rng: np.random.Generator, kind: str) -> tuple[list[Floats], float]:
+    """The nuclei of one kind of region, and how far apart they lie in pixels."""
+    if kind == "crowded":
+        return [_nucleus(rng, kind) for _ in range(_N_STAMPS)], _SPACING_PX[kind]
+    share = _ATYPICAL_IN_FOCUS if kind == "tumour" else rng.uniform(0, _ATYPICAL_ELSEWHERE)
+    atypical = round(share * _N_STAMPS)
+    normal = [_nucleus(rng, "normal") for _ in range(_N_STAMPS)]
+    stamps = [_nucleus(rng, "tumour") for _ in range(atypical)] + normal[atypical:]
+    # As much haematoxylin per area with larger nuclei as without: they lie further apart.
+    return stamps, _SPACING_PX["normal"] * float(np.sqrt(np.sum(stamps) / np.sum(normal)))
+
+
 def _stamp(
     haematoxylin: Floats, rng: np.random.Generator, kind: str, region: NDArray[np.bool_]
 ) -> None:
     """Adds the nuclei of one kind to a region of the coarse map, in place."""
-    stamps = [_nucleus(rng, kind) for _ in range(_N_STAMPS)]
-    spacing = _SPACING_PX.get(kind, 0.0)
-    if kind == "tumour":
-        # As much haematoxylin per area as normal tissue: larger nuclei lie further apart.
-        normal = [_nucleus(rng, "normal") for _ in range(_N_STAMPS)]
-        spacing = _SPACING_PX["normal"] * float(np.sqrt(np.sum(stamps) / np.sum(normal)))
+    stamps, spacing = _palette(rng, kind)
     strength = rng.uniform(0.7, 1.0, _N_STAMPS).astype(np.float32)
     size = haematoxylin.shape[0]
-    grid = np.stack(np.mgrid[0:size:spacing, 0:size:spacing], axis=-1).reshape(-1, 2)
+    line = np.arange(0, size, spacing)
+    grid = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
     places = (grid + rng.uniform(0, 0.9 * spacing, grid.shape)).astype(int)
     inside = (places < size).all(axis=1)
     inside[inside] = region[tuple((places[inside] // COARSE_PX).T)]
@@ -212,7 +226,8 @@ def _fibres(rng: np.random.Generator, size_px: int) -> Floats:
     cells = _tiled(_noise(rng, 4.0, 4.0), rng, size_px)
     coarse = -(-size_px // COARSE_PX)
     blend = np.clip(0.5 + 0.5 * _enlarge(_smooth_map(rng, coarse, coarse / 12), size_px), 0, 1)
-    return 0.6 * (across + blend * (along - across)) + 0.6 * cells
+    fibres: Floats = 0.6 * (across + blend * (along - across)) + 0.6 * cells
+    return fibres
 
 
 def _develop(

@@ -1,6 +1,7 @@
 """The picture by which one sees whether a slide was tiled as it should be."""
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from skimage.measure import find_contours
 
@@ -33,7 +34,7 @@ def draw_qc(tiled: TiledSlide, title: str = "") -> Image.Image:
     return _with_caption(picture, _caption(tiled, title))
 
 
-def _pale_where_unused(tiled: TiledSlide) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _pale_where_unused(tiled: TiledSlide) -> NDArray[np.uint8]:
     """The thumbnail, half faded to white where no patch lies."""
     pixel = tiled.thumbnail_mpp / tiled.slide_mpp
     used = np.zeros(tiled.mask.shape, np.bool_)
@@ -56,7 +57,8 @@ def _draw_patches(draw: ImageDraw.ImageDraw, tiled: TiledSlide, factor: float) -
 def _draw_outline(draw: ImageDraw.ImageDraw, tiled: TiledSlide, factor: float) -> None:
     # A rim of zeros closes outlines at the edge of the slide.
     padded = np.pad(tiled.mask, 1).astype(float)
-    for contour in find_contours(padded, 0.5):
+    contours = find_contours(padded, 0.5)  # type: ignore[no-untyped-call]
+    for contour in contours:
         points = [((column - 0.5) * factor, (row - 0.5) * factor) for row, column in contour]
         draw.line(points, fill=_OUTLINE, width=3, joint="curve")
 

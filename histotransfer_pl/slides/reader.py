@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from openslide import OpenSlide, OpenSlideError, OpenSlideUnsupportedFormatError
 from PIL import Image
+from typing_extensions import override
 
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides.grid import SAME_MPP, patch_size_level0
@@ -73,6 +74,7 @@ class OpenSlideReader:
         self.level_downsamples: tuple[float, ...] = slide.level_downsamples
         self.mpp: float = slide_resolution(self.path, self.properties, mpp)
 
+    @override
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_handles": {}}
 
@@ -230,10 +232,11 @@ def _open(path: Path) -> OpenSlide:
 
 def _on_white(image: Image.Image) -> Image.Image:
     """RGBA to RGB; the transparent parts, which no scanner saw, become white."""
-    if image.getextrema()[3] == (255, 255):
+    alpha = image.getchannel("A")
+    if alpha.getextrema() == (255, 255):
         return image.convert("RGB")
     white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(image, mask=image.getchannel("A"))
+    white.paste(image, mask=alpha)
     return white
 
 
@@ -246,11 +249,10 @@ def _resample(
     whole pixels, and Hamming is the filter nearest to the true mean: 0.3 to 0.6 grey levels off
     on a real slide, bilinear 0.7 to 2.5, box 1.6.
     """
-    if box == (0.0, 0.0, *image.size) and image.size == size:
-        return image
     ratio = (box[2] - box[0]) / size[0]
-    whole = box[0] == box[1] == 0 and abs(ratio - round(ratio)) <= SAME_MPP
-    if whole and image.size == (size[0] * round(ratio), size[1] * round(ratio)):
-        return image.reduce(round(ratio))
+    factor = round(ratio)
+    whole = abs(ratio - factor) <= SAME_MPP and not any(box[:2])
+    if whole and image.size == (size[0] * factor, size[1] * factor):
+        return image.reduce(factor)
     filter_ = Image.Resampling.HAMMING if ratio > 1 else Image.Resampling.BILINEAR
     return image.resize(size, filter_, box=box)

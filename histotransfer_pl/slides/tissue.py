@@ -96,7 +96,8 @@ def _threshold(colour: NDArray[np.uint8], settings: TissueSettings) -> float:
     if settings.saturation_threshold is not None and settings.method == "threshold":
         return settings.saturation_threshold
     low, high = OTSU_RANGE
-    return float(np.clip(threshold_otsu(colour) / 255, low, high))
+    otsu = threshold_otsu(colour)  # type: ignore[no-untyped-call]
+    return float(np.clip(otsu / 255, low, high))
 
 
 def _drop_small(mask: NDArray[np.bool_], min_px: float) -> NDArray[np.bool_]:
@@ -140,7 +141,7 @@ def mask_from_geojson(
         raise SlideError(f"tissue outline {path} has no Polygon or MultiPolygon; draw an area")
     mask = np.zeros(shape, np.bool_)
     for rings in outlines:
-        _fill(mask, [ring / pixel_level0 for ring in rings])
+        fill_polygon(mask, [ring / pixel_level0 for ring in rings])
     return mask
 
 
@@ -163,8 +164,14 @@ def _polygons(item: Any) -> Iterator[list[Any]]:
             yield from item["coordinates"]
 
 
-def _fill(mask: NDArray[np.bool_], rings: list[NDArray[np.float64]]) -> None:
-    """Set the inside of one polygon, working in the polygon's own bounding box."""
+def fill_polygon(mask: NDArray[np.bool_], rings: list[NDArray[np.float64]]) -> None:
+    """Sets the inside of one polygon, in place and only in the polygon's bounding box.
+
+    Args:
+        mask: (h, w).
+        rings: Outline and holes, each (n, 2) x, y in mask pixels; a pixel is inside if its
+            centre is.
+    """
     outline = rings[0]
     low = np.maximum(np.floor(outline.min(axis=0)), 0).astype(int)
     high = np.minimum(np.ceil(outline.max(axis=0)), mask.shape[::-1]).astype(int)
@@ -173,7 +180,6 @@ def _fill(mask: NDArray[np.bool_], rings: list[NDArray[np.float64]]) -> None:
     size = (int(high[1] - low[1]), int(high[0] - low[0]))
     # Pixel i has its centre at i + 0.5, scikit-image puts it at i.
     shifted = [(ring - low - 0.5)[:, ::-1] for ring in rings]
-    inside = polygon2mask(size, shifted[0])
-    for hole in shifted[1:]:
-        inside &= ~polygon2mask(size, hole)
+    masks = [polygon2mask(size, ring) for ring in shifted]  # type: ignore[no-untyped-call]
+    inside = masks[0] & ~np.any(masks[1:], axis=0) if masks[1:] else masks[0]
     mask[low[1] : high[1], low[0] : high[0]] |= inside

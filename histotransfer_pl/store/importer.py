@@ -63,7 +63,7 @@ def import_arrays(
                 slide.write(path, wanted, record, dtype=dtype)
             elif not np.array_equal(slide.read(path), wanted.astype(dtype)):
                 raise StoreError(
-                    f"bag {bag_id!r} is in {location} already with other values: import to "
+                    f"bag {slide.slide_id!r} is in {location} already with other values: import to "
                     "another store or under another encoder name"
                 )
     return store

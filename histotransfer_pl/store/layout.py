@@ -7,6 +7,7 @@ name that Zarr or Windows keeps for itself.
 """
 
 import difflib
+import functools
 from collections.abc import Iterable
 from urllib.parse import quote, unquote
 
@@ -84,6 +85,7 @@ def selection_path(name: str) -> str:
     return f"selections/{encode_key(name)}"
 
 
+@functools.lru_cache(maxsize=4096)  # the same few paths come with every slide
 def check_array_path(path: str) -> str:
     """Return the path if it is one that this layout has.
 

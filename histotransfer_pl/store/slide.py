@@ -230,7 +230,7 @@ class StoredSlide:
 
     def _document(self, array: str) -> Json:
         try:
-            content = self._store.files.read(f"{self._key}/{array}/zarr.json")
+            content = self._store.files.read(metadata_key(self._key, check_array_path(array)))
         except FileNotFoundError as error:
             raise self._no_array(array) from error
         return from_bytes(content, "array", self._name(array))

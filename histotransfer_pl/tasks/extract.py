@@ -66,6 +66,7 @@ class FeatureExtractor(LightningModule):
         return {
             feature_path(item.name, depth): {
                 **item.provenance,
+                **tuned_facts(item),
                 "encoder": item.name,
                 "depth": depth,
                 "precision": precision,
@@ -100,3 +101,9 @@ class FeatureExtractor(LightningModule):
 
     def _encoders(self) -> list[PatchEncoder]:
         return [item for item in self.encoders if isinstance(item, PatchEncoder)]
+
+
+def tuned_facts(encoder: PatchEncoder) -> dict[str, Any]:
+    """On whom a tuned encoder was tuned, as attributes of its features; nothing for others."""
+    facts: dict[str, Any] = encoder.provenance.get("tuned", {})
+    return {key: value for key, value in facts.items() if key.startswith("tuned_")}

@@ -9,12 +9,15 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from histotransfer_pl.data.bags import BagBatch
+from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.features import FeatureDataModule
-from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.errors import ConfigError, SplitError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILHead, MILOutput
+from histotransfer_pl.models.pooling import segment_mean
 from histotransfer_pl.tasks.metrics import Predictions, SlidePredictions, slide_metrics
 
 HeadCallable = Callable[[int, int], MILHead]
@@ -28,7 +31,8 @@ class SlidePrediction(dict[str, Tensor]):
     """Output of ``test_step`` and ``predict_step``.
 
     Keys: ``indices`` (S,), ``probabilities`` (S, C), ``lengths`` (S,), ``attention`` (sum N,) and
-    ``attention_logits`` (sum N,).
+    ``attention_logits`` (sum N,); with a trained patch classifier also ``patch_logits``
+    (sum N, C).
     """
 
 
@@ -72,6 +76,7 @@ class AttentionMIL(LightningModule):
         self.class_weights = class_weights
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.training_loss = MeanMetric()
         self.validation = SlidePredictions()
         self.testing = SlidePredictions()
         self.head: MILHead
@@ -85,6 +90,7 @@ class AttentionMIL(LightningModule):
         data = feature_data(self)
         self.provenance = dict(data.provenance)
         self.head = self.make_head(data.in_features, len(data.classes))
+        self.provenance["head"] = type(self.head).__name__
         if self.beta > 0:
             self._require_patch_head()
         elif self.head.patch_classifier is not None:
@@ -105,31 +111,26 @@ class AttentionMIL(LightningModule):
         attention: Tensor = self(features.to(self.device), lengths).attention.float().cpu()
         return attention
 
-    def loss(self, output: MILOutput, batch: BagBatch) -> Tensor:
-        """Loss of a step; slides count by their weight, patches by their slide."""
-        weight = self.class_weight[batch.labels] * batch.weights  # (S,)
+    def losses(self, output: MILOutput, batch: BagBatch) -> Tensor:
+        """Loss of each slide (S,), weighted by its class; patches count by their slide."""
         slide = F.cross_entropy(output.logits, batch.labels, reduction="none")  # (S,)
-        loss = self.alpha * (weight * slide).sum()
+        losses = self.alpha * slide  # (S,)
         if self.beta > 0 and output.patch_logits is not None:
             labels = batch.labels.repeat_interleave(batch.lengths)  # (sum N,)
-            share = (weight / batch.lengths).repeat_interleave(batch.lengths)  # (sum N,)
             patch = F.cross_entropy(output.patch_logits, labels, reduction="none")  # (sum N,)
-            loss = loss + self.beta * (share * patch).sum()
-        return loss
+            losses = losses + self.beta * segment_mean(patch, batch.lengths)  # (S,)
+        return self.class_weight[batch.labels] * losses
 
     @override
     def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:
-        loss = self.loss(self(batch.features, batch.lengths), batch)
+        losses = self.losses(self(batch.features, batch.lengths), batch)  # (S,)
+        # A mean over slides and not over steps: the same on one rank and on several.
+        self.training_loss.update(losses.detach(), weight=(batch.weights > 0).float())
         self.log(
-            "train/loss",
-            loss,
-            batch_size=len(batch.lengths),
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            sync_dist=True,
+            "train/loss", self.training_loss, on_step=False, on_epoch=True, prog_bar=True,
+            batch_size=len(losses),
         )
-        return loss
+        return (losses * batch.weights).sum()
 
     @override
     def validation_step(self, batch: BagBatch, batch_idx: int) -> None:
@@ -152,15 +153,23 @@ class AttentionMIL(LightningModule):
 
     @override
     def predict_step(self, batch: BagBatch, batch_idx: int) -> SlidePrediction:
-        output = self(batch.features, batch.lengths)
+        return self.prediction(
+            self(batch.features, batch.lengths), batch.lengths, batch.indices
+        )
+
+    def prediction(self, output: MILOutput, lengths: Tensor, indices: Tensor) -> SlidePrediction:
+        """What a head said of packed bags, as ``test`` and ``predict`` give it."""
         logits = output.attention if output.attention_logits is None else output.attention_logits
-        return SlidePrediction(
-            indices=batch.indices,
+        prediction = SlidePrediction(
+            indices=indices,
             probabilities=output.logits.float().softmax(-1),
-            lengths=batch.lengths,
+            lengths=lengths,
             attention=output.attention.float(),
             attention_logits=logits.float(),
         )
+        if self.beta > 0 and output.patch_logits is not None:
+            prediction["patch_logits"] = output.patch_logits.float()
+        return prediction
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -171,11 +180,14 @@ class AttentionMIL(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CHECKPOINT_KEY] = self.provenance
+        data = feature_data(self)
+        patients = {f"{part}_patients": data.patients(part) for part in ("train", "validation")}
+        checkpoint[CHECKPOINT_KEY] = {**self.provenance, **patients}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_provenance(checkpoint.get(CHECKPOINT_KEY), self.provenance)
+        refuse_trained_patients(checkpoint[CHECKPOINT_KEY], feature_data(self))
 
     def _log_epoch(self, name: str, collected: SlidePredictions) -> None:
         """Log the metrics of what all ranks predicted; each rank computes the same numbers."""
@@ -219,6 +231,22 @@ def feature_data(module: LightningModule) -> FeatureDataModule:
             f"{type(module).__name__} needs FeatureDataModule as data, got {type(data).__name__}"
         )
     return data
+
+
+def refuse_trained_patients(trained: dict[str, Any], data: FeatureDataModule) -> None:
+    """Refuse a checkpoint that has seen patients of the test or validation part.
+
+    Raises:
+        SplitError: If a patient to evaluate was trained on, or one to test chose the epoch.
+    """
+    test, validation = set(data.patients("test")), set(data.patients("validation"))
+    seen, chosen = set(trained["train_patients"]), set(trained["validation_patients"])
+    leaked = sorted((seen & (test | validation)) | (chosen & test))
+    if leaked:
+        raise SplitError(
+            f"the checkpoint was trained on {len(leaked)} patients that are in the validation or "
+            f"test part here: {shorten(leaked)}; use its fold, n_folds and split_seed"
+        )
 
 
 def check_provenance(trained: object, present: dict[str, Any]) -> None:

@@ -9,10 +9,13 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
+from histotransfer_pl.encoders.catalogue import find_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
+from histotransfer_pl.encoders.timm_models import build_network
 from histotransfer_pl.errors import EncoderError
 from tests.encoders.test_truncation import random_patches
 
@@ -31,9 +34,7 @@ def small_encoder(**settings: Any) -> PatchEncoder:
 def test_the_entrys_normalisation_is_torchvisions(name: str, mean: Any, std: Any) -> None:
     patches = random_patches(2, 40)
     images = small_encoder(name=name).normalise(patches)
-    expected = torchvision.transforms.functional.normalize(
-        patches.permute(0, 3, 1, 2) / 255, mean, std
-    )
+    expected = functional.normalize(patches.permute(0, 3, 1, 2) / 255, mean, std)
     torch.testing.assert_close(images, expected)
 
 
@@ -51,9 +52,7 @@ def test_features_are_those_of_a_torchvision_resnet_with_the_same_weights() -> N
 def test_patches_are_resized_on_the_way_as_torchvision_does_it() -> None:
     patches = random_patches(2, 50)
     encoder = small_encoder(input_px=96)
-    resized = torchvision.transforms.v2.functional.resize(
-        patches.permute(0, 3, 1, 2).float(), [96, 96], antialias=True
-    )
+    resized = functional.resize(patches.permute(0, 3, 1, 2).float(), [96, 96], antialias=True)
     expected = (resized / 255 - encoder.mean) / encoder.std
     torch.testing.assert_close(encoder.normalise(patches), expected)
     assert encoder.provenance["input_px"] == 96
@@ -145,21 +144,29 @@ def test_random_weights_depend_on_the_seed_and_on_nothing_else() -> None:
 
 
 def test_building_leaves_the_global_random_states_alone() -> None:
-    before = (torch.get_rng_state(), np.random.get_state()[1].sum(), random.getstate())  # type: ignore[index,union-attr,call-overload]  # noqa: NPY002
+    before = (torch.get_rng_state(), np.random.get_state()[1].sum(), random.getstate())  # type: ignore[index]  # noqa: NPY002
     small_encoder(seed=7)
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == np.random.get_state()[1].sum()  # type: ignore[index,union-attr,call-overload]  # noqa: NPY002
+    assert before[1] == np.random.get_state()[1].sum()  # type: ignore[index]  # noqa: NPY002
     assert before[2] == random.getstate()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny", "uni"])
+@pytest.mark.parametrize("name", ["resnet18", "convnext_tiny"])
 def test_residual_branches_of_random_networks_are_switched_on(name: str) -> None:
-    if name == "uni":
-        pytest.skip("300 million random numbers; its layer scales are those of ConvNeXt")
     state = small_encoder(name=name, depths="all").network.state_dict()
     scales = [v for k, v in state.items() if k.endswith(("bn2.weight", ".gamma"))]
     assert scales
     assert all(torch.equal(scale, torch.ones_like(scale)) for scale in scales)
+
+
+@pytest.mark.parametrize("name", ["timm:swin_tiny_patch4_window7_224", "vit_small_dino"])
+def test_a_network_built_to_be_loaded_lacks_random_numbers_only(name: str) -> None:
+    entry = find_entry(name)
+    drawn, bare = build_network(entry, seed=0), build_network(entry)
+    bare.load_state_dict(drawn.state_dict())
+    images = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        torch.testing.assert_close(bare.eval()(images), drawn.eval()(images), rtol=0, atol=0)
 
 
 def test_nothing_is_asked_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:

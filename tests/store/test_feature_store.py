@@ -15,7 +15,7 @@ from histotransfer_pl.errors import StoreError, StoreMismatchError
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import LOCK, PARTIAL, encode_key, feature_path
 
-from .conftest import ATTENTION, FEATURES, GRID, SELECTION, SLIDES, coords_of, features_of
+from .conftest import ATTENTION, FEATURES, GRID, SELECTION, SLIDES, TISSUE, coords_of, features_of
 
 
 def test_what_was_written_is_read(store: FeatureStore) -> None:
@@ -31,7 +31,8 @@ def test_what_was_written_is_read(store: FeatureStore) -> None:
         assert np.array_equal(slide.read(FEATURES), features_of(slide_id))
         assert slide.read(FEATURES).dtype == np.float16
     info = again.slide("a").info(FEATURES)
-    assert (info.shape, info.dtype) == ((17, 6), np.float16)
+    assert info.shape == (17, 6)
+    assert info.dtype == np.float16
     assert info.attributes["weights_sha256"] == "ab"
 
 
@@ -85,7 +86,7 @@ def test_another_grid_is_an_error_that_lists_it(
 
 
 def test_the_same_grid_opens_the_store(store: FeatureStore) -> None:
-    same = {**GRID, "tissue": dict(reversed(list(GRID["tissue"].items())))}
+    same = {**GRID, "tissue": dict(reversed(list(TISSUE.items())))}
     assert FeatureStore.open_or_create(store.path, same).slide_ids() == sorted(SLIDES)
 
 
@@ -105,7 +106,7 @@ def test_what_is_no_store_is_refused(store: FeatureStore, tmp_path: Path) -> Non
     _set_root(store.path, format="other")
     with pytest.raises(StoreError, match="no store of histotransfer_pl"):
         FeatureStore.open(store.path)
-    with pytest.raises(StoreError, match="no store at .*: check the path"):
+    with pytest.raises(StoreError, match=r"no store at .*: check the path"):
         FeatureStore.open(tmp_path / "missing.zarr")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/thesis.docx").touch()
@@ -198,9 +199,9 @@ def test_what_matches_is_told_from_what_differs(store: FeatureStore) -> None:
 
 
 def test_writing_needs_the_lock(store: FeatureStore) -> None:
-    with pytest.raises(StoreError, match="write inside `with store.writing"):
+    with pytest.raises(StoreError, match=r"write inside `with store\.writing"):
         store.add_slide("new", None, 3)
-    with pytest.raises(StoreError, match="write inside `with store.writing"):
+    with pytest.raises(StoreError, match=r"write inside `with store\.writing"):
         store.slide("a").write(FEATURES, features_of("a"), {}, overwrite=True)
 
 
@@ -212,7 +213,7 @@ def test_a_finished_store_holds_nothing_but_zarr(store: FeatureStore) -> None:
 
 def test_a_slide_folder_without_metadata_is_named(store: FeatureStore) -> None:
     (store.path / "a/zarr.json").unlink()
-    with pytest.raises(StoreError, match="folder of slide 'a' .* has lost its zarr.json"):
+    with pytest.raises(StoreError, match=r"folder of slide 'a' .* has lost its zarr.json"):
         _ = store.slide("a").n_patches
-    with store.writing(), pytest.raises(StoreError, match="folder a in .* has no zarr.json"):
+    with store.writing(), pytest.raises(StoreError, match=r"folder a in .* has no zarr.json"):
         store.add_slide("a", coords_of("a"))

@@ -46,7 +46,7 @@ def test_importing_twice_changes_nothing_but_refuses_other_values(tmp_path: Path
     for _ in range(2):
         store = import_arrays(root, features, bags, "plain", "input")
     assert store.slide_ids() == ["0", "1"]
-    with pytest.raises(StoreError, match="bag '0' is in .* already with other values"):
+    with pytest.raises(StoreError, match=r"bag '0' is in .* already with other values"):
         import_arrays(root, features + 1, bags, "plain", "input")
     with pytest.raises(StoreMismatchError, match="dtype: the store has 'float32', asked for 'flo"):
         import_arrays(root, features, bags, "plain", "input", dtype="float16")
@@ -57,6 +57,6 @@ def test_importing_twice_changes_nothing_but_refuses_other_values(tmp_path: Path
 def test_arrays_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"shape \(4, 2\) and bag ids of shape \(3,\)"):
         import_arrays(tmp_path / "S.zarr", np.ones((4, 2)), np.zeros(3), "plain", "input")
+    bad = np.array([[1.0], [np.nan]])
     with pytest.raises(StoreError, match="row 1: the value is nan"):
-        bad = np.array([[1.0], [np.nan]])
         import_arrays(tmp_path / "S.zarr", bad, np.zeros(2), "plain", "input")

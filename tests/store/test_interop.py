@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import ZstdCodec
 
 from histotransfer_pl.errors import StoreError
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -38,7 +39,7 @@ def test_plain_zarr_reads_everything(store: FeatureStore) -> None:
         assert found[FEATURES].attrs["encoder"] == "net"
 
 
-def _rewrite(store: FeatureStore, **options: Any) -> FeatureStore:
+def _rewrite(store: FeatureStore, shard_rows: int | None = None, **options: Any) -> FeatureStore:
     """What a user does who wants a smaller store: every array again, with other codecs."""
     for slide_id in SLIDES:
         for array in ("coords", FEATURES, ATTENTION, SELECTION):
@@ -46,6 +47,9 @@ def _rewrite(store: FeatureStore, **options: Any) -> FeatureStore:
             old = zarr.open_array(folder, mode="r")
             values, attributes = np.asarray(old[:]), dict(old.attrs)
             shutil.rmtree(folder)
+            if shard_rows is not None:
+                options["chunks"] = (shard_rows // 2, *values.shape[1:])
+                options["shards"] = (shard_rows, *values.shape[1:])
             new = zarr.create_array(
                 folder, shape=values.shape, dtype=values.dtype, attributes=attributes, **options
             )
@@ -54,11 +58,11 @@ def _rewrite(store: FeatureStore, **options: Any) -> FeatureStore:
 
 
 def _compressed(store: FeatureStore) -> FeatureStore:
-    return _rewrite(store, compressors=zarr.codecs.ZstdCodec())
+    return _rewrite(store, compressors=ZstdCodec())
 
 
 def _sharded(store: FeatureStore) -> FeatureStore:
-    return _rewrite(store, chunks="auto", shards="auto")
+    return _rewrite(store, shard_rows=6)
 
 
 def _uncompressed(store: FeatureStore) -> FeatureStore:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from histotransfer_pl.errors import StoreError
-from histotransfer_pl.store import staging, writer
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import PARTIAL, feature_path
 
@@ -85,10 +84,10 @@ def _fail_at(call: int, code: int, real: Callable[..., object]) -> Callable[...,
 @pytest.mark.parametrize(
     ("place", "name", "call"),
     [
-        (writer.os, "pwrite", 0),
-        (writer.os, "pwrite", 1),
-        (writer.os, "ftruncate", 0),
-        (staging.os, "fsync", 0),
+        (os, "pwrite", 0),
+        (os, "pwrite", 1),
+        (os, "ftruncate", 0),
+        (os, "fsync", 0),
         (Path, "write_bytes", 0),
         (Path, "write_bytes", 1),
         (Path, "mkdir", 0),
@@ -127,7 +126,7 @@ def test_a_full_disk_while_a_slide_is_added(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with store.writing():
-        monkeypatch.setattr(staging.os, "fsync", _fail_at(0, errno.ENOSPC, os.fsync))
+        monkeypatch.setattr(os, "fsync", _fail_at(0, errno.ENOSPC, os.fsync))
         with pytest.raises(StoreError, match="slide 'new' could not be written, the disk"):
             store.add_slide("new", coords_of("a"))
         monkeypatch.undo()
@@ -140,8 +139,8 @@ def test_another_failure_of_the_disk_is_told_as_it_is(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with store.writing():
-        monkeypatch.setattr(staging.os, "fsync", _fail_at(0, errno.EIO, os.fsync))
-        with pytest.raises(StoreError, match="could not be written to .*Input/output error"):
+        monkeypatch.setattr(os, "fsync", _fail_at(0, errno.EIO, os.fsync))
+        with pytest.raises(StoreError, match=r"could not be written to .*Input/output error"):
             store.slide("a").write(NEW, np.ones((17, 4)), {})
 
 

@@ -21,7 +21,7 @@ from histotransfer_pl.store.metadata import (
 )
 
 LIMIT = 500_000_000
-ATTRIBUTES = {"encoder": "näme", "mean": [0.5, 1.0], "n": 3, "nothing": None}
+ATTRIBUTES: dict[str, Any] = {"encoder": "näme", "mean": [0.5, 1.0], "n": 3, "nothing": None}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "int64", "uint8"])

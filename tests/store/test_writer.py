@@ -20,7 +20,7 @@ from .conftest import ATTENTION, FEATURES
 NEW = feature_path("other", "layer1")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.permutations(range(19)),
     st.integers(1, 19),
@@ -75,12 +75,9 @@ def test_commit_refuses_rows_never_assigned(store: FeatureStore, missing: list[i
 def test_leaving_the_block_throws_the_rows_away(store: FeatureStore) -> None:
     slide = store.slide("a")
     with store.writing():
-        with (
-            pytest.raises(KeyboardInterrupt),
-            slide.writer(NEW, (17, 2), "float16", {}) as writer,
-        ):
+        with slide.writer(NEW, (17, 2), "float16", {}) as writer:
             writer.assign([0], np.ones((1, 2)))
-            raise KeyboardInterrupt
+            assert len(list((store.path / PARTIAL).iterdir())) == 1
         assert list((store.path / PARTIAL).iterdir()) == []
     assert not slide.has(NEW)
     with pytest.raises(StoreError, match="this writer is closed"):
@@ -110,7 +107,7 @@ def test_values_that_would_be_lost_are_refused(
 
 @pytest.mark.parametrize("values", [np.array([0.5]), np.array([2**40])])
 def test_whole_numbers_are_not_rounded(store: FeatureStore, values: NDArray[np.generic]) -> None:
-    with store.writing(), pytest.raises(StoreError, match="row 0: .* is no int32 number"):
+    with store.writing(), pytest.raises(StoreError, match=r"row 0: .* is no int32 number"):
         store.slide("a").write(selection_path("new"), values, {}, dtype="int32")
 
 

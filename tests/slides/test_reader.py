@@ -1,0 +1,132 @@
+"""Reading pixels: equal to level 0 where nothing is resampled, close to its mean elsewhere."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from openslide import OpenSlide
+
+from histotransfer_pl.slides import reader as reader_module
+from histotransfer_pl.slides.reader import SlideReader, open_slide
+from tests.slides.conftest import area_mean, level0_on_white
+
+
+@pytest.mark.parametrize("place", [(0, 0), (613, 1207), (2100, 2900), (-50, -70), (9000, 9000)])
+def test_patch_at_the_slides_own_mpp_is_level_0_bit_for_bit(
+    aperio: Path, place: tuple[int, int]
+) -> None:
+    patch = open_slide(aperio).read_patch(*place, 224, 0.499)
+    np.testing.assert_array_equal(patch, level0_on_white(aperio, *place, 224, 224))
+
+
+def test_outside_of_the_slide_is_white(aperio: Path) -> None:
+    patch = open_slide(aperio).read_patch(2100, 2900, 224, 0.499)
+    assert (patch[2967 - 2900 :] == 255).all()
+    assert (patch[:, 2220 - 2100 :] == 255).all()
+    assert (patch[:60, :100] < 255).any()
+
+
+def test_patches_are_writable_and_contiguous(aperio: Path) -> None:
+    for mpp in (0.499, 0.5, 0.998):
+        patch = open_slide(aperio).read_patch(0, 0, 64, mpp)
+        assert patch.shape == (64, 64, 3)
+        assert patch.flags.writeable
+        assert patch.flags.c_contiguous
+
+
+def test_half_micrometre_is_not_499_nanometres(aperio: Path) -> None:
+    slide = open_slide(aperio)
+    raw = slide.read_patch(600, 1200, 224, 0.499)
+    resampled = slide.read_patch(600, 1200, 224, 0.5)
+    assert not np.array_equal(raw, resampled)
+    reference = area_mean(level0_on_white(aperio, 600, 1200, 225, 225), 224 * 0.5 / 0.499, 224)
+    assert np.abs(resampled - reference).mean() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("factor", "bound"), [(2.0, 0.3), (1.002, 0.2), (1.4, 1.0), (2.6, 1.0), (3.9, 1.0)]
+)
+def test_resampling_a_real_slide_is_the_mean_of_level_0(
+    aperio: Path, factor: float, bound: float
+) -> None:
+    side = 128 * factor
+    patch = open_slide(aperio).read_patch(700, 1300, 128, 0.499 * factor).astype(float)
+    pixels = level0_on_white(aperio, 700, 1300, int(np.ceil(side)), int(np.ceil(side)))
+    reference = area_mean(pixels, side, 128)
+    assert np.abs(patch - reference).mean() < bound
+    # One pixel beside it the reference is far off: the bound tells a shift.
+    assert np.abs(patch[:, 1:] - reference[:, :-1]).mean() > 3 * bound
+
+
+@pytest.mark.parametrize("factor", [1.9, 2.0, 2.0005, 2.5, 3.0])
+def test_reading_a_coarser_level_of_a_real_slide_is_near_level_0(tcga: Path, factor: float) -> None:
+    x, y, side = 2000, 1800, 128 * factor
+    patch = open_slide(tcga, mpp=0.25).read_patch(x, y, 128, 0.25 * factor).astype(float)
+    pixels = level0_on_white(tcga, x, y, int(np.ceil(side)), int(np.ceil(side)))
+    reference = area_mean(pixels, side, 128)
+    assert np.abs(patch - reference).mean() < 3.0
+    assert np.abs(patch[:, 2:] - reference[:, :-2]).mean() > 4.0
+
+
+@pytest.mark.parametrize(("mpp", "level"), [(0.5, 0), (2.0, 1), (1.99, 1), (8.0, 2)])
+def test_a_matching_level_is_read_as_it_is(normal_slide: Path, mpp: float, level: int) -> None:
+    patch = open_slide(normal_slide).read_patch(320, 320, 32, mpp)
+    with OpenSlide(normal_slide) as slide:
+        region = slide.read_region((320, 320), level, (32, 32)).convert("RGB")
+    difference = np.abs(patch.astype(int) - np.asarray(region).astype(int)).mean()
+    # 1.99 lies within the tolerance of 1 %: level 1, enlarged by half a percent.
+    assert difference < 3 if mpp == 1.99 else difference == 0
+
+
+def test_a_level_too_coarse_is_not_enlarged(normal_slide: Path) -> None:
+    patch = open_slide(normal_slide).read_patch(320, 320, 64, 1.9).astype(float)
+    reference = area_mean(level0_on_white(normal_slide, 320, 320, 244, 244), 243.2, 64)
+    assert np.abs(patch - reference).mean() < 1.0
+
+
+def test_a_patch_finer_than_the_slide_is_enlarged(normal_slide: Path) -> None:
+    slide = open_slide(normal_slide)
+    fine = slide.read_patch(400, 400, 128, 0.25).astype(float)
+    back = fine.reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
+    raw = slide.read_patch(400, 400, 64, 0.5)
+    # Bilinear enlarging smooths; a shift by half a patch would change far more.
+    assert np.abs(back - raw).mean() < 0.5 * np.abs(raw[:, 1:].astype(float) - raw[:, :-1]).mean()
+
+
+def test_patches_meet_without_gap_or_overlap(normal_slide: Path) -> None:
+    slide = open_slide(normal_slide)
+    whole = slide.read_patch(300, 300, 128, 1.0)
+    parts = [slide.read_patch(300 + dx, 300 + dy, 64, 1.0) for dy in (0, 128) for dx in (0, 128)]
+    top, bottom = np.hstack(parts[:2]), np.hstack(parts[2:])
+    np.testing.assert_array_equal(whole, np.vstack([top, bottom]))
+
+
+@pytest.mark.parametrize("mpp", [8.0, 4.0, 5.3])
+def test_thumbnail_is_the_mean_of_level_0(normal_slide: Path, mpp: float) -> None:
+    pixel = mpp / 0.5
+    thumbnail = open_slide(normal_slide).thumbnail(mpp)
+    rows = int(np.ceil(1100 / pixel))
+    assert thumbnail.shape == (rows, rows, 3)
+    side = int(np.ceil(rows * pixel))
+    reference = area_mean(level0_on_white(normal_slide, 0, 0, side, side), rows * pixel, rows)
+    assert np.abs(thumbnail - reference).mean() < 1.0
+    assert np.abs(thumbnail[:, 1:].astype(float) - reference[:, :-1]).mean() > 3.0
+
+
+@pytest.mark.parametrize("mpp", [2.0, 3.3])
+def test_thumbnail_in_blocks_has_no_seams(
+    aperio: Path, monkeypatch: pytest.MonkeyPatch, mpp: float
+) -> None:
+    slide = open_slide(aperio)
+    whole = slide.thumbnail(mpp).astype(int)
+    monkeypatch.setattr(reader_module, "_BLOCK_PX", 200)
+    difference = np.abs(slide.thumbnail(mpp) - whole)
+    assert difference.mean() < 0.2
+    assert difference.max() < 40
+
+
+def test_open_slide_reader_is_a_slide_reader(aperio: Path) -> None:
+    slide: SlideReader = open_slide(str(aperio))
+    assert slide.path == aperio
+    assert slide.dimensions_level0 == (2220, 2967)
+    assert slide.mpp == 0.499
