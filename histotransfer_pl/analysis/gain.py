@@ -65,17 +65,17 @@ def knowledge_gain(
     curve: list[LayerGain] = []
     previous = 0.0
     for layer in pretrained:
-        tuned, guessed = _arms(layer, pretrained[layer], random[layer], min_seeds)
-        by_fold = tuned - guessed.mean(0)  # (folds,)
-        by_seed = guessed.mean(1)  # (seeds,)
-        n_seeds, n_folds = guessed.shape
+        known, guesses = _arms(layer, pretrained[layer], random[layer], min_seeds)
+        by_fold = known - guesses.mean(0)  # (folds,)
+        by_seed = guesses.mean(1)  # (seeds,)
+        n_seeds, n_folds = guesses.shape
         gain = float(by_fold.mean())
         fold_sd, seed_sd = float(by_fold.std(ddof=1)), float(by_seed.std(ddof=1))
         curve.append(
             LayerGain(
                 layer=layer,
-                pretrained=float(tuned.mean()),
-                random=float(guessed.mean()),
+                pretrained=float(known.mean()),
+                random=float(guesses.mean()),
                 chance=chance,
                 gain=gain,
                 increment=gain - previous,
@@ -125,17 +125,17 @@ def sweet_spot(scores: Mapping[str, ArrayLike], cost: Mapping[str, float] | None
 def _arms(
     layer: str, pretrained: ArrayLike, random: ArrayLike, min_seeds: int
 ) -> tuple[Floats, Floats]:
-    tuned, guessed = np.asarray(pretrained, np.float64), np.asarray(random, np.float64)
-    if tuned.ndim != 1 or guessed.ndim != 2 or guessed.shape[1] != len(tuned) or len(tuned) < 2:
+    known, guesses = np.asarray(pretrained, np.float64), np.asarray(random, np.float64)
+    if known.ndim != 1 or guesses.ndim != 2 or guesses.shape[1] != len(known) or len(known) < 2:
         raise AnalysisError(
-            f"layer {layer}: scores {tuned.shape} pretrained and {guessed.shape} random; give "
+            f"layer {layer}: scores {known.shape} pretrained and {guesses.shape} random; give "
             "(folds,) and (seeds, folds) of the same two or more folds"
         )
-    if len(guessed) < min_seeds:
+    if len(guesses) < min_seeds:
         raise AnalysisError(
-            f"layer {layer}: {len(guessed)} random networks, at least {min_seeds} are needed "
+            f"layer {layer}: {len(guesses)} random networks, at least {min_seeds} are needed "
             "for a mean that one lucky seed does not decide"
         )
-    if not (np.isfinite(tuned).all() and np.isfinite(guessed).all()):
+    if not (np.isfinite(known).all() and np.isfinite(guesses).all()):
         raise AnalysisError(f"layer {layer}: scores that are not finite; look for a failed probe")
-    return tuned, guessed
+    return known, guesses

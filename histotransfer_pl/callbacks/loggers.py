@@ -7,7 +7,6 @@ from pathlib import Path
 
 import wandb
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 _log = logging.getLogger(__name__)
 _WANDB_HOST = "api.wandb.ai"
@@ -39,7 +38,7 @@ def default_loggers(run_dir: Path, stage: str) -> list[Logger]:
     )
     # Lightning 2.6 passes it on, W&B 0.31 warns that it means nothing.
     board._wandb_init.pop("anonymous", None)
-    if offline and rank_zero_only.rank == 0:
+    if offline and int(os.environ.get("LOCAL_RANK", "0")) == 0:
         _log.info(f"W&B is offline; to upload later: wandb sync {run_dir}/wandb/offline-run-*")
     return [board, csv]
 

@@ -145,10 +145,10 @@ def write_attention(
         columns = torch.cat([columns, outputs["patch_logits"]], dim=1)  # (sum N, 2 + C)
         patch_columns = [PATCH_COLUMN.format(name) for name in data.classes]
         attributes = {**attributes, "columns": [*ATTENTION_COLUMNS, *patch_columns]}
-    parts = columns.float().cpu().split(outputs["lengths"].tolist())
+    parts = torch.split(columns.float().cpu(), outputs["lengths"].tolist())
     for index, values in zip(outputs["indices"].tolist(), parts, strict=True):
         slides = [data.store.slide(slide_id) for slide_id in data.bags.loc[index, "slide_ids"]]
-        shares = values.split([slide.n_patches for slide in slides])
+        shares = torch.split(values, [slide.n_patches for slide in slides])
         for slide, share in zip(slides, shares, strict=True):
             array = attention_path(str(attributes["run"]))
             slide.write(array, share.numpy(), attributes, overwrite=True)

@@ -4,12 +4,10 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from histotransfer_pl import __version__
 from histotransfer_pl.callbacks.summary import print_outcomes
 from histotransfer_pl.cli.network import SLIDES_FAILED
 from histotransfer_pl.cli.parser import FileParser

@@ -4,7 +4,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -16,18 +16,18 @@ from typing_extensions import override
 
 from histotransfer_pl.models.heads import MILHead
 
-_UNKNOWN_OPTION = re.compile(r"Option '([^']+)' is not accepted")
-_UNKNOWN_ARGUMENT = re.compile(r"[Uu]nrecognized arguments: (.+)")
-_UNKNOWN_KEY = re.compile(r"(?:Key|key|Group|group) '([^']+)' (?:is not expected|does not accept.*)")
-_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
-_NOT_A_SUBCLASS = re.compile(r"Import path (\S+) does not correspond to a subclass of (\S+)")
+_OPTION = re.compile(r"Option '([^']+)' is not accepted")
+_KEY = re.compile(r"(?:[Kk]ey|[Gg]roup) '([^']+)' (?:is not expected|does not accept.*)")
+_ARGUMENT = re.compile(r"[Uu]nrecognized arguments: (.+)")
+_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_SUBCLASS = re.compile(r"Import path (\S+) does not correspond to a subclass of (\S+)")
 _REQUIRED = re.compile(r"the following arguments are required: (.+)")
-_WRONG_VALUE = re.compile(r"Expected a (.+?)\. Got value: (.+)")
-_INVALID_CHOICE = re.compile(r"invalid choice: '([^']+)' \(choose from (.+)\)")
+_VALUE = re.compile(r"Expected a (.+?)\. Got value: (.+)")
+_CHOICE = re.compile(r"invalid choice: '([^']+)' \(choose from (.+)\)")
 
 
-class OneLineError:
-    """Mixin of parsers: an error is one line on stderr and exit code 2."""
+class OneLineError(ArgumentParser):
+    """A parser that says what is wrong in one line on stderr, and exits with 2."""
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -35,11 +35,11 @@ class OneLineError:
         sys.exit(2)
 
 
-class Parser(OneLineError, LightningArgumentParser):  # type: ignore[misc]
+class Parser(OneLineError, LightningArgumentParser):  # noqa: N818 - a parser
     """Parser of the verbs that drive a Trainer."""
 
 
-class FileParser(OneLineError, ArgumentParser):  # type: ignore[misc]
+class FileParser(OneLineError):  # noqa: N818 - a parser
     """Parser of the verbs that are functions."""
 
 
@@ -47,24 +47,28 @@ def explain(message: str, options: Iterable[str]) -> str:
     """One line for a message of the parser: what is wrong, and the nearest valid name."""
     key = re.search(r'Parser key "([^"]+)"', message)
     where = f" (in {key.group(1)})" if key else ""
-    if found := _last(_UNKNOWN_OPTION, message) or _last(_UNKNOWN_KEY, message):
-        return f"no setting {found[0]!r}{where}{_nearest(found[0], options)}"
-    if found := _last(_UNKNOWN_ARGUMENT, message):
-        names = [word for word in found[0].split() if word.startswith("-")] or [found[0]]
-        name = names[0].split("=")[0]
-        return f"no setting {name}{_nearest(name.lstrip('-'), options, prefix='--')}"
-    if found := _last(_NOT_A_SUBCLASS, message):
-        return f"{found[0]} is not a {found[1].rsplit('.', 1)[-1]}{where}"
-    if found := _last(_UNKNOWN_CLASS, message):
-        return f"no class {found[0]!r}{where}{_nearest(found[0], class_names())}"
-    if found := _last(_REQUIRED, message):
-        return f"{found[0]} must be given{where}"
-    if found := _last(_WRONG_VALUE, message):
-        return f"expected {_plain(found[0])}{where}, got {found[1].strip()}"
-    if found := _last(_INVALID_CHOICE, message):
-        choices = re.findall(r"'([^']+)'", found[1])
-        return f"no choice {found[0]!r}{_nearest(found[0], choices)}; choose from {found[1]}"
+    sentences: list[tuple[re.Pattern[str], Callable[..., str]]] = [
+        (_OPTION, lambda name: f"no setting {name!r}{where}{_nearest(name, options)}"),
+        (_KEY, lambda name: f"no setting {name!r}{where}{_nearest(name, options)}"),
+        (_ARGUMENT, lambda words: _unknown_argument(words, options)),
+        (_SUBCLASS, lambda name, base: f"{name} is not a {base.rsplit('.', 1)[-1]}{where}"),
+        (_CLASS, lambda name: f"no class {name!r}{where}{_nearest(name, class_names())}"),
+        (_REQUIRED, lambda names: f"{names} must be given{where}"),
+        (_VALUE, lambda kind, value: f"expected {_plain(kind)}{where}, got {value.strip()}"),
+        (_CHOICE, lambda name, known: f"no choice {name!r}{where}; choose from {known}"),
+    ]
+    for pattern, sentence in sentences:
+        # The last match is the innermost: the setting itself and not the class around it.
+        if found := pattern.findall(message):
+            groups = found[-1] if isinstance(found[-1], tuple) else (found[-1],)
+            return sentence(*groups)
     return " ".join(message.split())
+
+
+def _unknown_argument(words: str, options: Iterable[str]) -> str:
+    names = [word for word in words.split() if word.startswith("-")] or [words]
+    name = names[0].split("=")[0]
+    return f"no setting {name}{_nearest(name.lstrip('-'), options, prefix='--')}"
 
 
 def known_options(parser: Any) -> set[str]:
@@ -99,14 +103,6 @@ def _classes() -> Iterator[type]:
 def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.35)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
-
-
-def _last(pattern: re.Pattern[str], message: str) -> tuple[str, ...]:
-    """Groups of the last, innermost match."""
-    groups: tuple[str, ...] = ()
-    for match in pattern.finditer(message):
-        groups = match.groups()
-    return groups
 
 
 def _plain(kind: str) -> str:

@@ -35,7 +35,7 @@ class Bag(NamedTuple):
 
     features: Tensor
     label: int
-    index: int
+    number: int
     weight: float
 
 
@@ -45,7 +45,7 @@ def pack(bags: Sequence[Bag]) -> BagBatch:
         features=torch.cat([bag.features for bag in bags]),  # (sum N, D)
         lengths=torch.tensor([len(bag.features) for bag in bags]),  # (S,)
         labels=torch.tensor([bag.label for bag in bags]),  # (S,)
-        indices=torch.tensor([bag.index for bag in bags]),  # (S,)
+        indices=torch.tensor([bag.number for bag in bags]),  # (S,)
         weights=torch.tensor([bag.weight for bag in bags]),  # (S,)
     )
 

@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from histotransfer_pl.data.bags import BagBatch, BagDataset, BagSampler, pack
+from histotransfer_pl.data.bags import Bag, BagDataset, BagSampler, pack
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.join import Join, join_cohort
 from histotransfer_pl.data.splits import Split, split_by_column, split_by_seed
 from histotransfer_pl.errors import ConfigError, SplitError, StoreMismatchError
+from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import decode_key, feature_path
 from histotransfer_pl.store.slide import StoredSlide
-from histotransfer_pl.store.feature_store import FeatureStore
+
 _log = logging.getLogger(__name__)
 
 
@@ -149,19 +150,19 @@ class FeatureDataModule(LightningDataModule):
         return torch.tensor([int((labels == c).sum()) for c in self.classes])
 
     @override
-    def train_dataloader(self) -> DataLoader[BagBatch]:
+    def train_dataloader(self) -> DataLoader[Bag]:
         return self._loader("train", shuffle=True)
 
     @override
-    def val_dataloader(self) -> DataLoader[BagBatch]:
+    def val_dataloader(self) -> DataLoader[Bag]:
         return self._loader("validation")
 
     @override
-    def test_dataloader(self) -> DataLoader[BagBatch]:
+    def test_dataloader(self) -> DataLoader[Bag]:
         return self._loader("test")
 
     @override
-    def predict_dataloader(self) -> DataLoader[BagBatch]:
+    def predict_dataloader(self) -> DataLoader[Bag]:
         return self._loader(None)
 
     @override
@@ -182,7 +183,9 @@ class FeatureDataModule(LightningDataModule):
             found = stored_features(self.store.slide(slide_id))
             if found:
                 break
-        fitting = [(e, d) for e, d in found if self.encoder in (None, e) and self.depth in (None, d)]
+        fitting = [
+            (e, d) for e, d in found if self.encoder in (None, e) and self.depth in (None, d)
+        ]
         if len(fitting) != 1:
             listed = ", ".join(f"{encoder} at {depth}" for encoder, depth in found) or "nothing"
             raise StoreMismatchError(
@@ -202,7 +205,7 @@ class FeatureDataModule(LightningDataModule):
         frame = slides.assign(part=slides["slide_id"].map(parts).fillna(""))
         if self.bag == "slide":
             return frame.assign(
-                bag_id=frame["slide_id"], slide_ids=[[s] for s in frame["slide_id"]]
+                bag_id=frame["slide_id"], slide_ids=frame["slide_id"].map(lambda s: [s])
             )
         if len(self.classes) != 2:
             raise ConfigError(
@@ -250,7 +253,7 @@ class FeatureDataModule(LightningDataModule):
         patches = sum(self.store.slide(s).n_patches for slides in bags for s in slides)
         return patches * self.in_features * 4 <= self.cache_gb * 1e9
 
-    def _loader(self, part: str | None, *, shuffle: bool = False) -> DataLoader[BagBatch]:
+    def _loader(self, part: str | None, *, shuffle: bool = False) -> DataLoader[Bag]:
         dataset = self._dataset(part, self.max_patches if shuffle else None)
         trainer = self.trainer
         rank = trainer.global_rank if trainer else 0

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -136,9 +136,7 @@ class PatchDataset(IterableDataset[PatchBatch]):
 class PatchSource:
     """Reads pieces of slides; keeps the last few slides open."""
 
-    def __init__(
-        self, store: FeatureStore, work: Sequence[Work], settings: GridSettings
-    ) -> None:
+    def __init__(self, store: FeatureStore, work: Sequence[Work], settings: GridSettings) -> None:
         self.store = store
         self.work = work
         self.settings = settings
@@ -184,9 +182,7 @@ class PatchSource:
     def _patches(self, place: int, start: int, stop: int) -> list[np.ndarray]:
         reader, coords = self._reader(place)
         px, mpp = self.settings.patch_px, self.settings.mpp
-        return [
-            reader.read_patch(int(x), int(y), px, mpp) for x, y in coords[start:stop]
-        ]
+        return [reader.read_patch(int(x), int(y), px, mpp) for x, y in coords[start:stop]]
 
     def _reader(self, place: int) -> tuple[SlideReader, np.ndarray]:
         found = self._open.get(place)
@@ -251,8 +247,15 @@ class PatchDataModule(LightningDataModule):
         self.threads = threads
         self.outcomes: dict[str, SlideOutcome] = {}
         self.work: list[Work] = []
-        self.store: FeatureStore | None = None
+        self._opened: FeatureStore | None = None
         self._lock = ExitStack()
+
+    @property
+    def store(self) -> FeatureStore:
+        """The store, once the data is prepared."""
+        if self._opened is None:
+            raise ConfigError("the store is opened by prepare_data and setup: call them first")
+        return self._opened
 
     @property
     def qc_folder(self) -> Path | None:
@@ -268,7 +271,7 @@ class PatchDataModule(LightningDataModule):
     @override
     def prepare_data(self) -> None:
         """Tile what the store does not have yet; holds the store's lock until teardown."""
-        self.store = FeatureStore.open_or_create(self.store_path, self.grid.to_dict())
+        self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_dict())
         self._lock.enter_context(self.store.writing())
         job = TileJob(self.store, self.grid, self.slide_mpp, self.qc_folder, self.masks)
         self.outcomes = {
@@ -279,9 +282,9 @@ class PatchDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         """Find what is missing, before any rank writes."""
-        if self.store is None:
+        if self._opened is None:
             # A further rank: the first one holds the lock for all.
-            self.store = FeatureStore.open_or_create(self.store_path, self.grid.to_dict())
+            self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_dict())
             self._lock.enter_context(self.store.writing(lock=False))
         arrays = self._arrays()
         failed = {s for s, outcome in self.outcomes.items() if outcome.state == "failed"}
@@ -326,8 +329,7 @@ class PatchDataModule(LightningDataModule):
     def _arrays(self) -> list[str]:
         if self.trainer is None:
             return []
-        task: WantsArrays = self.trainer.lightning_module
-        return task.arrays
+        return cast("WantsArrays", self.trainer.lightning_module).arrays
 
 
 def share_out(work: Sequence[Work], parts: int) -> list[list[Work]]:

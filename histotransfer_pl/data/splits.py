@@ -52,9 +52,7 @@ def split_by_seed(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Sp
         SplitError: If the folds cannot be made.
     """
     if n_folds < 3:
-        raise SplitError(
-            f"n_folds is {n_folds}; train, validation and test need at least 3 folds"
-        )
+        raise SplitError(f"n_folds is {n_folds}; train, validation and test need at least 3 folds")
     if not 0 <= fold < n_folds:
         raise SplitError(f"fold is {fold}; with n_folds {n_folds} it runs from 0 to {n_folds - 1}")
     _require_patients(frame, n_folds)

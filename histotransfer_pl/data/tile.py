@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.errors import SlideError, StoreMismatchError
+from histotransfer_pl.slides.files import fingerprint
 from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.qc import draw_qc
-from histotransfer_pl.slides.files import fingerprint
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.tiling import TiledSlide, tile_slide
-from histotransfer_pl.store.layout import encode_key
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import encode_key
 
 _log = logging.getLogger(__name__)
 
@@ -85,9 +85,7 @@ class TileJob:
         if self.qc_folder is not None:
             self.qc_folder.mkdir(parents=True, exist_ok=True)
             draw_qc(tiled).save(self.qc_folder / f"{encode_key(entry.slide_id)}.png")
-        return SlideOutcome(
-            entry.slide_id, "done" if n else "no tissue", n, reason=tiled.reason
-        )
+        return SlideOutcome(entry.slide_id, "done" if n else "no tissue", n, reason=tiled.reason)
 
     def _known(self, entry: SlideEntry) -> SlideOutcome:
         """A slide of the store; its file must still be the one that was tiled."""

@@ -96,12 +96,14 @@ class PatchEncoder(nn.Module):
         """Remove everything behind the block `depth`, in place.
 
         Raises:
-            EncoderError: If no requested depth is left.
+            EncoderError: If there is no such depth, or no requested one is left.
         """
+        available = self.trunk.depths
+        if depth not in available:
+            raise unknown_depth(depth, available)
+        left = available[: available.index(depth) + 1]
+        self.depths = select_depths(left, [kept for kept in self.depths if kept in left])
         self.trunk.cut_after(depth)
-        self.depths = select_depths(
-            self.trunk.depths, [d for d in self.depths if d in self.trunk.depths]
-        )
         self.dims = {kept: self.dims[kept] for kept in self.depths}
 
     def save(self, path: Path, facts: Mapping[str, Any]) -> None:
@@ -130,11 +132,8 @@ class PatchEncoder(nn.Module):
         return images.contiguous(memory_format=self.memory_format)
 
     def _check_size(self, height: int, width: int) -> None:
-        multiple, least, fixed = (
-            self.trunk.multiple_px,
-            self.trunk.least_px,
-            self.trunk.fixed_px,
-        )
+        multiple, least = self.trunk.multiple_px, self.trunk.least_px
+        fixed = self.trunk.fixed_px
         if fixed is not None and (height, width) != (fixed, fixed):
             wanted, advice = f"exactly {fixed} px", f"{fixed}"
         elif min(height, width) < least or height % multiple or width % multiple:
@@ -151,7 +150,8 @@ class PatchEncoder(nn.Module):
     def _probe(self) -> dict[str, int]:
         side = self.input_px or self.entry.native_px
         training = self.training
-        with torch.inference_mode():
+        # not inference mode: a network may keep what it computes in its first pass
+        with torch.no_grad():
             features = self.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8))
         self.train(training)
         return {depth: feature.shape[1] for depth, feature in features.items()}

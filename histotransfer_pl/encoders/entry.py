@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Literal
 
 from histotransfer_pl.encoders.keys import KeyMap
@@ -71,5 +70,5 @@ class EncoderEntry:
     native_px: int = 224
     native_mpp: float | None = None
     pooling: Pooling = "average"
-    options: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    options: Mapping[str, object] = field(default_factory=dict)
     norm_eps: float | None = None

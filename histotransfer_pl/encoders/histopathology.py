@@ -4,8 +4,6 @@ None of these files may be redistributed with this package, and some ask for an 
 fetch them from `page` and put them into the weights folder under the publisher's own name.
 """
 
-from types import MappingProxyType
-
 from histotransfer_pl.encoders import keys
 from histotransfer_pl.encoders.dims import (
     DENSENET121,
@@ -17,7 +15,7 @@ from histotransfer_pl.encoders.dims import (
 )
 from histotransfer_pl.encoders.entry import EncoderEntry, WeightsSource
 
-_ANY_SIZE = MappingProxyType({"dynamic_img_size": True})
+_ANY_SIZE = {"dynamic_img_size": True}
 _HALF = (0.5, 0.5, 0.5)
 
 _LUNIT_CITATION = "Kang et al., Benchmarking self-supervised learning on pathology, CVPR 2023"
@@ -160,7 +158,7 @@ HISTOPATHOLOGY_ENTRIES = (
         keys=keys.VIT,
         native_mpp=0.5,
         pooling="token",
-        options=MappingProxyType({"dynamic_img_size": True, "init_values": 1e-5}),
+        options={"dynamic_img_size": True, "init_values": 1e-5},
         licence="cc-by-nc-nd-4.0, gated",
         citation="Chen et al., Towards a general-purpose foundation model, Nature Medicine 2024",
     ),

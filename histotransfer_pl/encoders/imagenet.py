@@ -1,7 +1,5 @@
 """Catalogue entries with ImageNet weights."""
 
-from types import MappingProxyType
-
 from histotransfer_pl.encoders import keys
 from histotransfer_pl.encoders.dims import (
     CONVNEXT_TINY,
@@ -140,7 +138,7 @@ IMAGENET_ENTRIES = (
         ),
         keys=keys.VIT,
         pooling="token",
-        options=MappingProxyType({"dynamic_img_size": True}),
+        options={"dynamic_img_size": True},
         licence="apache-2.0",
         citation="Caron et al., Emerging properties in self-supervised ViTs, ICCV 2021",
     ),

@@ -4,7 +4,6 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -85,7 +84,7 @@ def described_entry(
         std=tuple(described["std"]),
         native_px=described["input_size"][-1],
         pooling=pooling,
-        options=MappingProxyType(any_size | dict(options or {})),
+        options=any_size | dict(options or {}),
         licence=described.get("license") or "see its page",
         citation=described.get("paper_name") or "see its page",
     )

@@ -5,6 +5,7 @@ there. If that level is level 0 at the very resolution asked for, nothing is res
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +72,8 @@ class OpenSlideReader:
         slide = self._handle()
         self.dimensions_level0: tuple[int, int] = slide.dimensions
         self.properties: dict[str, str] = dict(slide.properties)
-        self.level_downsamples: tuple[float, ...] = slide.level_downsamples
+        self.level_downsamples: tuple[float, ...] = true_downsamples(slide.level_dimensions)
+        self._openslide_downsamples: tuple[float, ...] = slide.level_downsamples
         self.mpp: float = slide_resolution(self.path, self.properties, mpp)
 
     @override
@@ -153,11 +155,13 @@ class OpenSlideReader:
         """One area of the slide as RGB on white, resampled to a size in pixels."""
         level = self._level(area_level0[0] / size_px[0])
         downsample = self.level_downsamples[level]
-        corner = (int(np.floor(x)), int(np.floor(y)))
-        left, top = (x - corner[0]) / downsample, (y - corner[1]) / downsample
-        box = (left, top, left + area_level0[0] / downsample, top + area_level0[1] / downsample)
-        read_px = (int(np.ceil(box[2] - 1e-6)), int(np.ceil(box[3] - 1e-6)))
-        return _resample(_on_white(self._read_region(corner, level, read_px)), box, size_px)
+        # OpenSlide divides by its own downsample; this lands within half a level-0 pixel.
+        scale = self._openslide_downsamples[level] / downsample
+        corner = (_nearest(x * scale), _nearest(y * scale))
+        width, height = (side / downsample for side in area_level0)
+        read_px = (int(np.ceil(width - 1e-6)), int(np.ceil(height - 1e-6)))
+        image = _on_white(self._read_region(corner, level, read_px))
+        return _resample(image, (width, height), size_px)
 
     def _read_region(
         self, corner: tuple[int, int], level: int, size: tuple[int, int]
@@ -206,6 +210,29 @@ def open_slide(path: str | Path, mpp: float | None = None) -> OpenSlideReader:
     return OpenSlideReader(path, mpp)
 
 
+def true_downsamples(dimensions: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """How many times coarser each level is than level 0.
+
+    A scanner halves a level of odd width and rounds. The quotient of the widths, which OpenSlide
+    works with, then is 2.0005 where the pixels are exactly twice as large, and drifts from the
+    tissue by a pixel over a real slide. So a whole number that explains both sides is taken.
+
+    Args:
+        dimensions: Width and height of every level, the finest first.
+
+    Returns:
+        One number per level, the first 1.
+    """
+    width, height = dimensions[0]
+    downsamples = []
+    for level in dimensions:
+        quotient = (width / level[0] + height / level[1]) / 2
+        whole = round(quotient)
+        off = max(abs(width - whole * level[0]), abs(height - whole * level[1]))
+        downsamples.append(float(whole) if off < whole else quotient)
+    return tuple(downsamples)
+
+
 def _open(path: Path) -> OpenSlide:
     """OpenSlide's handle, or one clear error."""
     try:
@@ -240,19 +267,23 @@ def _on_white(image: Image.Image) -> Image.Image:
     return white
 
 
-def _resample(
-    image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
-) -> Image.Image:
-    """The box of the image at another size, each pixel the mean over its area.
+def _nearest(value: float) -> int:
+    """The nearest whole number, halves up."""
+    return int(np.floor(value + 0.5))
+
+
+def _resample(image: Image.Image, area: tuple[float, float], size: tuple[int, int]) -> Image.Image:
+    """The top-left area of the image at another size, each pixel the mean over its own area.
 
     Whole-number ratios take the exact mean. Between them Pillow's box filter takes or leaves
     whole pixels, and Hamming is the filter nearest to the true mean: 0.3 to 0.6 grey levels off
     on a real slide, bilinear 0.7 to 2.5, box 1.6.
     """
-    ratio = (box[2] - box[0]) / size[0]
+    ratio = area[0] / size[0]
     factor = round(ratio)
-    whole = abs(ratio - factor) <= SAME_MPP and not any(box[:2])
-    if whole and image.size == (size[0] * factor, size[1] * factor):
-        return image.reduce(factor)
+    whole_size = (size[0] * factor, size[1] * factor)
+    if abs(ratio - factor) <= SAME_MPP and image.size == whole_size:
+        return image.reduce(factor) if factor > 1 else image
     filter_ = Image.Resampling.HAMMING if ratio > 1 else Image.Resampling.BILINEAR
+    box = (0, 0, min(area[0], image.width), min(area[1], image.height))
     return image.resize(size, filter_, box=box)

@@ -65,8 +65,7 @@ class FeatureExtractor(LightningModule):
         """For each array what its attributes must say."""
         return {
             feature_path(item.name, depth): {
-                **item.provenance,
-                **tuned_facts(item),
+                **array_facts(item),
                 "encoder": item.name,
                 "depth": depth,
                 "precision": precision,
@@ -103,7 +102,8 @@ class FeatureExtractor(LightningModule):
         return [item for item in self.encoders if isinstance(item, PatchEncoder)]
 
 
-def tuned_facts(encoder: PatchEncoder) -> dict[str, Any]:
-    """On whom a tuned encoder was tuned, as attributes of its features; nothing for others."""
-    facts: dict[str, Any] = encoder.provenance.get("tuned", {})
-    return {key: value for key, value in facts.items() if key.startswith("tuned_")}
+def array_facts(encoder: PatchEncoder) -> dict[str, Any]:
+    """What belongs to every array of an encoder; of a tuned one also on whom it was tuned."""
+    facts = dict(encoder.provenance)
+    tuned: dict[str, Any] = facts.pop("tuned", {})
+    return facts | {key: value for key, value in tuned.items() if key.startswith("tuned_")}

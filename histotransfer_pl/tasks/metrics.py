@@ -85,16 +85,15 @@ def slide_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
             "auprc": average_precision(probabilities, labels, task="multiclass", num_classes=c),
             "f1": f1_score(predicted, labels, task="multiclass", num_classes=c, average="macro"),
         }
-    multiclass = {"task": "multiclass", "num_classes": c}
     return {
         **{name: torch.as_tensor(value) for name, value in ranking.items()},
         "balanced_accuracy": accuracy(
             predicted, labels, task="multiclass", num_classes=c, average="macro"
         ),
-        "accuracy": accuracy(
-            predicted, labels, task="multiclass", num_classes=c, average="micro"
+        "accuracy": accuracy(predicted, labels, task="multiclass", num_classes=c, average="micro"),
+        "ece": calibration_error(
+            probabilities, labels, task="multiclass", num_classes=c, n_bins=15
         ),
-        "ece": calibration_error(probabilities, labels, n_bins=15, **multiclass),
     }
 
 

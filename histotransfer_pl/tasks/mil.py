@@ -80,6 +80,7 @@ class AttentionMIL(LightningModule):
         self.validation = SlidePredictions()
         self.testing = SlidePredictions()
         self.head: MILHead
+        self.class_weight: Tensor
         self.provenance: dict[str, Any] = {}
 
     @override
@@ -98,6 +99,7 @@ class AttentionMIL(LightningModule):
             self.head.patch_classifier.requires_grad_(False)
         self.register_buffer("class_weight", self._class_weight(data.class_counts()))
 
+    @override
     def forward(self, features: Tensor, lengths: Tensor) -> MILOutput:
         """Classify packed bags: features (sum N, D), lengths (S,)."""
         output: MILOutput = self.head(features.float(), lengths)
@@ -127,7 +129,11 @@ class AttentionMIL(LightningModule):
         # A mean over slides and not over steps: the same on one rank and on several.
         self.training_loss.update(losses.detach(), weight=(batch.weights > 0).float())
         self.log(
-            "train/loss", self.training_loss, on_step=False, on_epoch=True, prog_bar=True,
+            "train/loss",
+            self.training_loss,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
             batch_size=len(losses),
         )
         return (losses * batch.weights).sum()
@@ -153,9 +159,7 @@ class AttentionMIL(LightningModule):
 
     @override
     def predict_step(self, batch: BagBatch, batch_idx: int) -> SlidePrediction:
-        return self.prediction(
-            self(batch.features, batch.lengths), batch.lengths, batch.indices
-        )
+        return self.prediction(self(batch.features, batch.lengths), batch.lengths, batch.indices)
 
     def prediction(self, output: MILOutput, lengths: Tensor, indices: Tensor) -> SlidePrediction:
         """What a head said of packed bags, as ``test`` and ``predict`` give it."""
@@ -197,9 +201,7 @@ class AttentionMIL(LightningModule):
         metrics = slide_metrics(probabilities, labels)
         metrics["loss"] = F.nll_loss(probabilities.clamp_min(1e-12).log(), labels)
         for key, value in metrics.items():
-            self.log(
-                f"{name}/{key}", value.float(), prog_bar=key == "auroc", sync_dist=True
-            )
+            self.log(f"{name}/{key}", value.float(), prog_bar=key == "auroc", sync_dist=True)
 
     def _class_weight(self, counts: Tensor) -> Tensor:
         """Weight of each class (C,), mean 1 over the training slides."""
@@ -266,6 +268,4 @@ def check_provenance(trained: object, present: dict[str, Any]) -> None:
         if trained.get(key) != value
     ]
     if differing:
-        raise StoreMismatchError(
-            "the checkpoint belongs to other data: " + "; ".join(differing)
-        )
+        raise StoreMismatchError("the checkpoint belongs to other data: " + "; ".join(differing))

@@ -1,5 +1,7 @@
 """PatchEncoder: input, normalisation, resizing, precision, gradients, random weights."""
 
+import copy
+import pickle
 import random
 import socket
 from typing import Any
@@ -64,6 +66,13 @@ def test_downsizing_is_antialiased() -> None:
     images = small_encoder(input_px=32).normalise(stripes)
     grey = (1 / 3 - 0.485) / 0.229
     torch.testing.assert_close(images[0, 0, :, 4:-4], torch.full((32, 24), grey), atol=0.01, rtol=0)
+
+
+def test_encoders_can_be_copied_and_sent_to_another_process() -> None:
+    encoder = small_encoder(name="vit_small_dino", depths=["block1"])
+    patches = random_patches(1, 32)
+    for copied in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        torch.testing.assert_close(copied(patches), encoder(patches), rtol=0, atol=0)
 
 
 def test_the_memory_layout_does_not_change_features() -> None:

@@ -18,6 +18,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import count_costs, count_parameters
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.encoders.entry import EncoderEntry
+from histotransfer_pl.encoders.listing import describe
 from histotransfer_pl.encoders.timm_models import build_network, build_trunk
 from histotransfer_pl.errors import EncoderError
 
@@ -155,7 +156,7 @@ def test_every_depth_equals_the_prefix_of_the_full_network(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPER_PARAMETERS)
 def test_cumulative_parameters_are_those_of_the_papers_table(name: str) -> None:
-    counted = {row.depth: row.parameters for row in count_costs(CATALOGUE[name])}
+    counted = {row["depth"]: row["parameters"] for row in describe(CATALOGUE[name])["depths"]}
     assert counted == PAPER_PARAMETERS[name]
 
 
@@ -177,10 +178,10 @@ def test_a_built_encoder_keeps_only_the_parameters_up_to_its_depth() -> None:
     ],
 )
 def test_macs_and_parameters_are_those_torchvision_publishes(name: str, weights: Any) -> None:
-    full = count_costs(CATALOGUE[name], input_px=224)[-1]
-    classifier = full.dim * 1000
-    assert full.parameters + classifier + 1000 == weights.meta["num_params"]
-    assert (full.macs + classifier) / 1e9 == pytest.approx(weights.meta["_ops"], abs=0.006)
+    full = describe(CATALOGUE[name])["depths"][-1]  # at 224 px
+    classifier = full["dim"] * 1000
+    assert full["parameters"] + classifier + 1000 == weights.meta["num_params"]
+    assert (full["macs"] + classifier) / 1e9 == pytest.approx(weights.meta["_ops"], abs=0.006)
 
 
 @pytest.mark.parametrize(
@@ -191,15 +192,17 @@ def test_macs_and_parameters_are_those_torchvision_publishes(name: str, weights:
     ],
 )
 def test_compute_behind_the_cut_is_not_run(name: str, shares: dict[str, float]) -> None:
-    macs = {row.depth: row.macs for row in count_costs(CATALOGUE[name])}
-    full = list(macs.values())[-1]
-    patches = random_patches(1, 224)
-    for depth, share in shares.items():
-        encoder = build_encoder(EncoderConfig(name, weights="random", depths=[depth]))
+    entry = CATALOGUE[name]
+    at_224 = {row["depth"]: row["macs"] for row in describe(entry)["depths"]}
+    at_64 = {row.depth: row.macs for row in count_costs(entry, 64)}
+    encoder = build_encoder(EncoderConfig(name, weights="random", depths="all"))
+    patches = random_patches(1, 64)
+    for depth, share in reversed(shares.items()):
+        encoder.cut_after(depth)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             encoder(patches)
-        assert counter.get_total_flops() == 2 * macs[depth]
-        assert macs[depth] / full == pytest.approx(share, abs=0.006)
+        assert counter.get_total_flops() == 2 * at_64[depth]
+        assert at_224[depth] / list(at_224.values())[-1] == pytest.approx(share, abs=0.006)
 
 
 def test_an_uncut_trunk_stops_at_the_deepest_depth_asked_for() -> None:

@@ -14,7 +14,7 @@ from histotransfer_pl.slides.synthetic import paint_cohort
 def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a small painted cohort: one patient, a normal and a tumour slide."""
     folder = tmp_path_factory.mktemp("painted")
-    paint_cohort(folder, n_patients=1, slides_per_patient=2, seed=0, size_px=1100)
+    paint_cohort(folder, n_patients=1, slides_per_patient=2, seed=0, size_px=1104)
     return folder
 
 

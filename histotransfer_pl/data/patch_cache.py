@@ -1,0 +1,122 @@
+"""Patches of stored slides by row: each decoded once and kept as long as there is room."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histotransfer_pl.data.tile import check_unmoved
+from histotransfer_pl.errors import SlideError, StoreMismatchError
+from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.slides.reader import SlideReader, open_slide
+from histotransfer_pl.store.feature_store import FeatureStore
+
+_log = logging.getLogger(__name__)
+_OPEN_SLIDES = 8
+
+
+class PatchCache:
+    """Reads patches from the slides of a store.
+
+    What was read first stays: training and evaluation go through the same patches in turn, and a
+    cache that drops the oldest would then never hold the one that is asked for.
+
+    Args:
+        store: Store with coordinates and a grid.
+        limit_bytes: Bytes of pixels to keep.
+        slides: Files of slides that were moved since the store was made; others are where the
+            store says.
+
+    Attributes:
+        unreadable: Reason for each (slide, row) that could not be read.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        limit_bytes: float,
+        slides: Mapping[str, Path] | None = None,
+    ) -> None:
+        if store.grid is None:
+            raise StoreMismatchError(
+                f"{store.location} was imported from arrays and has no patches to read: extract "
+                "slides into a store"
+            )
+        self.grid = GridSettings.from_dict(store.grid)
+        self.store = store
+        self.limit_bytes = limit_bytes
+        self.unreadable: dict[tuple[str, int], str] = {}
+        self._slides = dict(slides or {})
+        self._kept: dict[tuple[str, int], NDArray[np.uint8]] = {}
+        self._bytes = 0
+        self._open: OrderedDict[str, tuple[SlideReader, NDArray[np.int32]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def check_slide(self, slide_id: str) -> None:
+        """Refuse a slide whose file is not the one that was tiled.
+
+        Raises:
+            SlideError: If there is no such file.
+            StoreMismatchError: If its content differs.
+        """
+        path = self._path(slide_id)
+        attributes = self.store.slide(slide_id).attributes
+        mark = attributes["fingerprint"]
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise SlideError(
+                f"slide {slide_id!r} is not at {path} ({error.strerror}): give the folder that "
+                "holds the slides now with data.slides"
+            ) from error
+        # Size and date tell at once; the content is only read where the date differs.
+        if (status.st_size, status.st_mtime_ns) != (mark["size"], mark["mtime_ns"]):
+            check_unmoved(path, attributes)
+
+    def read(self, slide_id: str, row: int) -> NDArray[np.uint8] | None:
+        """A patch (P, P, 3), or None where the file is damaged: recorded, and said once."""
+        key = (slide_id, row)
+        kept = self._kept.get(key)
+        if kept is not None or key in self.unreadable:
+            return kept
+        try:
+            reader, coords = self._reader(slide_id)
+            x, y = (int(value) for value in coords[row])
+            patch = reader.read_patch(x, y, self.grid.patch_px, self.grid.mpp)
+        except SlideError as error:
+            self.unreadable[key] = str(error)
+            _log.warning("patch %d of slide %s cannot be read: %s", row, slide_id, error)
+            return None
+        with self._lock:
+            if self._bytes + patch.nbytes <= self.limit_bytes and key not in self._kept:
+                self._kept[key] = patch
+                self._bytes += patch.nbytes
+        return patch
+
+    def close(self) -> None:
+        """Close the slides that are still open."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1][0].close()
+
+    def _reader(self, slide_id: str) -> tuple[SlideReader, NDArray[np.int32]]:
+        with self._lock:
+            found = self._open.get(slide_id)
+            if found is None:
+                slide = self.store.slide(slide_id)
+                mpp = float(slide.attributes["slide_mpp"])
+                found = open_slide(self._path(slide_id), mpp), slide.coords()
+                self._open[slide_id] = found
+                while len(self._open) > _OPEN_SLIDES:
+                    # Threads may still read it: its last reference closes the file.
+                    self._open.popitem(last=False)
+            self._open.move_to_end(slide_id)
+        return found
+
+    def _path(self, slide_id: str) -> Path:
+        known = self._slides.get(slide_id)
+        return known or Path(str(self.store.slide(slide_id).attributes["path"]))
