@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-# Two cores serve a whole test run: more threads only make it slower and less repeatable.
-torch.set_num_threads(2)
+# The networks of the tests are tiny: threads that wait for each other only make them slower.
+torch.set_num_threads(1)
 # Nothing in a test may talk to an account or a network.
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("WANDB_SILENT", "true")

@@ -153,9 +153,8 @@ def _check_shapes(
         )
     names, counts = np.unique(ids, return_counts=True)
     if counts.max() > 1:
-        raise AnalysisError(
-            f"slide {names[counts.argmax()]!r} comes {counts.max()} times, not once"
-        )
+        twice = str(names[counts.argmax()])
+        raise AnalysisError(f"slide {twice!r} comes {counts.max()} times: give each once")
     if not np.isfinite(s).all():
         bad = ids[~np.isfinite(s.reshape(len(s), -1)).all(1)]
         raise AnalysisError(f"scores of {_some(bad)} are not finite: the model diverged")

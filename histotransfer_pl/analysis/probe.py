@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
 
 from histotransfer_pl.analysis.predictions import Floats, Ints
 from histotransfer_pl.errors import AnalysisError
@@ -83,22 +84,40 @@ def linear_probe(
     fold_of = np.zeros(len(labels), dtype=np.int64)
     for number, (_, test) in enumerate(outer):
         fold_of[test] = number
+    inner = [
+        list(_splits(labels[train], group_index[train], n_inner_folds, seed)) for train, _ in outer
+    ]
     scores, probabilities, chosen = {}, {}, {}
     for layer, values in features.items():
         rows = np.asarray(values, np.float32)  # (N, D)
-        probabilities[layer] = np.zeros((len(labels), labels.max() + 1))
-        layer_scores, layer_penalties = [], []
-        for train, test in outer:
-            inner = list(_splits(labels[train], group_index[train], n_inner_folds, seed))
-            penalty = _choose(rows[train], labels[train], inner, penalties)
-            _, predicted = next(_path(rows, labels, (train, test), [penalty]))  # (n test, C)
-            probabilities[layer][test] = predicted
-            layer_scores.append(_score(labels[test], predicted, score))
-            layer_penalties.append(penalty)
-        scores[layer], chosen[layer] = np.array(layer_scores), np.array(layer_penalties)
+        # Beside other work on the same cores a second thread made these fits 20 times slower:
+        # its short products wait for one another.
+        with threadpool_limits(1):
+            probabilities[layer], chosen[layer] = _cross_validate(
+                rows, labels, outer, inner, penalties
+            )
+        scores[layer] = np.array(
+            [_score(labels[test], probabilities[layer][test], score) for _, test in outer]
+        )
     chance = 0.5 if score == "auroc" else 1 / (labels.max() + 1)
     n_groups = len(np.unique(group_index))
     return ProbeResult(scores, probabilities, chosen, fold_of, float(chance), n_groups)
+
+
+def _cross_validate(
+    rows: NDArray[np.float32],
+    labels: Ints,
+    outer: Sequence[Fold],
+    inner: Sequence[Sequence[Fold]],
+    penalties: Sequence[float],
+) -> tuple[Floats, Floats]:
+    """Probabilities (N, C) from the fold that tested each row, and the C chosen, (folds,)."""
+    probabilities = np.zeros((len(labels), labels.max() + 1))
+    chosen = []
+    for (train, test), within in zip(outer, inner, strict=True):
+        chosen.append(_choose(rows[train], labels[train], within, penalties))
+        _, probabilities[test] = next(_path(rows, labels, (train, test), chosen[-1:]))
+    return probabilities, np.array(chosen)
 
 
 def _choose(
@@ -120,7 +139,7 @@ def _path(
     scaler = StandardScaler().fit(rows[train])
     inside, outside = scaler.transform(rows[train]), scaler.transform(rows[test])
     # each fit starts from the last one's solution, which is close
-    probe = LogisticRegression(max_iter=_MAX_ITERATIONS, tol=1e-3, warm_start=True)
+    probe = LogisticRegression(max_iter=_MAX_ITERATIONS, tol=1e-4, warm_start=True)
     for penalty in penalties:
         probe.set_params(C=penalty)
         with warnings.catch_warnings():

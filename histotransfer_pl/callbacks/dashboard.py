@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from histotransfer_pl.callbacks.predictions import prediction_row
 from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.reader import open_slide
@@ -78,6 +79,8 @@ class Dashboard(Callback):
         if board is None or not isinstance(module, AttentionMIL):
             return
         data = feature_data(module)
+        if isinstance(data, TopKPatchDataModule):  # its attention follows the network in training
+            return
         grid = data.store.grid
         if grid is None:
             return

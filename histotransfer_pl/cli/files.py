@@ -17,7 +17,7 @@ from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.importer import import_arrays
 
 
-def _call(function: Callable[..., int], arguments: list[str], verb: str) -> int:
+def call(function: Callable[..., int], arguments: list[str], verb: str) -> int:
     """Call a function with arguments from the command line or a YAML file."""
     parser = FileParser(
         prog=f"python -m histotransfer_pl {verb}",
@@ -54,7 +54,7 @@ def tile(arguments: list[str]) -> int:
 
 def paint(arguments: list[str]) -> int:
     """Painted slides for a trial."""
-    return _call(_paint, arguments, "paint")
+    return call(_paint, arguments, "paint")
 
 
 def _paint(
@@ -80,7 +80,7 @@ def _paint(
 
 def import_bags(arguments: list[str]) -> int:
     """Plain arrays -> a store."""
-    return _call(_import_bags, arguments, "import")
+    return call(_import_bags, arguments, "import")
 
 
 def _import_bags(
@@ -120,7 +120,7 @@ def _import_bags(
 
 def verify(arguments: list[str]) -> int:
     """Read a whole store and name what is damaged."""
-    return _call(_verify, arguments, "verify")
+    return call(_verify, arguments, "verify")
 
 
 def _verify(store: Path) -> int:
@@ -139,7 +139,7 @@ def _verify(store: Path) -> int:
 
 def demo(arguments: list[str]) -> int:
     """The main job on painted slides: paint, extract, fit, test."""
-    return _call(_demo, arguments, "demo")
+    return call(_demo, arguments, "demo")
 
 
 def _demo(configs: Path = Path("configs"), folder: Path = Path("demo")) -> int:

@@ -18,10 +18,14 @@ _VERBS: dict[str, tuple[str, str]] = {
     "fit": ("network:run", "train"),
     "validate": ("network:run", "metrics of the validation part"),
     "test": ("network:run", "metrics of the test part"),
+    "select": ("select:select", "attention of a run -> the patches of each slide to tune on"),
     "predict": ("network:run", "predictions and attention of every slide"),
+    "report": ("report:report", "finished runs -> one HTML page, tables, figures"),
+    "export": ("export:export", "attention -> QuPath GeoJSON and PNG; features -> HDF5"),
     "import": ("files:import_bags", "plain arrays -> a store"),
     "verify": ("files:verify", "read a whole store and name what is damaged"),
-    "encoders": ("files:encoders", "the catalogue of encoders"),
+    "encoders": ("encoders:encoders", "the catalogue of encoders"),
+    "study": ("study:study", "a whole comparison from one YAML"),
     "paint": ("files:paint", "painted slides for a trial"),
 }
 
@@ -46,8 +50,12 @@ def main(arguments: Sequence[str]) -> int:
     whole = [verb, *rest] if _VERBS[verb][0] == "network:run" else rest
     try:
         return function(whole)
-    except HistoTransferError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (HistoTransferError, ValueError) as error:
+        # jsonargparse wraps what a constructor refuses.
+        known = error if isinstance(error, HistoTransferError) else error.__cause__
+        if not isinstance(known, HistoTransferError):
+            raise
+        sys.stderr.write(f"error: {known}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was complete is kept\n")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import wandb
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -15,6 +16,7 @@ from histotransfer_pl.callbacks.loggers import default_loggers
 from histotransfer_pl.callbacks.predictions import PredictionWriter
 from histotransfer_pl.callbacks.run_record import RunRecord
 from histotransfer_pl.callbacks.summary import describe_timings, print_outcomes
+from histotransfer_pl.callbacks.tuned_encoder import FILE, TunedEncoderWriter
 from histotransfer_pl.cli.parser import Parser
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
@@ -32,7 +34,8 @@ _TRAINER_DEFAULTS: dict[str, Any] = {
     # Bags are shared out to ranks by our own sampler, which counts none twice.
     "use_distributed_sampler": False,
     "enable_model_summary": False,
-    "log_every_n_steps": 10,
+    # Metrics are logged each epoch.
+    "log_every_n_steps": 1,
 }
 
 
@@ -53,7 +56,6 @@ class RunCLI(LightningCLI):
                 "checkpoint.filename": "best",
                 "checkpoint.monitor": "val/auroc",
                 "checkpoint.mode": "max",
-                "checkpoint.save_last": True,
                 "checkpoint.enable_version_counter": False,
                 "checkpoint.auto_insert_metric_name": False,
             }
@@ -64,16 +66,13 @@ class RunCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.trainer.default_root_dir is not None:
             raise ConfigError("trainer.default_root_dir is set by run_dir: give --run_dir instead")
-        config.trainer.default_root_dir = str(config.run_dir)
-        folder = config.run_dir / "checkpoints"
-        if config.checkpoint.dirpath is None:
-            config.checkpoint.dirpath = str(folder)
+        folder = checkpoint_folder(config.run_dir)
         config.weights_only = True
         if self.subcommand == "fit":
-            self._require_resumable(config.ckpt_path, folder)
+            self._require_resumable(config.ckpt_path)
         elif config.ckpt_path is None:
             config.ckpt_path = str(folder / "best.ckpt")
-        if config.ckpt_path is not None and config.ckpt_path == "last":
+        if config.ckpt_path == "last":
             config.ckpt_path = str(folder / "last.ckpt")
         if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
             raise ConfigError(
@@ -83,15 +82,39 @@ class RunCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        # Folders follow from run_dir and are not recorded on their own: a saved configuration
+        # with another run_dir must not write into the old run.
         config = self.config_init[self.subcommand]
+        kwargs["default_root_dir"] = config.run_dir
+        folder = checkpoint_folder(config.run_dir)
+        best: ModelCheckpoint = config.checkpoint
+        best.dirpath = best.dirpath or str(folder)
         if config.trainer.logger is None:
             kwargs["logger"] = default_loggers(config.run_dir, str(self.subcommand))
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.append(last_checkpoint(folder))
+        return trainer
 
-    def _require_resumable(self, ckpt_path: str | None, folder: Path) -> None:
+    def _require_resumable(self, ckpt_path: str | None) -> None:
         """Lightning only warns when there is nothing to resume, and starts afresh."""
         if ckpt_path in ("best", "hpc", "registry"):
             raise ConfigError(f"fit --ckpt_path {ckpt_path}: to go on, give last or a file")
+
+
+def checkpoint_folder(run_dir: Path) -> Path:
+    """Where the checkpoints of a run are."""
+    return run_dir / "checkpoints"
+
+
+def last_checkpoint(folder: Path) -> ModelCheckpoint:
+    """Keeps ``last.ckpt`` of every epoch, to resume from.
+
+    The option ``save_last`` of the checkpoint that keeps the best epoch would not do: since
+    Lightning 2.2 it copies the best one, and only when there is a new best.
+    """
+    return ModelCheckpoint(
+        dirpath=folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
 
 
 _RUN_DIR = "Folder of the run: config, checkpoints, metrics and predictions."
@@ -111,7 +134,12 @@ def run(arguments: list[str]) -> int:
         parser_kwargs=_parser_kwargs(),
         args=arguments,
         auto_configure_optimizers=False,
+        # It serves save_hyperparameters, which no task calls: a checkpoint would then silently
+        # override the configuration.
+        load_from_checkpoint_support=False,
     )
+    # The next verb of this process must not log into this verb's board.
+    wandb.finish()
     if cli.trainer.interrupted:
         return 130
     print_results(cli.trainer, str(cli.subcommand))
@@ -128,7 +156,7 @@ def _parser_kwargs() -> dict[str, Any]:
 
 
 def _callbacks() -> list[Callback]:
-    return [PredictionWriter(), Dashboard()]
+    return [PredictionWriter(), Dashboard(), TunedEncoderWriter()]
 
 
 def print_results(trainer: Trainer, stage: str) -> None:
@@ -137,7 +165,7 @@ def print_results(trainer: Trainer, stage: str) -> None:
         return
     folder = Path(trainer.default_root_dir)
     names = {
-        "fit": ["config.yaml", "checkpoints/best.ckpt", "metrics/fit/metrics.csv"],
+        "fit": ["config.yaml", "checkpoints/best.ckpt", "metrics/fit/metrics.csv", FILE],
         "test": ["test_metrics.json", "test_predictions.csv"],
         "predict": ["predictions.csv"],
     }
@@ -178,6 +206,7 @@ def extract(arguments: list[str]) -> int:
         args=arguments,
         run=False,
         auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
     )
     cli.trainer.predict(cli.model, cli.datamodule)
     if cli.trainer.interrupted:

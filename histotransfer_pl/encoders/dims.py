@@ -1,13 +1,17 @@
 """Feature dimensions of every depth of the catalogue's networks, shallowest first."""
 
 
+def _cnn(**dims: int) -> dict[str, int]:
+    return dims
+
+
 def _vit(dim: int, blocks: int) -> dict[str, int]:
     return {f"block{i}": dim for i in range(blocks)} | {"norm": dim}
 
 
-RESNET18 = dict(stem=64, layer1=64, layer2=128, layer3=256, layer4=512)
-RESNET50 = dict(stem=64, layer1=256, layer2=512, layer3=1024, layer4=2048)
-DENSENET121 = dict(
+RESNET18 = _cnn(stem=64, layer1=64, layer2=128, layer3=256, layer4=512)
+RESNET50 = _cnn(stem=64, layer1=256, layer2=512, layer3=1024, layer4=2048)
+DENSENET121 = _cnn(
     stem=64,
     denseblock1=256,
     transition1=128,
@@ -18,7 +22,7 @@ DENSENET121 = dict(
     denseblock4=1024,
     norm5=1024,
 )
-EFFICIENTNET_B0 = dict(
+EFFICIENTNET_B0 = _cnn(
     stem=32,
     block0=16,
     block1=24,
@@ -29,7 +33,7 @@ EFFICIENTNET_B0 = dict(
     block6=320,
     head=1280,
 )
-MOBILENETV2 = dict(
+MOBILENETV2 = _cnn(
     stem=32,
     block0=16,
     block1=24,
@@ -40,7 +44,7 @@ MOBILENETV2 = dict(
     block6=320,
     head=1280,
 )
-CONVNEXT_TINY = dict(stem=96, stage0=96, stage1=192, stage2=384, stage3=768, norm=768)
+CONVNEXT_TINY = _cnn(stem=96, stage0=96, stage1=192, stage2=384, stage3=768, norm=768)
 VIT_SMALL = _vit(384, 12)
 VIT_BASE = _vit(768, 12)
 VIT_LARGE = _vit(1024, 24)

@@ -1,1 +1,1 @@
-"""From runs to one page."""
+"""HTML report and figures."""

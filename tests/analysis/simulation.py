@@ -33,4 +33,5 @@ def simulate(
 def _noise(rng: np.random.Generator, patient: Ints, patient_share: float) -> Floats:
     of_patient = rng.normal(size=int(patient.max()) + 1)[patient]
     of_slide = rng.normal(size=len(patient))
-    return np.sqrt(patient_share) * of_patient + np.sqrt(1 - patient_share) * of_slide
+    noise = np.sqrt(patient_share) * of_patient + np.sqrt(1 - patient_share) * of_slide
+    return np.asarray(noise)

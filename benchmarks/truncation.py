@@ -1,0 +1,73 @@
+"""Several depths in one pass, and less work when cut: `python -m benchmarks.truncation`."""
+
+import argparse
+import json
+
+import torch
+from torch import Tensor
+
+from benchmarks.result import Result, compare
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
+
+DEPTHS = ["layer1", "layer2", "layer3", "layer4"]
+
+
+def measure(
+    batch_size: int = 8, side_px: int = 224, rounds: int = 20, device: str = "cpu"
+) -> list[Result]:
+    """The ratios of ResNet18; the batch lies in memory, so only the encoder is timed."""
+    shape = (batch_size, side_px, side_px, 3)
+    patches = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    together = _resnet18(DEPTHS, device)
+    alone = {depth: _resnet18([depth], device) for depth in DEPTHS}
+
+    def one_pass(_round: int) -> None:
+        _encode(together, patches)
+
+    def separate(_round: int) -> None:
+        for encoder in alone.values():
+            _encode(encoder, patches)
+
+    def deepest(_round: int) -> None:
+        _encode(alone["layer4"], patches)
+
+    def truncated(_round: int) -> None:
+        _encode(alone["layer2"], patches)
+
+    return [
+        compare("four depths in one pass vs four passes", 0.45, one_pass, separate, rounds),
+        compare("four depths in one pass vs the deepest", 1.05, one_pass, deepest, rounds),
+        compare("cut at layer2 vs the whole ResNet18", 0.75, truncated, deepest, rounds),
+    ]
+
+
+def _resnet18(depths: list[str], device: str) -> PatchEncoder:
+    return build_encoder(EncoderConfig("resnet18", weights="random", depths=depths)).to(device)
+
+
+@torch.inference_mode()
+def _encode(encoder: PatchEncoder, patches: Tensor) -> None:
+    encoder(patches)
+    if patches.is_cuda:
+        torch.cuda.synchronize(patches.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    parser.add_argument("--quick", action="store_true", help="small and fast, to see that it runs")
+    parser.add_argument("--device", default="cpu", help="a torch device")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        results = measure(batch_size=2, side_px=64, rounds=4, device=arguments.device)
+    else:
+        results = measure(device=arguments.device)
+    if arguments.json:
+        print(json.dumps([result.to_dict() for result in results], indent=2))
+    else:
+        print("\n".join(str(result) for result in results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What a fine-tuning run leaves: the tuned encoder, and the patches that could not be read."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.data.patch_cache import PatchCache
+from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
+
+FILE = "encoder.safetensors"
+_ENCODER = "encoder."
+
+
+class TunedEncoderWriter(Callback):
+    """Saves the encoder of the best epoch as ``encoder.safetensors`` when a fit ends.
+
+    The file loads with ``extract --model.weights`` and tells each feature array on which patients
+    it was tuned. Patches that could not be read are listed in ``unreadable_patches.csv``. Does
+    nothing for other tasks.
+    """
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, TopKFineTuner):
+            if trainer.is_global_zero:
+                save_best_encoder(trainer, pl_module)
+            write_unreadable(trainer, topk_data(pl_module).cache)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, TopKFineTuner):
+            write_unreadable(trainer, topk_data(pl_module).cache)
+
+
+def save_best_encoder(trainer: Trainer, task: TopKFineTuner) -> Path:
+    """Write the encoder of the best checkpoint, or the present one if there is none."""
+    # A copy: the weights in training are those of the last epoch and stay so.
+    encoder = copy.deepcopy(task.encoder).cpu()
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        own = {k.removeprefix(_ENCODER): v for k, v in state.items() if k.startswith(_ENCODER)}
+        encoder.load_state_dict(own)
+    path = Path(trainer.default_root_dir) / FILE
+    encoder.save(path, tuned_facts(trainer, task))
+    return path
+
+
+def tuned_facts(trainer: Trainer, task: TopKFineTuner) -> dict[str, Any]:
+    """On whom and from what the encoder was tuned; they follow its features into the store."""
+    data = topk_data(task)
+    return {
+        "tuned_on_patients": data.patients("train"),
+        "tuned_validation_patients": data.patients("validation"),
+        "tuned_fold": data.fold,
+        "tuned_run": str(Path(trainer.default_root_dir)),
+        "tuned_stage1": str(task.stage1),
+        "tuned_selection": data.selection,
+        "tuned_rule": data.provenance["rule"],
+        "tuned_from_sha256": data.provenance["weights_sha256"],
+    }
+
+
+def write_unreadable(trainer: Trainer, cache: PatchCache) -> None:
+    """List the patches that no rank could read; no file where there are none."""
+    shares = [cache.unreadable]
+    if trainer.world_size > 1:
+        shares = [{} for _ in range(trainer.world_size)]
+        torch.distributed.all_gather_object(shares, cache.unreadable)
+    joined = {key: reason for share in shares for key, reason in share.items()}
+    if joined and trainer.is_global_zero:
+        rows = [(slide, row, reason) for (slide, row), reason in sorted(joined.items())]
+        table = pd.DataFrame(rows, columns=["slide_id", "row", "reason"])
+        path = Path(trainer.default_root_dir) / "unreadable_patches.csv"
+        write_text(path, table.to_csv(index=False))

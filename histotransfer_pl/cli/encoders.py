@@ -1,0 +1,58 @@
+"""The catalogue of encoders, and what they cost on this machine."""
+
+import json
+from pathlib import Path
+
+from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.cli.files import call, say
+from histotransfer_pl.encoders.catalogue import CATALOGUE
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.cost import cost_table, measure_costs
+from histotransfer_pl.encoders.listing import catalogue_text, describe_catalogue
+
+
+def encoders(arguments: list[str]) -> int:
+    """The catalogue of encoders, or their cost on this machine."""
+    return call(_encoders, arguments, "encoders")
+
+
+def _encoders(
+    json_format: bool = False,
+    benchmark: list[str] | None = None,
+    output: Path = Path("encoder_costs.csv"),
+    input_px: int | None = None,
+    batch_size: int = 16,
+    repetitions: int = 5,
+    device: str = "cpu",
+    bf16: bool = False,
+) -> int:
+    """List the encoders, their depths, sizes and weights; or measure some of them.
+
+    Args:
+        json_format: Print the list as JSON.
+        benchmark: Encoders to measure at every depth (``[all]`` for the whole catalogue) with
+            random weights, which cost what trained ones do.
+        output: CSV file of the measurement, which the report reads.
+        input_px: Side of the patches; the encoder's own when null.
+        batch_size: Patches of a batch.
+        repetitions: Batches to take the median of.
+        device: Where to measure, ``cpu`` or ``cuda``.
+        bf16: Measure under bfloat16 autocast.
+    """
+    if benchmark:
+        names = list(CATALOGUE) if benchmark == ["all"] else benchmark
+        rows = []
+        for name in names:
+            config = EncoderConfig(name, weights="random", depths="all", input_px=input_px)
+            rows += measure_costs(
+                config, device=device, batch_size=batch_size, bf16=bf16, repetitions=repetitions
+            )
+            say(f"measured {name}")
+        table = cost_table(rows)
+        write_text(output, table.to_csv(index=False))
+        say(table.to_string(index=False))
+        say(f"wrote {output}")
+        return 0
+    rows_of_text = describe_catalogue()
+    say(json.dumps(rows_of_text, indent=2) if json_format else catalogue_text(rows_of_text))
+    return 0

@@ -1,0 +1,53 @@
+"""The verb `report`: finished runs -> one page, tables and figures."""
+
+from pathlib import Path
+
+from histotransfer_pl.cli.files import say
+from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.report.build import Settings, build_report
+from histotransfer_pl.report.plan import Study, load_runs, load_study
+
+
+def report(arguments: list[str]) -> int:
+    """Finished runs -> one self-contained HTML page, CSV tables, figures.
+
+    Whatever is missing or failed is named on the page, and the rest is shown.
+    """
+    parser = FileParser(
+        prog="python -m histotransfer_pl report",
+        description=(report.__doc__ or "").split("\n\n", 1)[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    parser.add_argument("--study_dir", type=Path, help="Folder of a study, with its plan.json.")
+    parser.add_argument(
+        "--runs", type=Path, nargs="+", help="Plain run folders to compare, instead of a study."
+    )
+    parser.add_argument(
+        "--out", type=Path, help="Folder to write; STUDY_DIR/report, or report, by default."
+    )
+    parser.add_argument("--wandb", type=bool, default=False, help="Log the report to W&B too.")
+    parser.add_class_arguments(Settings, as_group=False)
+    config = parser.parse_args(arguments)
+    settings = Settings(config.slides, config.top_k, config.resamples)
+    study, folder = _source(config.study_dir, config.runs)
+    written = build_report(study, config.out or folder, settings)
+    if config.wandb:
+        from histotransfer_pl.report.dashboard import log_report
+
+        log_report(written)
+    for task in written.page.tasks:
+        say(f"{task.summary.headline}: AUROC {task.summary.estimate or '–'}")
+    if written.page.notice:
+        say(written.page.notice)
+    say(f"wrote {written.html}")
+    return 0
+
+
+def _source(study_dir: Path | None, runs: list[Path] | None) -> tuple[Study, Path]:
+    if study_dir is not None and runs:
+        raise ConfigError("--study_dir and --runs exclude each other: give one of them")
+    if study_dir is not None:
+        return load_study(study_dir), study_dir / "report"
+    return load_runs(runs or []), Path("report")

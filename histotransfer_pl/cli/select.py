@@ -1,0 +1,249 @@
+"""The verb ``select``: from the attention of a stage-1 run to the patches of each slide."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from histotransfer_pl.callbacks.predictions import ATTENTION_COLUMNS, PATCH_COLUMN
+from histotransfer_pl.cli.files import _call, say
+from histotransfer_pl.data.gallery import draw_gallery
+from histotransfer_pl.data.patch_cache import PatchCache
+from histotransfer_pl.data.selection import (
+    CONTROLS,
+    SCORED,
+    Rule,
+    Selection,
+    highest,
+    random_rows,
+    spread_rows,
+    write_selection,
+)
+from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import encode_key, feature_path, selection_path
+from histotransfer_pl.store.slide import StoredSlide
+from histotransfer_pl.tasks.transfer import Stage1, read_stage1
+
+_BINDING = ("rule", "seed", "checkpoint_sha256", "patch_class", "k", "pool")
+_POOL = 4
+
+
+def select(arguments: list[str]) -> int:
+    """The patches of each slide to tune on."""
+    return _call(_select, arguments, "select")
+
+
+def _select(
+    run: Path,
+    k: int = 64,
+    rule: Rule = "attention",
+    name: str | None = None,
+    store: Path | None = None,
+    pool: int | None = None,
+    seed: int = 0,
+    patch_class: str | None = None,
+    gallery: Path | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Choose k patches of every slide, and save which, with how they were chosen, in the store.
+
+    Args:
+        run: Folder of a stage-1 run, after ``fit`` and ``predict``.
+        k: Patches of a slide; a slide with fewer gives all it has.
+        rule: ``attention`` or ``patch_logit`` (highest first), or a control with the same k:
+            ``random``, ``bottom`` (least attention) or ``uniform_grid`` (spread over the tissue).
+        name: Name of the selection; by default ``<run>-<rule>-<k>``.
+        store: The store; by default that of the run.
+        pool: Patches a slide to keep in order of preference, at least k: those behind the k-th
+            replace unreadable ones, and are candidates when the selection is refreshed. By
+            default 4 times k.
+        seed: Seed of ``random``.
+        patch_class: Class whose patch logit counts; by default the second of two classes.
+        gallery: Folder for a picture of the selected patches of each slide.
+        overwrite: Replace a selection of this name that was made otherwise.
+    """
+    pool = _POOL * k if pool is None else pool
+    if k < 1 or pool < k:
+        raise ConfigError(f"k is {k} and pool {pool}: expected k from 1, and a pool of at least k")
+    stage1 = read_stage1(run)
+    source = FeatureStore.open(_store_of(run) if store is None else store)
+    array = feature_path(stage1.provenance["encoder"], stage1.provenance["depth"])
+    slides = list(_slides(source, array, stage1))
+    _check_k(slides, k, rule)
+    chooser = _Chooser(stage1, run, rule, seed, patch_class)
+    name = f"{run.name}-{rule}-{k}" if name is None else name
+    facts = {**chooser.facts(), "k": k, "pool": pool}
+    chosen: dict[str, Selection] = {}
+    scores: dict[str, NDArray[np.float32] | None] = {}
+    for slide in slides:
+        scores[slide.slide_id] = chooser.scores(slide)
+    chooser.check(scores)
+    for slide in slides:
+        rows = chooser.rank(slide, scores[slide.slide_id], pool)
+        chosen[slide.slide_id] = Selection(rows, k, facts)
+    with source.writing():
+        for slide in slides:
+            if not overwrite:
+                slide.matches(selection_path(name), {key: facts[key] for key in _BINDING})
+            write_selection(slide, name, chosen[slide.slide_id], overwrite=True)
+    if gallery is not None:
+        _draw(source, gallery, chosen, scores)
+        say(f"wrote {gallery}")
+    counts = [len(selection.rows) for selection in chosen.values()]
+    short = sum(count < k for count in counts)
+    say(
+        f"selection {name} in {source.location}: {sum(counts)} of "
+        f"{sum(slide.n_patches for slide in slides)} patches of {len(slides)} slides by rule "
+        f"{rule}; {short} slides have fewer than {k} and are kept whole"
+    )
+    return 0
+
+
+@dataclass(frozen=True)
+class _Chooser:
+    """Ranks the patches of slides by one rule."""
+
+    stage1: Stage1
+    run: Path
+    rule: Rule
+    seed: int
+    patch_class: str | None
+
+    def facts(self) -> dict[str, Any]:
+        """What is recorded with the selection."""
+        kept = ("encoder", "depth", "weights_sha256")
+        return {
+            "run": str(self.run),
+            "checkpoint": str(self.stage1.path),
+            "checkpoint_sha256": self.stage1.sha256,
+            "rule": self.rule,
+            "seed": self.seed,
+            "patch_class": self._patch_class() if self.rule == "patch_logit" else None,
+            **{key: self.stage1.provenance[key] for key in kept},
+        }
+
+    def scores(self, slide: StoredSlide) -> NDArray[np.float32] | None:
+        """What the rule ranks by, (N,), highest first; None for rules that need no score."""
+        if self.rule not in SCORED:
+            return None
+        values, columns = self._attention(slide)
+        logits = values[:, ATTENTION_COLUMNS.index("logit")]  # (N,)
+        if self.rule == "patch_logit":
+            wanted = PATCH_COLUMN.format(self._patch_class())
+            if wanted not in columns:
+                raise ConfigError(
+                    f"run {self.run} has no patch logits, as its patch classifier was not "
+                    "trained: fit stage 1 with model.beta above 0 and predict again, or take "
+                    "--rule attention"
+                )
+            own = columns.index(wanted)
+            others = [i for i in range(len(ATTENTION_COLUMNS), len(columns)) if i != own]
+            margin: NDArray[np.float32] = values[:, own] - values[:, others].max(1)  # (N,)
+            return margin
+        return -logits if self.rule == "bottom" else logits
+
+    def check(self, scores: dict[str, NDArray[np.float32] | None]) -> None:
+        """Refuse to rank by attention that does not differ between patches."""
+        known = [values for values in scores.values() if values is not None]
+        if known and all(np.ptp(values) == 0 for values in known):
+            raise ConfigError(
+                f"run {self.run} gives all patches of a slide the same attention (a head that "
+                "pools the mean?): take a run with an attention head, or --rule random"
+            )
+
+    def rank(
+        self, slide: StoredSlide, scores: NDArray[np.float32] | None, pool: int
+    ) -> NDArray[np.int32]:
+        """The ``pool`` best rows of a slide, best first."""
+        if scores is not None:
+            return highest(scores, pool)
+        if self.rule == "random":
+            return random_rows(slide.n_patches, pool, self.seed, slide.slide_id)
+        return spread_rows(slide.coords(), pool)
+
+    def _patch_class(self) -> str:
+        classes: list[str] = self.stage1.provenance["classes"]
+        if self.patch_class is None and len(classes) > 2:
+            raise ConfigError(f"say whose patch logit counts with --patch_class: {classes}")
+        wanted = classes[1] if self.patch_class is None else self.patch_class
+        if wanted not in classes:
+            raise ConfigError(f"no class {wanted!r} for --patch_class; the run has {classes}")
+        return wanted
+
+    def _attention(self, slide: StoredSlide) -> tuple[NDArray[np.float32], list[str]]:
+        """The attention that this very checkpoint gave the patches (N, ...), and its columns."""
+        arrays = [name for name in slide.arrays() if name.startswith("attention/")]
+        for name in arrays:
+            facts = slide.info(name).attributes
+            if facts.get("checkpoint_sha256") == self.stage1.sha256:
+                return slide.read(name), list(facts["columns"])
+        older = any(
+            slide.info(name).attributes.get("run") == str(self.run) for name in arrays
+        )
+        found = "only that of an older checkpoint" if older else "none"
+        raise ConfigError(
+            f"slide {slide.slide_id!r} has no attention of {self.stage1.path} in the store "
+            f"({found}): run predict --config {self.run}/config.yaml first"
+        )
+
+
+def _store_of(run: Path) -> Path:
+    """The store of a run, as its record says."""
+    record = run / "config.yaml"
+    if not record.is_file():
+        raise ConfigError(f"no {record}: give the run folder of a finished fit, or --store")
+    config = yaml.safe_load(record.read_text(encoding="utf-8"))
+    return Path(config["data"]["init_args"]["store"])
+
+
+def _slides(store: FeatureStore, array: str, stage1: Stage1) -> Iterator[StoredSlide]:
+    """Slides with patches that have the features of the run."""
+    found = False
+    for slide_id in store.slide_ids():
+        slide = store.slide(slide_id)
+        if slide.n_patches and slide.has(array):
+            if not found:
+                slide.matches(array, {"weights_sha256": stage1.provenance["weights_sha256"]})
+            found = True
+            yield slide
+    if not found:
+        raise StoreMismatchError(
+            f"{store.location} has no {array}, on which {stage1.path} was trained: give the "
+            "store of that run with --store"
+        )
+
+
+def _check_k(slides: list[StoredSlide], k: int, rule: Rule) -> None:
+    """A control on slides that are all kept whole would be the very selection it is to test."""
+    largest = max(slide.n_patches for slide in slides)
+    if k >= largest:
+        message = f"k is {k}, but the largest slide has {largest} patches, so every rule keeps all"
+        if rule in CONTROLS:
+            raise ConfigError(f"{message}: lower k, or there is nothing to control")
+        say(f"{message} patches of all slides")
+
+
+def _draw(
+    store: FeatureStore,
+    folder: Path,
+    chosen: dict[str, Selection],
+    scores: dict[str, NDArray[np.float32] | None],
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = PatchCache(store, limit_bytes=0)
+    for slide_id, selection in chosen.items():
+        cache.check_slide(slide_id)
+        rows = selection.rows.tolist()
+        own = scores[slide_id]
+        captions = [
+            f"{rank}: row {row}" + ("" if own is None else f", {own[row]:.2f}")
+            for rank, row in enumerate(rows, 1)
+        ]
+        page = draw_gallery([cache.read(slide_id, row) for row in rows], captions)
+        page.save(folder / f"{encode_key(slide_id)}.png")
+    cache.close()

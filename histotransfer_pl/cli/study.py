@@ -1,0 +1,160 @@
+"""The verb `study`: a whole comparison from one YAML."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.cli.main import main
+from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.study.config import StudyConfig
+from histotransfer_pl.study.plan import make_plan
+from histotransfer_pl.study.progress import estimate, left_to_do
+from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
+from histotransfer_pl.study.snakefile import snakefile
+from histotransfer_pl.study.state import StudyState
+from histotransfer_pl.study.steps import Plan
+from histotransfer_pl.study.summary import format_table, summarise
+
+_SLIDES_LOST = 3
+_FAILED = 1
+
+
+def study(arguments: list[str]) -> int:
+    """Run a comparison of encoders, depths, heads and variants; go on where it stopped.
+
+    Every step is a command of its own. What is done is skipped, what failed is tried again, and a
+    step whose command has changed is done again together with what depends on it.
+    """
+    parser = FileParser(
+        prog="python -m histotransfer_pl study",
+        description=(study.__doc__ or "").split("\n\n", 1)[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    parser.add_class_arguments(StudyConfig)
+    parser.add_argument(
+        "--dry_run", action="store_true", help="Print the command of every step; run none."
+    )
+    parser.add_argument("--snakefile", type=Path, help="Write the plan as a Snakefile; run none.")
+    parsed = parser.parse_args(arguments)
+    resolved = parser.dump(parsed, skip_none=False, format="yaml")
+    values: dict[str, Any] = parser.instantiate(parsed).as_dict()
+    dry_run, target = values.pop("dry_run"), values.pop("snakefile")
+    values.pop("config", None)
+    config = StudyConfig(**values)
+    plan = make_plan(config)
+    if dry_run:
+        say(describe_plan(plan, config.folder))
+        return 0
+    if target is not None:
+        write_text(target, snakefile(plan, config.folder, environment(config)))
+        say(f"wrote {target}: {len(plan)} rules")
+        return 0
+    with only_one(config.folder), variables(environment(config)):
+        write_text(config.folder / "study.yaml", resolved)
+        write_text(config.folder / "plan.json", plan.to_json(datetime.now(UTC).isoformat()))
+        return run(plan, config)
+
+
+def run(plan: Plan, config: StudyConfig) -> int:
+    """Run what is left, print the results, and return the exit code."""
+    accepted = {"extract": _SLIDES_LOST} if config.lost_slides == "leave_out" else {}
+    runner = Runner(plan, config.folder, main, accepted)
+    left = left_to_do(plan, config.folder)
+    measured = runner.state.measured(plan)
+    say(f"{plan.name}: {len(plan) - len(left)} of {len(plan)} steps are done")
+    if left:
+        say(f"{len(left)} to run ({count_kinds(left)}), {estimate(left, measured).describe()}")
+    outcome = runner.run()
+    finished = {step.name for step in plan} - {step.name for step in left} | set(outcome.done)
+    results = summarise(plan, finished)
+    table = config.folder / "report" / "tables" / "results.csv"
+    if len(results):
+        write_text(table, results.to_csv(index=False))
+        say(f"\n{format_table(results)}\n\nwrote {table}")
+    return conclude(outcome, config.folder)
+
+
+def conclude(outcome: Outcome, folder: Path) -> int:
+    """Say what did not work, and return the exit code."""
+    if outcome.interrupted:
+        sys.stderr.write("interrupted; the same command goes on from here\n")
+        return INTERRUPTED
+    for name in outcome.failed:
+        sys.stderr.write(f"failed: {name}, see {folder / 'logs' / name}.log\n")
+    if outcome.blocked:
+        sys.stderr.write(f"{len(outcome.blocked)} steps wait for what failed\n")
+    return _FAILED if outcome.failed else 0
+
+
+def describe_plan(plan: Plan, folder: Path) -> str:
+    """The command of every step, in order, with what it needs and whether it is done."""
+    left = left_to_do(plan, folder)
+    names = {step.name for step in left}
+    lines = [f"# {plan.name}: {len(plan)} steps ({count_kinds(plan.steps)}), {len(left)} to run"]
+    for number, step in enumerate(plan, 1):
+        state = "to run" if step.name in names else "done"
+        needs = f", needs {', '.join(step.needs)}" if step.needs else ""
+        lines += [f"\n# {number}. {step.name} ({state}{needs})", step.command]
+    measured = StudyState.read(folder / "state.json", plan).measured(plan)
+    lines.append(f"\n# {estimate(left, measured).describe()}")
+    return "\n".join(lines)
+
+
+def count_kinds(steps: Any) -> str:
+    """How many steps of each kind."""
+    return ", ".join(f"{n} {kind}" for kind, n in Counter(step.kind for step in steps).items())
+
+
+def environment(config: StudyConfig) -> dict[str, str]:
+    """Variables of every command of the study."""
+    return {} if config.wandb else {"WANDB_MODE": "disabled"}
+
+
+@contextmanager
+def variables(wanted: dict[str, str]) -> Iterator[None]:
+    """Set environment variables, and put them back."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Refuse to run a study twice at the same time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"another process is running the study in {folder}: wait for it, or give another "
+            "study_dir"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def say(text: str) -> None:
+    """A line of the answer of the command."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()

@@ -1,0 +1,155 @@
+"""All patches of bags, in batches of bounded size."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+from typing_extensions import override
+
+from histotransfer_pl.data.patch_cache import PatchCache
+from histotransfer_pl.errors import SlideError
+
+
+class BagPieces(NamedTuple):
+    """A batch of patches: the end of one bag, whole bags, the beginning of the next.
+
+    Attributes:
+        patches: (B, P, P, 3) uint8; patches that cannot be read are left out.
+        rows: (B,) place of each patch in its bag.
+        sizes: (S,) patches of each piece.
+        lengths: (S,) patches that the whole bag has, unreadable ones included.
+        labels: (S,) class of each bag; -1 where it is unknown.
+        indices: (S,) place of each bag in the datamodule's list.
+        ends: (S,) whether the bag ends with this piece; only the last one may go on.
+    """
+
+    patches: Tensor
+    rows: Tensor
+    sizes: Tensor
+    lengths: Tensor
+    labels: Tensor
+    indices: Tensor
+    ends: Tensor
+
+
+@dataclass(frozen=True)
+class WholeBag:
+    """A bag to read: its slides with their numbers of patches, its class and its place."""
+
+    slides: tuple[tuple[str, int], ...]
+    label: int
+    index: int
+
+    @property
+    def length(self) -> int:
+        """Patches of all slides."""
+        return sum(n for _, n in self.slides)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Patches ``start`` to ``stop`` of the bag at ``place``."""
+
+    place: int
+    start: int
+    stop: int
+
+
+class BagPieceDataset(IterableDataset[BagPieces]):
+    """Reads bags one behind the other, some batches ahead, so that memory is that of batches.
+
+    Args:
+        cache: Where patches come from.
+        bags: The bags of this process.
+        batch_size: Patches of a batch.
+        threads: Threads that read.
+    """
+
+    def __init__(
+        self, cache: PatchCache, bags: Sequence[WholeBag], batch_size: int, threads: int
+    ) -> None:
+        self.cache = cache
+        self.bags = bags
+        self.batch_size = batch_size
+        self.threads = threads
+
+    @override
+    def __iter__(self) -> Iterator[BagPieces]:
+        with ThreadPoolExecutor(self.threads) as pool:
+            coming: deque[Future[BagPieces]] = deque()
+            try:
+                for pieces in cut_into_batches([b.length for b in self.bags], self.batch_size):
+                    coming.append(pool.submit(self._read, pieces))
+                    if len(coming) > self.threads:
+                        yield coming.popleft().result()
+                while coming:
+                    yield coming.popleft().result()
+            finally:
+                for future in coming:
+                    future.cancel()
+
+    def _read(self, pieces: list[_Piece]) -> BagPieces:
+        patches: list[np.ndarray] = []
+        rows: list[int] = []
+        sizes = []
+        for piece in pieces:
+            before = len(rows)
+            for row, (slide_id, own_row) in self._addresses(piece):
+                patch = self.cache.read(slide_id, own_row)
+                if patch is not None:
+                    patches.append(patch)
+                    rows.append(row)
+            sizes.append(len(rows) - before)
+        side = self.cache.grid.patch_px
+        images = np.stack(patches) if patches else np.empty((0, side, side, 3), np.uint8)
+        bags = [self.bags[piece.place] for piece in pieces]
+        return BagPieces(
+            patches=torch.from_numpy(images),  # (B, P, P, 3)
+            rows=torch.tensor(rows, dtype=torch.long),  # (B,)
+            sizes=torch.tensor(sizes),  # (S,)
+            lengths=torch.tensor([bag.length for bag in bags]),  # (S,)
+            labels=torch.tensor([bag.label for bag in bags]),  # (S,)
+            indices=torch.tensor([bag.index for bag in bags]),  # (S,)
+            ends=torch.tensor([p.stop == b.length for p, b in zip(pieces, bags, strict=True)]),
+        )
+
+    def _addresses(self, piece: _Piece) -> Iterator[tuple[int, tuple[str, int]]]:
+        """Place in the bag, and slide and row, of each patch of a piece."""
+        first = 0
+        for slide_id, n in self.bags[piece.place].slides:
+            for row in range(max(piece.start, first), min(piece.stop, first + n)):
+                yield row, (slide_id, row - first)
+            first += n
+
+
+def cut_into_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[_Piece]]:
+    """Cut bags, one behind the other, into batches of exactly ``batch_size`` (the last less)."""
+    pieces: list[_Piece] = []
+    room = batch_size
+    for place, length in enumerate(lengths):
+        start = 0
+        while start < length:
+            stop = min(start + room, length)
+            pieces.append(_Piece(place, start, stop))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                yield pieces
+                pieces, room = [], batch_size
+    if pieces:
+        yield pieces
+
+
+def require_readable(n: int, bag: str) -> None:
+    """Refuse a bag of which nothing can be read."""
+    if n == 0:
+        raise SlideError(
+            f"no patch of {bag} can be read: copy its slides again from their source, or leave "
+            "them out of the cohort"
+        )

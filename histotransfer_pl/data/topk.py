@@ -1,0 +1,268 @@
+"""The selected patches of each slide for training, all patches for evaluation."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from histotransfer_pl.data.augment import augment
+from histotransfer_pl.data.bag_pieces import (
+    BagPieceDataset,
+    BagPieces,
+    WholeBag,
+    require_readable,
+)
+from histotransfer_pl.data.bags import BagBatch, BagDataset
+from histotransfer_pl.data.cohort import slides_from_cohort
+from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.data.patch_cache import PatchCache
+from histotransfer_pl.data.selection import read_selection, require_selection
+from histotransfer_pl.errors import ConfigError, SplitError
+from histotransfer_pl.store.layout import selection_path
+
+
+class TopKPatchDataModule(FeatureDataModule):
+    """Bags of patch images: the selected ones in training, all of them in evaluation.
+
+    Join, split and refusals are those of ``FeatureDataModule``, on the features the selection was
+    made from.
+
+    Args:
+        store: Folder of the store, with a selection that ``select`` wrote.
+        cohort: CSV table with ``slide_id``, ``patient_id`` and the target column.
+        selection: Name of the selection.
+        slides: Folder of the slides, if they were moved since ``extract``.
+        target: Column with the class of each slide.
+        fold: The test fold, from 0; the one of the stage-1 run.
+        n_folds: Number of patient folds; one tests, the next validates, the rest trains.
+        split_seed: Seed of the folds.
+        fold_column: Take the split from this column instead (words or fold numbers).
+        bag: What a bag holds: the patches of one slide, or of all slides of one patient.
+        batch_size: Bags of a training step on each device.
+        eval_patches: Patches of a batch in evaluation.
+        augment: Turn, mirror and restain training patches.
+        stain_jitter: Largest change of a stain; 0.05 is light, 0.2 strong, 0 none.
+        strict: Refuse labelled slides whose features are missing.
+        threads: Threads that read.
+        cache_gb: Decoded patches to keep in memory, on each device.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        cohort: Path,
+        selection: str,
+        slides: Path | None = None,
+        target: str = "label",
+        fold: int = 0,
+        n_folds: int = 5,
+        split_seed: int = 0,
+        fold_column: str | None = None,
+        bag: Literal["slide", "patient"] = "slide",
+        batch_size: int = 1,
+        eval_patches: int = 64,
+        augment: bool = True,
+        stain_jitter: float = 0.05,
+        strict: bool = True,
+        threads: int = 2,
+        cache_gb: float = 2.0,
+    ) -> None:
+        super().__init__(
+            store=store,
+            cohort=cohort,
+            target=target,
+            fold=fold,
+            n_folds=n_folds,
+            split_seed=split_seed,
+            fold_column=fold_column,
+            bag=bag,
+            batch_size=batch_size,
+            strict=strict,
+            cache_gb=cache_gb,
+        )
+        if eval_patches < 1 or threads < 1 or stain_jitter < 0:
+            raise ConfigError(
+                f"data.eval_patches is {eval_patches}, data.threads {threads} and "
+                f"data.stain_jitter {stain_jitter}: expected at least 1, 1 and 0"
+            )
+        self.selection = selection
+        self.slides = slides
+        self.eval_patches = eval_patches
+        self.augment = augment
+        self.stain_jitter = stain_jitter
+        self.threads = threads
+        self.candidates: dict[str, NDArray[np.int32]] = {}
+        self._restored: dict[str, Tensor] = {}
+        self._seed: int | None = None
+
+    @override
+    def setup(self, stage: str) -> None:
+        if self._ready:
+            return
+        super().setup(stage)
+        self.cache = PatchCache(self.store, self.cache_gb * 1e9, self._moved_slides())
+        require_selection(self.store, self.selection, self.split.train)
+        for slide_id in self.split.train:
+            selection = read_selection(self.store.slide(slide_id), self.selection)
+            self.candidates[slide_id] = selection.candidates
+        self.k = selection.k
+        self.selection_facts = selection.attributes
+        self.provenance |= {
+            "selection": self.selection,
+            "rule": str(self.selection_facts["rule"]),
+            "k": self.k,
+        }
+        for slide_ids in self.bags["slide_ids"]:
+            for slide_id in slide_ids:
+                self.cache.check_slide(slide_id)
+        self._restore_candidates()
+
+    @override
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._whole_bags("validation")
+
+    @override
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._whole_bags("test")
+
+    @override
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._whole_bags(None)
+
+    @override
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment training patches on the device."""
+        trainer = self.trainer
+        training = trainer is not None and trainer.training and isinstance(batch, BagBatch)
+        if not (self.augment and training):
+            return batch
+        bags = batch.features.split(batch.lengths.tolist())
+        changed = []
+        for index, patches in zip(batch.indices.tolist(), bags, strict=True):
+            # Of the run, the epoch and the bag alone: resumed runs and any number of ranks
+            # see the same pictures.
+            draw = np.random.SeedSequence([self._order_seed(), trainer.current_epoch, index])
+            generator = torch.Generator().manual_seed(int(draw.generate_state(1)[0]))
+            changed.append(augment(patches, generator, self.stain_jitter))
+        return batch._replace(features=torch.cat(changed))
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        candidates = {name: torch.from_numpy(rows) for name, rows in self.candidates.items()}
+        return {"seed": self._seed, "candidates": candidates}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seed = state_dict["seed"]
+        self._restored = state_dict["candidates"]
+        if self._ready:
+            self._restore_candidates()
+
+    def candidate_chunks(self, slide_id: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Readable candidates of a slide in pieces: rows (B,) and patches (B, P, P, 3)."""
+        # In the order of the rows, so that the ranking before doesn't break ties.
+        rows = np.sort(self.candidates[slide_id])
+        for start in range(0, len(rows), size):
+            read = [(row, self.cache.read(slide_id, row)) for row in rows[start : start + size].tolist()]
+            found = [(row, patch) for row, patch in read if patch is not None]
+            if found:
+                patches = torch.from_numpy(np.stack([patch for _, patch in found]))
+                yield torch.tensor([row for row, _ in found]), patches
+
+    @override
+    def _choose_features(self) -> tuple[str, str]:
+        """The features the selection was made from."""
+        array = selection_path(self.selection)
+        for slide_id in self.store.slide_ids():
+            slide = self.store.slide(slide_id)
+            if slide.has(array):
+                facts = slide.info(array).attributes
+                return str(facts["encoder"]), str(facts["depth"])
+        require_selection(self.store, self.selection, self.store.slide_ids())
+        raise ConfigError(f"{self.store_path} holds no slide: extract slides first")
+
+    @override
+    def _dataset(self, part: str | None, max_patches: int | None = None) -> BagDataset:
+        plain = super()._dataset(part, max_patches)
+        return TopKDataset(plain, self)
+
+    @override
+    def _order_seed(self) -> int:
+        if self._seed is None:
+            self._seed = super()._order_seed()
+        return self._seed
+
+    def _whole_bags(self, part: str | None) -> DataLoader[BagPieces]:
+        rows = self.bags if part is None else self.bags[self.bags["part"] == part]
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if not len(rows):
+            raise SplitError(f"the {part} part has no slide")
+        if len(rows) < world_size:
+            raise ConfigError(
+                f"{len(rows)} {part or 'cohort'} bags cannot be shared out to {world_size} "
+                "devices: use fewer devices"
+            )
+        number = {name: i for i, name in enumerate(self.classes)}
+        bags = [
+            WholeBag(
+                tuple((s, self.store.slide(s).n_patches) for s in bag["slide_ids"]),
+                number.get(bag["label"], -1),
+                int(index),
+            )
+            for index, bag in rows.iloc[rank::world_size].iterrows()
+        ]
+        dataset = BagPieceDataset(self.cache, bags, self.eval_patches, self.threads)
+        return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
+
+    def _moved_slides(self) -> dict[str, Path]:
+        if self.slides is None:
+            return {}
+        entries = slides_from_cohort(self.cohort, self.slides)
+        return {entry.slide_id: entry.path for entry in entries}
+
+    def _restore_candidates(self) -> None:
+        """Take up the selection of a resumed run, as it was refreshed."""
+        for slide_id in self.candidates.keys() & self._restored.keys():
+            self.candidates[slide_id] = self._restored[slide_id].numpy()
+
+
+class TopKDataset(BagDataset):
+    """Bags of the k best readable patches of each slide, as uint8 (sum K, P, P, 3).
+
+    Args:
+        bags: The same bags of stored features.
+        data: Where candidates and pixels come from; its candidates may change between epochs.
+    """
+
+    def __init__(self, bags: BagDataset, data: TopKPatchDataModule) -> None:
+        super().__init__(bags.store, bags.array, bags.bags, bags.labels, bags.indices)
+        self._data = data
+
+    @override
+    def _features(self, place: int) -> Tensor:
+        patches = [patch for slide_id in self.bags[place] for patch in self._best(slide_id)]
+        require_readable(len(patches), f"bag {self.bags[place]}")
+        return torch.from_numpy(np.stack(patches))  # (sum K, P, P, 3)
+
+    def _best(self, slide_id: str) -> list[NDArray[np.uint8]]:
+        """The k best patches that can be read: the next in rank replaces a damaged one."""
+        cache, k = self._data.cache, self._data.k
+        rows = self._data.candidates[slide_id].tolist()
+        with ThreadPoolExecutor(self._data.threads) as pool:
+            read = list(pool.map(lambda row: cache.read(slide_id, row), rows[:k]))
+        spare = iter(rows[k:])
+        patches = [patch for patch in read if patch is not None]
+        while len(patches) < k and (row := next(spare, None)) is not None:
+            patch = cache.read(slide_id, row)
+            if patch is not None:
+                patches.append(patch)
+        return patches
+

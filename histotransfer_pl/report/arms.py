@@ -1,0 +1,157 @@
+"""Arms: the runs that differ in fold and seed only, pooled for statistics."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from histotransfer_pl.analysis.metrics import auroc, evaluate
+from histotransfer_pl.analysis.predictions import Predictions
+from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.report.plan import PlannedRun
+from histotransfer_pl.report.runs import ArmKey, Cell, Run, Task, read_run
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MissingRun:
+    """A run that gives no predictions, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One way to read the slides, evaluated in every fold and seed.
+
+    Attributes:
+        key: Encoder, weights, depth, head and variant.
+        task: What is predicted.
+        cells: The runs by split, fold and seed.
+        words: What the page calls its encoder and each factor that the study varies.
+    """
+
+    key: ArmKey
+    task: Task
+    cells: Mapping[Cell, Run] = field(repr=False)
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """How the page calls it."""
+        return " · ".join(self.words.values())
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs in order of split, fold and seed."""
+        return [self.cells[cell] for cell in sorted(self.cells)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, in the order of the scores."""
+        return self.runs[0].classes
+
+    def predictions(self, cells: Iterable[Cell] | None = None) -> Predictions:
+        """Test predictions of these cells (all by default), each slide once a cell it is in.
+
+        Scores of two trainings have no common scale, so each training is a fold of its own:
+        ranking metrics compare within it. With several seeds a slide comes once for each, and
+        every metric is the mean over seeds, while patients stay the unit that is resampled.
+
+        Raises:
+            AnalysisError: The runs have other classes, or no cell is left.
+        """
+        chosen = sorted(self.cells if cells is None else cells)
+        if not chosen:
+            raise AnalysisError("no fold and seed that both were tested on")
+        runs = [self.cells[cell] for cell in chosen]
+        classes = runs[0].classes
+        other = next((run for run in runs if run.classes != classes), None)
+        if other is not None:
+            raise AnalysisError(
+                f"{runs[0].name} has the classes {list(classes)}, {other.name} "
+                f"{list(other.classes)}: compare runs of the same target"
+            )
+        table = pd.concat([run.table for run in runs], ignore_index=True)
+        fold = np.repeat(np.arange(len(runs)), [len(run.table) for run in runs])
+        ids = table["slide_id"].to_numpy(str)
+        if len({(c.split, c.seed) for c in chosen}) > 1:
+            of = [f"seed {c.seed}, {c.split}" for c in chosen]
+            ids = np.array([f"{name} ({of[f]})" for name, f in zip(ids, fold, strict=True)])
+        return Predictions(
+            ids,
+            table["patient_id"].to_numpy(str),
+            np.array([classes.index(label) for label in table["label"]]),
+            table[[f"p_{c}" for c in classes]].to_numpy(float),
+            fold,
+        )
+
+    def n_slides(self) -> int:
+        """Distinct slides tested."""
+        return len({s for run in self.runs for s in run.table["slide_id"]})
+
+    def n_patients(self) -> int:
+        """Distinct patients tested."""
+        return len({p for run in self.runs for p in run.table["patient_id"]})
+
+    def cell_aurocs(self) -> dict[Cell, float]:
+        """AUROC of each training; those it is undefined for are left out."""
+        values = {c: float(evaluate(auroc, self.predictions([c]))[0]) for c in sorted(self.cells)}
+        return {cell: value for cell, value in values.items() if np.isfinite(value)}
+
+
+def read_runs(planned: Sequence[PlannedRun]) -> tuple[list[Run], list[MissingRun]]:
+    """Read what is there; the rest, with the reason."""
+    runs: list[Run] = []
+    missing: list[MissingRun] = []
+    for item in planned:
+        try:
+            runs.append(read_run(item))
+        except AnalysisError as error:
+            missing.append(MissingRun(item.name, str(error)))
+    return runs, missing
+
+
+def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[MissingRun]]:
+    """Arms in order of their first run, and runs that would be there twice."""
+    cells: dict[tuple[Task, ArmKey], dict[Cell, Run]] = {}
+    twice: list[MissingRun] = []
+    for run in runs:
+        own = cells.setdefault((run.task, run.arm), {})
+        first = own.setdefault(run.cell, run)
+        if first is not run:
+            reason = f"left out: same arm, fold {run.cell.fold} and seed as {first.name}"
+            twice.append(MissingRun(run.name, reason))
+    varied = _varied([key for _, key in cells])
+    arms = [Arm(key, task, own, describe(key, varied)) for (task, key), own in cells.items()]
+    return arms, twice
+
+
+def describe(key: ArmKey, varied: Iterable[str]) -> dict[str, str]:
+    """Factor to word: the encoder, and the other factors that the study varies."""
+    words = {name: str(getattr(key, name)) for name in varied if getattr(key, name)}
+    return {"encoder": encoder_label(key), **{k: v for k, v in words.items() if k != "encoder"}}
+
+
+def encoder_label(key: ArmKey) -> str:
+    """An encoder as the page calls it; random weights are said unless its name says so."""
+    random = key.weights == "random" and "random" not in key.encoder
+    return f"{key.encoder} (random weights)" if random else key.encoder
+
+
+def _varied(keys: Sequence[ArmKey]) -> list[str]:
+    """Every factor that takes more than one value; weights are told by the encoder's label."""
+    names = [n for n in ArmKey._fields if len({getattr(key, n) for key in keys}) > 1]
+    return [n for n in names if n != "weights"]
+
+
+def tasks_of(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """Arms that predict the same thing, together."""
+    groups: dict[Task, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(arm.task, []).append(arm)
+    return list(groups.values())

@@ -1,0 +1,145 @@
+"""The cohort behind the runs: what was joined, and which patients were in which part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histotransfer_pl.data.join import Join, join_cohort
+from histotransfer_pl.data.splits import Split, split_by_column, split_by_seed
+from histotransfer_pl.errors import CohortError, ConfigError, StoreError
+from histotransfer_pl.report.arms import Arm
+from histotransfer_pl.report.runs import Run
+from histotransfer_pl.report.table import Table
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import feature_path
+
+_PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class CohortPage:
+    """What the page says of the cohort.
+
+    Attributes:
+        path: The cohort table.
+        join: Reasons and numbers, one line a reason.
+        splits: Slides and patients of each part of each fold; None if they cannot be told.
+        problems: What could not be told, and what is wrong.
+    """
+
+    path: str
+    join: tuple[tuple[str, str], ...]
+    splits: Table | None
+    problems: tuple[str, ...]
+
+
+def describe_cohort(
+    arms: Sequence[Arm], store: FeatureStore, cohort: Path, name: str
+) -> CohortPage:
+    """Join the cohort with the store again and repeat the splits of the runs.
+
+    Args:
+        arms: Arms of one task.
+        store: Their store.
+        cohort: The cohort table.
+        name: Name of the table of splits.
+    """
+    # Features of tuned encoders exist for the slides of one fold only.
+    frozen = [arm for arm in arms if arm.key.variant in ("", "frozen")] or list(arms)
+    run = frozen[0].runs[0]
+    data = run.data
+    try:
+        column = data.get("fold_column")
+        join = join_cohort(
+            cohort,
+            store,
+            feature_path(str(data["encoder"]), str(data["depth"])),
+            str(data["target"]),
+            (str(column),) if column else (),
+            strict=False,
+        )
+    except (CohortError, StoreError, KeyError) as error:
+        return CohortPage(str(cohort), (), None, (f"The cohort cannot be shown: {error}",))
+    problems: list[str] = []
+    rows = []
+    for one in {(r.cell.split, r.cell.fold): r for arm in frozen for r in arm.runs}.values():
+        try:
+            split = _split(join.labelled, one.data)
+        except (CohortError, ConfigError, KeyError) as error:
+            problems.append(f"The split of fold {one.cell.fold} cannot be repeated: {error}")
+            continue
+        problems += _differences(one, split, join)
+        rows += [_part_row(one, part, split.part(part), join) for part in _PARTS]
+    table = None
+    if rows:
+        frame = pd.DataFrame(rows)
+        table = Table(name, "Slides and patients of each part", frame, _shown(frame))
+    return CohortPage(str(cohort), tuple(_join_lines(join)), table, tuple(problems))
+
+
+def _split(labelled: pd.DataFrame, data: Any) -> Split:
+    fold = int(data["fold"])
+    if data.get("fold_column"):
+        return split_by_column(labelled, str(data["fold_column"]), fold)
+    return split_by_seed(labelled, fold, int(data["n_folds"]), int(data["split_seed"]))
+
+
+def _differences(run: Run, split: Split, join: Join) -> list[str]:
+    """Whether a run tested the slides that its settings say."""
+    tested = set(run.table["slide_id"])
+    known = join.labelled.set_index("slide_id")["patient_id"]
+    planned = set(split.test)
+    if run.task.bag == "patient":
+        planned = set(known.loc[split.test])
+    if tested == planned:
+        return []
+    return [
+        f"{run.name} was tested on {len(tested)} slides, but its fold has {len(planned)} test "
+        f"slides today ({len(tested - planned)} of its own are not among them): the cohort or the "
+        "store changed after the run"
+    ]
+
+
+def _part_row(run: Run, part: str, slide_ids: Sequence[str], join: Join) -> dict[str, object]:
+    rows = join.labelled[join.labelled["slide_id"].isin(slide_ids)]
+    counts = {f"n_{c}": int((rows["label"] == c).sum()) for c in join.classes}
+    return {
+        "split": run.cell.split,
+        "fold": run.cell.fold,
+        "part": part,
+        "slides": len(rows),
+        "patients": rows["patient_id"].nunique(),
+        **counts,
+    }
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    page = frame.rename(columns=lambda c: c.removeprefix("n_") if c.startswith("n_") else c)
+    page.columns = [
+        f"Class {c}" if f"n_{c}" in frame.columns else str(c).capitalize() for c in page.columns
+    ]
+    if page["Split"].nunique() == 1:
+        page = page.drop(columns="Split")
+    return page.astype(str)
+
+
+def _join_lines(join: Join) -> list[tuple[str, str]]:
+    used = join.labelled
+    balance = ", ".join(f"{c}: {(used['label'] == c).sum()}" for c in join.classes)
+    patients = used["patient_id"].nunique()
+    lines = [
+        ("Slides in the table", str(join.in_table)),
+        ("Used: labelled, with features", f"{len(used)} of {patients} patients"),
+        ("Slides of each class", balance),
+    ]
+    for reason, names in (
+        ("Without label", join.without_label),
+        ("Without features", join.without_features),
+        ("Without tissue", join.without_tissue),
+        ("In the store but not in the table", join.not_in_table),
+    ):
+        lines.append((reason, str(len(names)) + (f" ({', '.join(names[:5])})" if names else "")))
+    return lines

@@ -1,0 +1,209 @@
+"""Whether one arm beats another beyond chance: paired tests, corrected together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import pandas as pd
+
+from histotransfer_pl.analysis.compare import Comparison, delong, paired_bootstrap
+from histotransfer_pl.analysis.multiplicity import holm
+from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.report.arms import Arm
+from histotransfer_pl.report.results import ArmResult
+from histotransfer_pl.report.runs import ArmKey
+from histotransfer_pl.report.table import Table
+
+LEVEL = 0.05
+"""Corrected p-values below this count as beyond chance."""
+QUESTIONS = {
+    "encoder": "Encoder",
+    "depth": "Depth",
+    "head": "Head",
+    "variant": "Fine-tuning",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """Two arms on the same slides.
+
+    Attributes:
+        question: Which factor differs, or empty for a pair of the ranking.
+        first: The arm asked about.
+        second: The arm it is held against.
+        comparison: AUROC of both and the difference; None if they cannot be compared.
+        p_corrected: p-value after Holm's correction over its family.
+        problem: Why they cannot be compared.
+        trainings: Folds and seeds that both were tested on.
+    """
+
+    question: str
+    first: Arm
+    second: Arm
+    comparison: Comparison | None
+    p_corrected: float | None = None
+    problem: str = ""
+    trainings: int = 0
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether the difference is."""
+        return self.p_corrected is not None and self.p_corrected < LEVEL
+
+
+def planned_contrasts(
+    results: Sequence[ArmResult], order: Mapping[str, Sequence[str]]
+) -> list[Contrast]:
+    """Pairs of arms that differ in one factor only, which is what a study asks; Holm over all.
+
+    Args:
+        results: Arms of one task.
+        order: Depths of each encoder from shallow to deep.
+    """
+    arms = [result.arm for result in results]
+    pairs = [
+        (question, first, second)
+        for question in QUESTIONS
+        for first, second in combinations(arms, 2)
+        if _asks(question, first.key, second.key, order)
+    ]
+    oriented = [(q, *_orient(q, a, b, order)) for q, a, b in pairs]
+    return _corrected([_compare(q, a, b) for q, a, b in oriented])
+
+
+def ranking_contrasts(results: Sequence[ArmResult], best: Arm) -> list[Contrast]:
+    """The best arm against every other.
+
+    Which arm is best was learnt from the same slides, so the p-values are corrected for all
+    pairs that might have come out as best and other, not only for the pairs shown.
+    """
+    arms = [r.arm for r in results if r.auroc is not None]
+    pairs = [(b, a) if b is best else (a, b) for a, b in combinations(arms, 2)]
+    contrasts = _corrected([_compare("", first, second) for first, second in pairs])
+    return [contrast for contrast in contrasts if contrast.first is best]
+
+
+def _asks(question: str, a: ArmKey, b: ArmKey, order: Mapping[str, Sequence[str]]) -> bool:
+    """Whether two arms differ in what the question is about, and in nothing else."""
+    if question == "encoder":
+        same_depth = a.depth == b.depth or (_deepest(a, order) and _deepest(b, order))
+        rest = a.head == b.head and a.variant == b.variant
+        return a[:2] != b[:2] and same_depth and rest
+    others = [name for name in ArmKey._fields if name != question]
+    if any(getattr(a, name) != getattr(b, name) for name in others):
+        return False
+    if question == "depth":
+        return _deepest(a, order) or _deepest(b, order)
+    if question == "variant":
+        return _frozen(a) or _frozen(b)
+    return True
+
+
+def _orient(question: str, a: Arm, b: Arm, order: Mapping[str, Sequence[str]]) -> tuple[Arm, Arm]:
+    """The reference comes second: the deepest cut, the frozen encoder, random weights."""
+    turned = (
+        (question == "depth" and _deepest(a.key, order))
+        or (question == "variant" and _frozen(a.key))
+        or (question == "encoder" and _random(a.key) and not _random(b.key))
+    )
+    return (b, a) if turned else (a, b)
+
+
+def _deepest(key: ArmKey, order: Mapping[str, Sequence[str]]) -> bool:
+    depths = order.get(key.encoder, ())
+    return bool(depths) and depths[-1] == key.depth
+
+
+def _frozen(key: ArmKey) -> bool:
+    return key.variant in ("", "frozen")
+
+
+def _random(key: ArmKey) -> bool:
+    return key.weights == "random" or "-random" in key.encoder
+
+
+def _compare(question: str, first: Arm, second: Arm) -> Contrast:
+    cells = set(first.cells) & set(second.cells)
+    try:
+        a, b = first.predictions(cells), second.predictions(cells)
+        test = delong if a.n_classes == b.n_classes == 2 else paired_bootstrap
+        return Contrast(question, first, second, test(a, b), trainings=len(cells))
+    except AnalysisError as error:
+        return Contrast(question, first, second, None, problem=str(error), trainings=len(cells))
+
+
+def _corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    p_values = {
+        str(i): c.comparison.p_value for i, c in enumerate(contrasts) if c.comparison is not None
+    }
+    adjusted = holm(p_values)
+    return [
+        replace(contrast, p_corrected=adjusted.get(str(place)))
+        for place, contrast in enumerate(contrasts)
+    ]
+
+
+def contrasts_table(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table:
+    """One row a pair: both AUROC, the difference with its interval, both p-values."""
+    raw = pd.DataFrame([_raw(c) for c in contrasts])
+    page = pd.DataFrame([{**_who(c), **_numbers(c)} for c in contrasts]).fillna("")
+    return Table(name, caption, raw, page, note)
+
+
+def differing(contrast: Contrast) -> tuple[str, str, str]:
+    """What sets the two apart, for each of them, and what they share."""
+    a, b = contrast.first.words, contrast.second.words
+    apart = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    shared = " · ".join(word for name, word in a.items() if name not in apart)
+    if not apart:
+        return contrast.first.key.weights, contrast.second.key.weights, shared
+    first, second = (" · ".join(w.get(name, "–") for name in apart) for w in (a, b))
+    return first, second, shared
+
+
+def _raw(c: Contrast) -> dict[str, object]:
+    row: dict[str, object] = {"question": c.question, "first": c.first.label}
+    row |= {"second": c.second.label, "trainings": c.trainings, "problem": c.problem}
+    if c.comparison is None:
+        return row
+    d = c.comparison.difference
+    row |= {"auroc_first": c.comparison.first, "auroc_second": c.comparison.second}
+    row |= {"difference": d.estimate, "low": d.low, "high": d.high, "method": d.method}
+    return {**row, "p": c.comparison.p_value, "p_holm": c.p_corrected}
+
+
+def _who(c: Contrast) -> dict[str, str]:
+    if not c.question:
+        return {"Other arm": c.second.label}
+    first, second, shared = differing(c)
+    question = QUESTIONS[c.question]
+    return {"Question": question, "All else equal": shared, "First": first, "Second": second}
+
+
+def _numbers(c: Contrast) -> dict[str, str]:
+    if c.comparison is None:
+        empty = dict.fromkeys(("AUROC", "Difference [95 %]", "p", "p (Holm)"), "–")
+        return {**empty, "Verdict": f"not comparable: {c.problem}"}
+    d = c.comparison.difference
+    return {
+        "AUROC": f"{c.comparison.first:.3f} vs {c.comparison.second:.3f}",
+        "Difference [95 %]": f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+        "p": p_text(c.comparison.p_value),
+        "p (Holm)": p_text(c.p_corrected),
+        "Verdict": _verdict(c),
+    }
+
+
+def _verdict(contrast: Contrast) -> str:
+    if not contrast.beyond_chance or contrast.comparison is None:
+        return "within chance"
+    better, worse = ("first", "second") if contrast.question else ("best", "other")
+    return f"{better if contrast.comparison.difference.estimate > 0 else worse} better"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value with as many digits as it deserves."""
+    if p is None:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

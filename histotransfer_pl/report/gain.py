@@ -1,0 +1,98 @@
+"""Knowledge gain per layer: tables of a study and their curves."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histotransfer_pl.report.figure import COLOURS, Picture, new_figure, note_n, picture, style
+from histotransfer_pl.report.table import Table
+from histotransfer_pl.store.layout import encode_key
+
+_NEEDED = ("layer", "pretrained", "random", "chance", "gain", "increment", "standard_error")
+
+
+@dataclass(frozen=True, eq=False)
+class GainCurve:
+    """Knowledge gain of one encoder, one row a layer, from shallow to deep."""
+
+    name: str
+    table: pd.DataFrame
+    facts: Mapping[str, Any]
+
+    @property
+    def n(self) -> str:
+        """The folds and random networks behind it."""
+        counts = [
+            f"{int(self.table[column].iloc[0])} {word}"
+            for column, word in (("n_folds", "folds"), ("n_seeds", "random networks"))
+            if column in self.table
+        ]
+        return ", ".join(counts)
+
+    def as_table(self) -> Table:
+        """The curve as numbers."""
+        page = self.table.map(lambda v: f"{v:.3f}" if isinstance(v, float) else str(v))
+        page.columns = [str(c).replace("_", " ").capitalize() for c in page.columns]
+        caption = f"Knowledge gain, {self.n}"
+        return Table(f"gain_{encode_key(self.name)}", caption, self.table, page)
+
+
+def read_gains(study_dir: Path | None) -> tuple[list[GainCurve], list[str]]:
+    """All curves of a study, and what could not be read."""
+    found: list[GainCurve] = []
+    problems: list[str] = []
+    for path in sorted((study_dir / "gain").glob("*.csv")) if study_dir else ():
+        try:
+            table = pd.read_csv(path)
+            side = path.with_suffix(".json")
+            facts = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
+        except ValueError as error:
+            # pandas' and json's own errors are ValueErrors
+            problems.append(f"{path.name} is damaged: {error}")
+            continue
+        missing = [name for name in _NEEDED if name not in table]
+        if missing or table.empty:
+            problems.append(f"{path.name} is no table of knowledge gain: no {', '.join(missing)}")
+            continue
+        found.append(GainCurve(path.stem, table, facts))
+    return found, problems
+
+
+def gain_figure(curve: GainCurve) -> Picture:
+    """Scores of both arms above, their difference below."""
+    table = curve.table
+    layers, x = list(map(str, table["layer"])), np.arange(len(table))
+    with style():
+        figure = new_figure(8.2, 5.2)
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        top.plot(x, table["pretrained"], "o-", color=COLOURS[0], label="pretrained")
+        top.plot(x, table["random"], "s--", color=COLOURS[1], label="random weights (mean)")
+        if "seed_sd" in table:
+            low, high = table["random"] - table["seed_sd"], table["random"] + table["seed_sd"]
+            top.fill_between(x, low, high, color=COLOURS[1], alpha=0.15, linewidth=0,
+                             label="± 1 SD over random networks")  # fmt: skip
+        top.plot(x, table["chance"], ":", color="#6b7280", label="chance")
+        top.set_ylabel("Held-out score")
+        top.legend(fontsize=8.5, ncols=2)
+        note_n(top, curve.n)
+        bottom.axhline(0, color="#6b7280", linewidth=0.8)
+        bottom.bar(x, table["increment"], width=0.45, color="#cbd5e1", label="increment g(l)")
+        bottom.errorbar(x, table["gain"], yerr=table["standard_error"], fmt="o-", capsize=3,
+                        color=COLOURS[2], label="gain G(l) ± 1 SE")  # fmt: skip
+        bottom.set_ylabel("Knowledge gain")
+        bottom.set_xlabel("Layer, from shallow to deep")
+        bottom.set_xticks(x, layers)
+        bottom.legend(fontsize=8.5)
+        best = table.iloc[int(table["gain"].argmax())]
+        return picture(
+            figure,
+            f"gain_{encode_key(curve.name)}",
+            f"Knowledge gain of {curve.facts.get('encoder', curve.name)}: score of a linear probe "
+            f"on the pretrained network less the mean of random ones ({curve.n}).",
+            f"The gain is largest at {best['layer']} ({best['gain']:.3f})",
+        )

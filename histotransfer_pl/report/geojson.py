@@ -1,0 +1,73 @@
+"""Attention as GeoJSON that QuPath opens: one tile a patch, in its place on the slide."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+
+from histotransfer_pl.data.selection import highest
+from histotransfer_pl.report.figure import SEQUENTIAL
+
+TOP_CLASS = "Top attention"
+
+
+def attention_geojson(
+    coords: NDArray[np.int32],
+    patch_size_level0: float,
+    relative: NDArray[np.float64],
+    top_k: int,
+    origin_level0: tuple[int, int] = (0, 0),
+) -> dict[str, Any]:
+    """A FeatureCollection of tiles with the measurements attention, rank and percentile.
+
+    Args:
+        coords: (N, 2) level-0 pixels of the top-left corners.
+        patch_size_level0: Side of a patch in level-0 pixels.
+        relative: (N,) attention in multiples of uniform.
+        top_k: So many patches with the most attention get the class ``Top attention``.
+        origin_level0: The level-0 pixel that QuPath calls (0, 0), see ``qupath_origin``.
+    """
+    order = highest(relative, len(relative))  # (N,)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+    features = [
+        _tile(
+            x - origin_level0[0],
+            y - origin_level0[1],
+            patch_size_level0,
+            {
+                "Attention (multiples of uniform)": float(value),
+                "Attention rank": int(place),
+                "Attention percentile": 100 * (len(rank) - int(place) + 0.5) / len(rank),
+            },
+            top=int(place) <= top_k,
+        )
+        for (x, y), value, place in zip(coords.tolist(), relative, rank, strict=True)
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def qupath_origin(properties: Mapping[str, str]) -> tuple[int, int]:
+    """The level-0 pixel that is QuPath's (0, 0).
+
+    Some scanners (MIRAX, Leica) leave a wide empty rim. OpenSlide keeps it and says where the
+    scanned part begins; QuPath cuts it off when it opens such a slide.
+    """
+    x, y = (int(properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
+    return x, y
+
+
+def _tile(
+    x: float, y: float, side: float, measurements: dict[str, float], *, top: bool
+) -> dict[str, Any]:
+    corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+    share = measurements["Attention percentile"] / 100
+    colour = [round(255 * part) for part in colormaps[SEQUENTIAL](share)[:3]]
+    properties: dict[str, Any] = {"objectType": "tile", "measurements": measurements}
+    properties["color"] = colour
+    if top:
+        properties["classification"] = {"name": TOP_CLASS, "color": colour}
+    geometry = {"type": "Polygon", "coordinates": [corners]}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}

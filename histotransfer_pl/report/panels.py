@@ -1,0 +1,194 @@
+"""Panels of single slides: thumbnail, attention in its place, the patches it rests on."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from histotransfer_pl.callbacks.predictions import ATTENTION_COLUMNS
+from histotransfer_pl.data.selection import highest
+from histotransfer_pl.errors import SlideError, StoreError
+from histotransfer_pl.report.figure import data_uri
+from histotransfer_pl.report.overlay import (
+    draw_overlay,
+    patch_boxes,
+    relative_attention,
+    thumbnail_mpp,
+)
+from histotransfer_pl.report.runs import Run
+from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.slides.reader import OpenSlideReader, open_slide
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import attention_path, encode_key
+from histotransfer_pl.store.slide import StoredSlide
+
+LONG_SIDE_PX = 640
+_PATCH_PX = 144
+
+
+@dataclass(frozen=True, eq=False)
+class GalleryPatch:
+    """One of the patches with the most attention."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True, eq=False)
+class SlidePanel:
+    """One slide as the page shows it.
+
+    Attributes:
+        slide_id: The slide.
+        verdict: What it is and what the model said.
+        run: The run whose attention is shown.
+        problem: Why there are no pictures; empty if there are.
+        size: Extent of the slide, in words.
+        thumbnail: The slide, as an address.
+        overlay: Attention on it, as an address.
+        low: Attention at the dark end of the colours.
+        high: Attention at the bright end.
+        gallery: The patches with the most attention, highest first.
+        pixels: (h, w, 3) the overlay, for a file of its own.
+    """
+
+    slide_id: str
+    verdict: str
+    run: str
+    problem: str = ""
+    size: str = ""
+    thumbnail: str = ""
+    overlay: str = ""
+    low: str = ""
+    high: str = ""
+    gallery: tuple[GalleryPatch, ...] = ()
+    pixels: NDArray[np.uint8] | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the overlay as a file."""
+        if self.pixels is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(self.pixels).save(folder / f"{encode_key(self.slide_id)}.png")
+
+
+def choose_slides(run: Run, count: int) -> pd.DataFrame:
+    """Test slides worth looking at, so that successes and failures both show.
+
+    In turn, for each class: the slide of it that was most surely right, then the one that was
+    most surely wrong; then the next of each.
+    """
+    table = run.table
+    sure = table[[f"p_{c}" for c in run.classes]].max(axis=1)
+    right = table["label"] == table["predicted"]
+    ranked = table.assign(sure=sure, right=right).sort_values(
+        ["sure", "slide_id"], ascending=[False, True]
+    )
+    turn = ranked.groupby(["label", "right"]).cumcount()
+    ordered = ranked.assign(turn=turn, wrong=~ranked["right"])
+    return ordered.sort_values(["turn", "wrong", "label"], kind="stable").head(count)
+
+
+def slide_panels(run: Run, store: FeatureStore, count: int, top_k: int) -> list[SlidePanel]:
+    """Panels of some test slides of a run; a slide that cannot be shown says why."""
+    return [_panel(run, store, row, top_k) for _, row in choose_slides(run, count).iterrows()]
+
+
+def has_attention(run: Run, store: FeatureStore) -> bool:
+    """Whether ``predict`` wrote this run's attention for its test slides."""
+    array = attention_path(run.run_dir)
+    ids = [str(s) for s in run.table["slide_id"].head(3)]
+    return any(slide_id in store and store.slide(slide_id).has(array) for slide_id in ids)
+
+
+def read_attention(slide: StoredSlide, run_dir: str) -> NDArray[np.float64]:
+    """Attention weight (N,) of each patch.
+
+    Raises:
+        StoreError: The run wrote no attention for this slide.
+    """
+    values = slide.read(attention_path(run_dir))
+    weights = values if values.ndim == 1 else values[:, ATTENTION_COLUMNS.index("weight")]
+    return np.asarray(weights, np.float64)
+
+
+def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePanel:
+    slide_id = str(row["slide_id"])
+    right = "right" if row["right"] else "wrong"
+    verdict = (
+        f"{run.data['target']} {row['label']}; the model says {row['predicted']} "
+        f"with {row['sure']:.0%}: {right}"
+    )
+    try:
+        slide = store.slide(slide_id)
+        weights = read_attention(slide, run.run_dir)
+        attributes = slide.attributes
+        reader = open_slide(str(attributes["path"]), float(attributes["slide_mpp"]))
+        with reader:
+            return _draw(slide, reader, weights, (slide_id, verdict, run.name), store, top_k)
+    except (SlideError, StoreError) as error:
+        return SlidePanel(slide_id, verdict, run.name, problem=str(error))
+    except KeyError as error:
+        problem = f"the store does not record {error} of this slide (features without slides?)"
+        return SlidePanel(slide_id, verdict, run.name, problem=problem)
+
+
+def _draw(
+    slide: StoredSlide,
+    reader: OpenSlideReader,
+    weights: NDArray[np.float64],
+    words: tuple[str, str, str],
+    store: FeatureStore,
+    top_k: int,
+) -> SlidePanel:
+    coords, side = slide.coords(), float(slide.attributes["patch_size_level0"])
+    mpp = thumbnail_mpp(reader.dimensions_level0, reader.mpp, LONG_SIDE_PX)
+    thumbnail = reader.thumbnail(mpp)  # (h, w, 3)
+    relative = relative_attention(weights)  # (N,)
+    boxes = patch_boxes(coords, side, reader.mpp, mpp)  # (N, 4)
+    overlay = draw_overlay(thumbnail, boxes, relative)
+    width, height = (n * reader.mpp / 1000 for n in reader.dimensions_level0)
+    rows = highest(weights, top_k)
+    gallery = _gallery(reader, store, coords[rows], relative[rows])
+    return SlidePanel(
+        *words,
+        size=f"{width:.1f} × {height:.1f} mm, {len(coords)} patches",
+        thumbnail=_encoded(thumbnail, "JPEG"),
+        overlay=_encoded(overlay.pixels, "PNG"),
+        low=f"{overlay.low:.2g}×",
+        high=f"{overlay.high:.2g}×",
+        gallery=tuple(gallery),
+        pixels=overlay.pixels,
+    )
+
+
+def _gallery(
+    reader: OpenSlideReader,
+    store: FeatureStore,
+    coords: NDArray[np.int32],
+    relative: NDArray[np.float64],
+) -> Sequence[GalleryPatch]:
+    if store.grid is None:
+        return []
+    grid = GridSettings.from_dict(store.grid)
+    patches = []
+    for place, ((x, y), value) in enumerate(zip(coords.tolist(), relative, strict=True)):
+        pixels = reader.read_patch(x, y, grid.patch_px, grid.mpp)  # (P, P, 3)
+        image = Image.fromarray(pixels)
+        if image.width > _PATCH_PX:
+            image = image.resize((_PATCH_PX, _PATCH_PX), Image.Resampling.BOX)
+        alt = f"Patch number {place + 1} by attention, at level-0 pixel {x}, {y}"
+        source = _encoded(np.asarray(image), "JPEG")
+        patches.append(GalleryPatch(source, alt, f"{value:.2g}× at ({x}, {y})"))
+    return patches
+
+
+def _encoded(pixels: NDArray[np.uint8], kind: str) -> str:
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, kind, quality=88)
+        return data_uri(file.getvalue(), f"image/{kind.lower()}")

@@ -1,0 +1,210 @@
+"""What one YAML says of a whole comparison."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.slides.grid import GridSettings
+
+Variant = Literal["frozen", "topk", "random", "bottom"]
+"""Features of the encoder as it came, or after tuning on the top, random or bottom k patches."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A command that runs before everything else.
+
+    Attributes:
+        command: A verb and its settings, as on the command line.
+        outputs: Files whose existence means that it is done.
+    """
+
+    command: str
+    outputs: list[Path]
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """Features that the store has without an extraction, from `import`."""
+
+    encoder: str
+    depth: str
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Patient folds: one tests, the next validates, the rest trains.
+
+    Attributes:
+        n_folds: Number of folds.
+        run: Which of them to test on; all when null.
+        split_seed: Seed of the folds.
+        column: Take the split from this column of the cohort instead.
+    """
+
+    n_folds: int = 5
+    run: list[int] | None = None
+    split_seed: int = 0
+    column: str | None = None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The test folds to run."""
+        return list(range(self.n_folds)) if self.run is None else self.run
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How encoders are tuned on k patches of each slide, for the variants other than `frozen`.
+
+    Attributes:
+        encoders: Encoders (their names in the store) to tune; all that are extracted when null.
+        depth: Depth at which the tuned encoder ends; its last one in this study when null.
+        head: Head of stage 1, whose attention selects and which is tuned on; the first when null.
+        folds: Folds to tune on; all of the study when null.
+        seeds: Seeds to tune with; the first of the study when null.
+        k: Patches of each slide.
+        fit: Settings of the fine-tuning run: `model`, `data`, `trainer`, `checkpoint`.
+    """
+
+    encoders: list[str] | None = None
+    depth: str | None = None
+    head: str | None = None
+    folds: list[int] | None = None
+    seeds: list[int] | None = None
+    k: int = 64
+    fit: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Knowledge gain per layer of an encoder, measured with a linear probe.
+
+    Attributes:
+        encoder: Name in the store of the encoder; its depths are those of this study.
+        random_seeds: Random networks to compare with.
+        options: Further settings of the verb `gain`.
+    """
+
+    encoder: str
+    random_seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two encoders whose representations are compared, block by block.
+
+    Attributes:
+        first: Name in the store.
+        second: Name in the store, `tuned` (the first, tuned on the top-k patches of the first
+            fold), or `random` (the first with random weights).
+        options: Further settings of the verb `similarity`.
+    """
+
+    first: str
+    second: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A comparison of encoders, depths, heads and variants over folds and seeds.
+
+    Attributes:
+        name: Name of the study.
+        cohort: CSV table with `slide_id`, `patient_id` and the target column.
+        heads: Named heads, each with `class_path` and `init_args`.
+        study_dir: Folder of everything the study writes; `studies/<name>` when null.
+        encoders: Encoders to extract features with, and their depths.
+        features: Features that are in the store already.
+        target: Column with the class of each slide.
+        slides: Folder of the slides; not needed when the cohort has a column `path`.
+        slide_mpp: Micrometres per pixel of slides whose file does not say it.
+        grid: How slides are cut into patches.
+        prepare: Commands that run first.
+        extract: Further settings of `extract`: `data`, `model`, `trainer`.
+        fit: Further settings of `fit` and `test`: `model`, `data`, `trainer`, `checkpoint`.
+        variants: `frozen`, and how encoders are tuned: on `topk`, `random` or `bottom` patches.
+        tuning: How.
+        folds: Folds of patients.
+        seeds: Seeds of each fit.
+        attention: Also write the attention of every patch, for the fits with the first seed.
+        costs: Also measure speed and memory of the encoders at their depths.
+        similarity: Pairs of encoders to compare by CKA.
+        gain: Encoders whose knowledge gain is measured.
+        report: Also write the report page.
+        lost_slides: `refuse`: slides that cannot be read stop what depends on them; `leave_out`:
+            the study goes on without them.
+        wandb: Log each run to Weights & Biases; costs one to two seconds a run.
+        fit_threads: Threads of fit, test and predict; one is fastest for bags of few patches. All
+            of the machine when null.
+    """
+
+    name: str
+    cohort: Path
+    heads: dict[str, dict[str, Any]]
+    study_dir: Path | None = None
+    encoders: list[EncoderConfig] = field(default_factory=list)
+    features: list[StoredFeatures] = field(default_factory=list)
+    target: str = "label"
+    slides: Path | None = None
+    slide_mpp: float | None = None
+    grid: GridSettings = field(default_factory=GridSettings)
+    prepare: list[Preparation] = field(default_factory=list)
+    extract: dict[str, Any] = field(default_factory=dict)
+    fit: dict[str, Any] = field(default_factory=dict)
+    variants: list[Variant] = field(default_factory=lambda: ["frozen"])
+    tuning: Tuning = field(default_factory=Tuning)
+    folds: Folds = field(default_factory=Folds)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    attention: bool = True
+    costs: bool = False
+    similarity: list[Pair] = field(default_factory=list)
+    gain: list[Probe] = field(default_factory=list)
+    report: bool = True
+    lost_slides: Literal["refuse", "leave_out"] = "refuse"
+    wandb: bool = False
+    fit_threads: int | None = 1
+
+    def __post_init__(self) -> None:
+        if not self.encoders and not self.features:
+            raise ConfigError("the study names no encoders and no features: give one of them")
+        if not self.heads:
+            raise ConfigError("the study names no heads: give at least one, with its class_path")
+        if not self.seeds or not self.folds.numbers:
+            raise ConfigError("seeds and folds.run must name at least one each")
+        if "frozen" not in self.variants:
+            raise ConfigError("variants must hold frozen: tuned encoders start from its stage 1")
+        _refuse_repeats("seeds", self.seeds)
+        _refuse_repeats("folds.run", self.folds.numbers)
+        _refuse_repeats("variants", self.variants)
+        _refuse_repeats("encoders", self.encoder_names)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of everything the study writes."""
+        return self.study_dir or Path("studies") / self.name
+
+    @property
+    def store(self) -> Path:
+        """The store of the study."""
+        return self.folder / "store.zarr"
+
+    @property
+    def encoder_names(self) -> list[str]:
+        """Names in the store of the encoders to extract with."""
+        return [encoder.store_name for encoder in self.encoders]
+
+    @property
+    def tuned_variants(self) -> list[Variant]:
+        """The variants that need tuning."""
+        return [variant for variant in self.variants if variant != "frozen"]
+
+
+def _refuse_repeats(what: str, values: list[Any]) -> None:
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise ConfigError(f"{what} holds {', '.join(twice)} more than once: name each once")

@@ -1,0 +1,94 @@
+"""What is done, what is left, and how long that takes.
+
+A step is done when its marker `done/<step>` holds the digest of its command, its outputs exist,
+and nothing it needs is newer than the marker. Markers are files of the study folder, so that this
+machine and Snakemake agree on what is done.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.study.steps import ADDING, Plan, Step
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that are left.
+
+    Attributes:
+        seconds: Of the steps whose kind has been measured.
+        unknown: Steps of kinds that have not.
+    """
+
+    seconds: float
+    unknown: int
+
+    def describe(self) -> str:
+        """In words."""
+        about = duration(self.seconds)
+        if not self.unknown:
+            return f"about {about} left"
+        return f"more than {about} left" if self.seconds else "time left unknown yet"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def marker(folder: Path, step: Step) -> Path:
+    """The file that says that a step is done."""
+    return folder / "done" / step.name
+
+
+def mark_done(folder: Path, step: Step) -> None:
+    """Say that a step is done."""
+    write_text(marker(folder, step), step.digest + "\n")
+
+
+def is_done(plan: Plan, step: Step, folder: Path) -> bool:
+    """Whether a step was done with this command, after everything that it reads."""
+    own = marker(folder, step)
+    try:
+        if own.read_text(encoding="utf-8").strip() != step.digest:
+            return False
+        finished = own.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
+    if not all(Path(output).exists() for output in step.outputs):
+        return False
+    read = [Path(name) for name in step.inputs]
+    read += [marker(folder, plan[need]) for need in step.needs if plan[need].kind not in ADDING]
+    return all(not path.exists() or path.stat().st_mtime_ns <= finished for path in read)
+
+
+def left_to_do(plan: Plan, folder: Path) -> list[Step]:
+    """The steps that are not done, and those behind them."""
+    left: dict[str, Step] = {}
+    for step in plan:
+        renewed = any(need in left and plan[need].kind not in ADDING for need in step.needs)
+        if renewed or not is_done(plan, step, folder):
+            left[step.name] = step
+    return list(left.values())
+
+
+def estimate(left: Iterable[Step], measured: Mapping[str, list[float]]) -> Estimate:
+    """How long steps take, from the median of the finished ones of the same kind.
+
+    Args:
+        left: The steps.
+        measured: Seconds of finished steps of each kind.
+    """
+    seconds, unknown = 0.0, 0
+    for step in left:
+        if measured.get(step.kind):
+            seconds += median(measured[step.kind])
+        else:
+            unknown += 1
+    return Estimate(seconds, unknown)

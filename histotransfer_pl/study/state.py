@@ -1,0 +1,68 @@
+"""`state.json`: how each step stands."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.study.steps import Plan
+
+Standing = Literal["done", "failed", "waiting"]
+
+
+@dataclass
+class StepState:
+    """How a step stands.
+
+    Attributes:
+        state: `waiting` also means that a step it needs has failed; `error` then says which.
+        seconds: How long it took when it ran last.
+        error: Why it failed or cannot run, in one line.
+    """
+
+    state: Standing = "waiting"
+    seconds: float | None = None
+    error: str = ""
+
+
+class StudyState:
+    """The standing of all steps, written after each change.
+
+    It is for people and the report. What is done is decided by markers, not here, so that losing
+    this file loses the times only.
+    """
+
+    def __init__(self, path: Path, steps: dict[str, StepState]) -> None:
+        self._path = path
+        self.steps = steps
+
+    @classmethod
+    def read(cls, path: Path, plan: Plan) -> "StudyState":
+        """The states of a plan's steps; what the file says of other steps is dropped."""
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            found = {name: StepState(**item) for name, item in known.items()}
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            # Absent, or damaged by hand: only times are lost.
+            found = {}
+        return cls(path, {step.name: found.get(step.name, StepState()) for step in plan})
+
+    def set(self, name: str, state: StepState) -> None:
+        """Change one and write all."""
+        self.steps[name] = state
+        self.write()
+
+    def write(self) -> None:
+        """Write the file whole."""
+        content = {name: asdict(state) for name, state in self.steps.items()}
+        write_text(self._path, json.dumps(content, indent=1) + "\n")
+
+    def measured(self, plan: Plan) -> dict[str, list[float]]:
+        """Seconds of the finished steps of each kind."""
+        seconds: dict[str, list[float]] = {}
+        for step in plan:
+            state = self.steps[step.name]
+            if state.state == "done" and state.seconds is not None:
+                seconds.setdefault(step.kind, []).append(state.seconds)
+        return seconds

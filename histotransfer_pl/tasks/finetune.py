@@ -1,0 +1,304 @@
+"""End-to-end training of encoder and head on the patches that stage 1 attended to."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.checkpoint import checkpoint
+from typing_extensions import Self, override
+
+from histotransfer_pl.data.bag_pieces import BagPieces
+from histotransfer_pl.data.bags import BagBatch
+from histotransfer_pl.data.topk import TopKPatchDataModule
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
+from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.models.heads import AttentionHead, MILOutput
+from histotransfer_pl.tasks.mil import (
+    AttentionMIL,
+    HeadCallable,
+    SlidePrediction,
+    refuse_trained_patients,
+)
+from histotransfer_pl.tasks.open_bags import OpenBags, fill_unreadable, no_prediction
+from histotransfer_pl.tasks.optimization import (
+    BatchNormMode,
+    Schedule,
+    freeze_blocks,
+    lr_factor,
+    parameter_groups,
+    set_batchnorm,
+)
+from histotransfer_pl.tasks.out_of_memory import explain_out_of_memory
+from histotransfer_pl.tasks.refresh import REFRESHABLE, rank_all
+from histotransfer_pl.tasks.transfer import Stage1, check_stage1, read_stage1, transfer_head
+
+_SAME_FEATURES = ("architecture", "weights_sha256", "input_px", "mean", "std", "pooling")
+
+
+def adam(params: Any) -> torch.optim.Optimizer:
+    """Adam; the learning rates are those of the parameter groups."""
+    return torch.optim.Adam(params)
+
+
+class TopKFineTuner(AttentionMIL):
+    """Encoder and head trained together on selected patches, evaluated on all patches.
+
+    Loss, metrics and predictions are those of ``AttentionMIL``; so is the head, which starts from
+    a stage-1 run. The encoder starts from the weights whose features stage 1 saw.
+
+    Args:
+        stage1: Run folder or checkpoint of stage 1.
+        encoder: Name in the catalogue, as in the extraction.
+        weights: ``default``, ``random``, or the path of a checkpoint, as in the extraction.
+        seed: Seed of random weights.
+        input_px: Side to which patches are resized on the device, as in the extraction.
+        allow_download: Whether missing weights may be fetched from the hub.
+        head: Network on the bag, with the settings of stage 1.
+        alpha: Weight of the slide loss.
+        beta: Weight of the patch loss.
+        class_weights: ``none``, ``balanced``, or one weight a class.
+        encoder_lr: Learning rate of the encoder.
+        head_lr: Learning rate of the head.
+        weight_decay: Weight decay of both; biases and norms are left out.
+        warmup_steps: Steps over which the learning rates rise.
+        schedule: What follows the warm-up: ``constant`` or ``cosine``.
+        optimizer: Optimizer of the parameter groups.
+        freeze_until: Keep the blocks up to this one as they are.
+        batchnorm: ``frozen_statistics`` (scale and shift train), ``frozen`` or ``trained``.
+        chunk_patches: Patches encoded at once.
+        checkpoint_activations: Keep the activations of one chunk only and compute them again in
+            the backward pass: less memory for a third more time.
+        refresh_every_n_epochs: Rank the candidates anew with the current encoder and head every
+            so many epochs; 0 keeps the selection.
+    """
+
+    def __init__(
+        self,
+        stage1: Path,
+        encoder: str,
+        weights: str = "default",
+        seed: int = 0,
+        input_px: int | None = None,
+        allow_download: bool = False,
+        head: HeadCallable = AttentionHead,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        class_weights: Literal["none", "balanced"] | list[float] = "none",
+        encoder_lr: float = 1e-5,
+        head_lr: float = 1e-5,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        schedule: Schedule = "constant",
+        optimizer: OptimizerCallable = adam,
+        freeze_until: str | None = None,
+        batchnorm: BatchNormMode = "frozen_statistics",
+        chunk_patches: int = 64,
+        checkpoint_activations: bool = False,
+        refresh_every_n_epochs: int = 0,
+    ) -> None:
+        super().__init__(head, alpha, beta, class_weights, optimizer)
+        if chunk_patches < 1 or refresh_every_n_epochs < 0 or warmup_steps < 0:
+            raise ConfigError(
+                f"model.chunk_patches is {chunk_patches}, model.warmup_steps {warmup_steps} and "
+                f"model.refresh_every_n_epochs {refresh_every_n_epochs}: from 1, 0 and 0 up"
+            )
+        if batchnorm == "trained" and checkpoint_activations:
+            raise ConfigError(
+                "model.batchnorm trained updates its statistics twice where "
+                "model.checkpoint_activations computes a chunk again: choose one of them"
+            )
+        self.stage1 = Path(stage1)
+        self.encoder_config = EncoderConfig(
+            encoder, weights, seed, input_px=input_px, allow_download=allow_download
+        )
+        self.encoder_lr = encoder_lr
+        self.head_lr = head_lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.schedule = schedule
+        self.freeze_until = freeze_until
+        self.batchnorm: BatchNormMode = batchnorm
+        self.chunk_patches = chunk_patches
+        self.checkpoint_activations = checkpoint_activations
+        self.refresh_every_n_epochs = refresh_every_n_epochs
+        self.open_bags = OpenBags()
+        self.encoder: PatchEncoder
+
+    @override
+    def configure_model(self) -> None:
+        """Build head and encoder, and give them what stage 1 left."""
+        if hasattr(self, "head"):
+            return
+        data = topk_data(self)
+        stage1 = read_stage1(self.stage1)
+        self._check_selection(stage1, data)
+        super().configure_model()
+        check_stage1(stage1, self.provenance)
+        refuse_trained_patients(stage1.provenance, data)
+        transfer_head(stage1, self.head)
+        self.provenance["stage1_sha256"] = stage1.sha256
+        self.depth = str(stage1.provenance["depth"])
+        self.encoder_config.depths = [self.depth]
+        self.encoder = build_encoder(self.encoder_config)
+        self._check_features(data)
+        freeze_blocks(self.encoder, self.freeze_until)
+        set_batchnorm(self.encoder, self.batchnorm)
+        mean, deviation = stage1.scaling or (torch.zeros(1), torch.ones(1))
+        self.register_buffer("feature_mean", mean)
+        self.register_buffer("feature_deviation", deviation)
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        """Switch the mode; BatchNorm layers follow ``batchnorm`` instead."""
+        super().train(mode)
+        if mode and hasattr(self, "encoder"):
+            set_batchnorm(self.encoder, self.batchnorm)
+        return self
+
+    @override
+    def forward(self, features: Tensor, lengths: Tensor) -> MILOutput:
+        """Classify packed bags of patches: uint8 (sum N, P, P, 3), lengths (S,)."""
+        return super().forward(self.encode(features), lengths)
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """Features (B, D) of patches (B, P, P, 3), chunk by chunk, as stage 1 saw them."""
+        chunks = []
+        for chunk in patches.split(self.chunk_patches):
+            if self.checkpoint_activations and torch.is_grad_enabled() and self.training:
+                chunks.append(checkpoint(self._encode_chunk, chunk, use_reentrant=False))
+            else:
+                chunks.append(self._encode_chunk(chunk))
+        features = torch.cat(chunks).float()  # (B, D)
+        return (features - self.feature_mean) / self.feature_deviation
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        every = self.refresh_every_n_epochs
+        if every and self.current_epoch and self.current_epoch % every == 0:
+            self.refresh_selection()
+
+    @override
+    def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:
+        with explain_out_of_memory(self._advice):
+            return super().training_step(batch, batch_idx)
+
+    @override
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        with explain_out_of_memory(self._advice):
+            super().backward(loss, *args, **kwargs)
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self.open_bags.clear()
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self.open_bags.clear()
+
+    @override
+    def on_predict_epoch_start(self) -> None:
+        self.open_bags.clear()
+
+    @override
+    def validation_step(self, batch: BagPieces, batch_idx: int) -> None:  # type: ignore[override]
+        prediction, labels = self._evaluate(batch)
+        self.validation.update(prediction["probabilities"], labels, prediction["indices"])
+
+    @override
+    def test_step(  # type: ignore[override]
+        self, batch: BagPieces, batch_idx: int
+    ) -> SlidePrediction:
+        prediction, labels = self._evaluate(batch)
+        self.testing.update(prediction["probabilities"], labels, prediction["indices"])
+        return prediction
+
+    @override
+    def predict_step(  # type: ignore[override]
+        self, batch: BagPieces, batch_idx: int
+    ) -> SlidePrediction:
+        return self._evaluate(batch)[0]
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(
+            parameter_groups(
+                self.encoder, self.head, self.encoder_lr, self.head_lr, self.weight_decay
+            )
+        )
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(
+            optimizer, lambda step: lr_factor(step, total, self.warmup_steps, self.schedule)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def refresh_selection(self) -> None:
+        """Rank the candidates with the encoder and head as they are now."""
+        training = self.training
+        self.eval()
+        rank_all(self, topk_data(self), self.trainer)
+        self.train(training)
+
+    @property
+    def _advice(self) -> str:
+        data = topk_data(self)
+        return (
+            f"lower data.batch_size (now {data.batch_size}) or model.chunk_patches (now "
+            f"{self.chunk_patches}), set model.checkpoint_activations to true, take "
+            f"--trainer.precision bf16-mixed, or select fewer patches (k is {data.k})"
+        )
+
+    def _encode_chunk(self, patches: Tensor) -> Tensor:
+        features: Tensor = self.encoder(patches)[self.depth]
+        return features
+
+    def _evaluate(self, batch: BagPieces) -> tuple[SlidePrediction, Tensor]:
+        """Predictions and labels of the bags that end in this batch."""
+        with explain_out_of_memory(self._advice):
+            if len(batch.patches):
+                features = self.encode(batch.patches)  # (B, D)
+            else:
+                features = torch.empty(0, self.head.in_features, device=self.device)
+        bags = self.open_bags.add(batch, features)
+        if bags is None:
+            return no_prediction(self.head.num_classes, self.device), batch.labels[:0]
+        output = self.head(bags.features, bags.counts)
+        prediction = self.prediction(output, bags.counts, bags.indices)
+        return fill_unreadable(prediction, bags), bags.labels
+
+    def _check_selection(self, stage1: Stage1, data: TopKPatchDataModule) -> None:
+        facts = data.selection_facts
+        if facts["checkpoint_sha256"] != stage1.sha256:
+            raise StoreMismatchError(
+                f"selection {data.selection!r} was made with {facts['checkpoint']} "
+                f"({str(facts['checkpoint_sha256'])[:12]}), which is not the checkpoint "
+                f"{stage1.path} ({stage1.sha256[:12]}): run select --run with the run of "
+                "model.stage1"
+            )
+        if self.refresh_every_n_epochs and facts["rule"] not in REFRESHABLE:
+            raise ConfigError(
+                f"a selection by rule {facts['rule']} cannot be refreshed, only "
+                f"{' and '.join(REFRESHABLE)}: set model.refresh_every_n_epochs to 0"
+            )
+
+    def _check_features(self, data: TopKPatchDataModule) -> None:
+        """The encoder must be the one whose features stage 1 saw."""
+        slide = data.store.slide(data.join.labelled["slide_id"].iloc[0])
+        slide.matches(data.array, {key: self.encoder.provenance[key] for key in _SAME_FEATURES})
+
+
+def topk_data(module: AttentionMIL) -> TopKPatchDataModule:
+    """The trainer's datamodule, which must read selected patches."""
+    data = getattr(module.trainer, "datamodule", None)
+    if not isinstance(data, TopKPatchDataModule):
+        raise ConfigError(
+            f"{type(module).__name__} needs TopKPatchDataModule as data, got {type(data).__name__}"
+        )
+    return data

@@ -1,0 +1,47 @@
+import pytest
+
+from histotransfer_pl.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fitt"], "no verb 'fitt'; did you mean fit?"),
+        (["fit", "--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
+        (["fit", "--data.store", "s", "--data.cohort", "c", "--model.alpa", "3"],
+         "no setting 'alpa'; did you mean alpha?"),
+        (["fit", "--data.store", "s", "--data.cohort", "c", "--model", "AttentonMIL"],
+         "no class 'AttentonMIL' (in model); did you mean AttentionMIL?"),
+        (["fit", "--data.store", "s", "--data.cohort", "c", "--model.head", "GatedAtention"],
+         "did you mean GatedAttentionHead?"),
+        (["fit", "--config", "nope.yaml"], "nope.yaml"),
+        (["extract", "--data.slides", "x"], "data.store must be given"),
+        (["verify", "--stor", "x"], "did you mean --store?"),
+    ],
+)  # fmt: skip
+def test_a_mistyping_is_one_line_that_proposes_the_nearest(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = int(str(stop.code))
+    assert code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in ("demo", "tile", "extract", "fit", "test", "predict", "verify"):
+        assert f"\n  {verb} " in text
+
+
+@pytest.mark.parametrize("verb", ["fit", "extract", "tile", "import"])
+def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    assert "usage: python -m histotransfer_pl" in capsys.readouterr().out

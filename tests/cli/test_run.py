@@ -1,0 +1,180 @@
+"""fit, test and predict through the command line, on stored features."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import attention_path
+from tests.cli.conftest import Run
+
+
+def metrics(folder: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads((folder / "test_metrics.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    "head", ["AttentionHead", "GatedAttentionHead", "MeanPoolHead", "MaxPoolHead"]
+)
+def test_fit_test_predict(run: Run, cohort: Path, head: str) -> None:
+    assert run("fit", "--model.head", head, epochs=8) == 0
+    assert run("test", "--model.head", head) == 0
+    assert run("predict", "--model.head", head) == 0
+    table = pd.read_csv(cohort / "r" / "test_predictions.csv", dtype=str)
+    everyone = pd.read_csv(cohort / "r" / "predictions.csv", dtype=str)
+    assert len(everyone) == 40
+    assert set(table["slide_id"]) == set(everyone.loc[everyone["part"] == "test", "slide_id"])
+    joined = table.merge(everyone, on="slide_id")
+    np.testing.assert_allclose(
+        joined["p_1_x"].astype(float), joined["p_1_y"].astype(float), atol=1e-6
+    )
+    assert metrics(cohort / "r")["auroc"] > 0.6
+
+
+def test_attention_lies_beside_the_features_row_by_row(run: Run, cohort: Path) -> None:
+    run("fit")
+    run("predict")
+    store = FeatureStore.open(cohort / "s.zarr")
+    for slide_id in store.slide_ids():
+        slide = store.slide(slide_id)
+        attention = slide.read(attention_path("r"))
+        assert attention.shape == (slide.n_patches, 2)
+        weight, logit = attention.T
+        expected = np.exp(logit - logit.max())
+        np.testing.assert_allclose(weight, expected / expected.sum(), atol=1e-5)
+    assert store.verify() == []
+
+
+def test_the_same_command_gives_the_same_metrics(run: Run, cohort: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        run("fit", "--run_dir", name, "--data.batch_size", "4", "--data.max_patches", "3")
+        run("test", "--run_dir", name)
+        found.append(metrics(cohort / name))
+    assert found[0] == found[1]
+    run("fit", "--run_dir", "c", "--seed_everything", "1")
+    run("test", "--run_dir", "c")
+    assert metrics(cohort / "c") != found[0]
+
+
+def test_a_run_can_be_fitted_again_in_its_folder(run: Run, cohort: Path) -> None:
+    run("fit")
+    run("fit", "--trainer.max_epochs", "3")
+    config = yaml.safe_load((cohort / "r" / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 3
+    assert sorted(p.name for p in (cohort / "r" / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+
+
+def test_the_saved_config_repeats_the_run(run: Run, cohort: Path) -> None:
+    run("fit")
+    run("test")
+    before = metrics(cohort / "r")
+    config = cohort / "saved.yaml"
+    config.write_text((cohort / "r" / "config.yaml").read_text().replace("run_dir: r", "run_dir: q"))
+    assert run("fit", "--config", str(config), "--run_dir", "q") == 0
+    run("test", "--run_dir", "q")
+    assert metrics(cohort / "q") == before
+
+
+def test_resuming_ends_with_the_weights_of_an_uninterrupted_fit(run: Run, cohort: Path) -> None:
+    import torch
+
+    run("fit", "--run_dir", "whole", epochs=4)
+    run("fit", "--run_dir", "parts", epochs=2)
+    run("fit", "--run_dir", "parts", "--ckpt_path", "last", epochs=4)
+    states = [
+        torch.load(cohort / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "parts")
+    ]
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=0, atol=0)
+
+
+def test_patient_bags(run: Run, cohort: Path) -> None:
+    assert run("fit", "--data.bag", "patient") == 0
+    assert run("test", "--data.bag", "patient") == 0
+    table = pd.read_csv(cohort / "r" / "test_predictions.csv")
+    assert table["patient_id"].is_unique
+    assert run("predict", "--data.bag", "patient") == 0
+    slide = FeatureStore.open(cohort / "s.zarr").slide("p00/0")
+    assert slide.read(attention_path("r")).shape == (slide.n_patches, 2)
+
+
+def test_standardize_travels_with_the_checkpoint(run: Run, cohort: Path) -> None:
+    import torch
+
+    run("fit", "--data.standardize", "true")
+    saved = torch.load(cohort / "r" / "checkpoints" / "best.ckpt", weights_only=True)
+    mean, deviation = saved["FeatureDataModule"]["scaling"]
+    assert mean.shape == deviation.shape == (6,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["test"], "no checkpoint r/checkpoints/best.ckpt: run fit"),
+        (["fit", "--data.fold", "9"], "fold is 9"),
+        (["fit", "--data.target", "stage"], "has no column stage; found: slide_id"),
+        (["fit", "--data.depth", "layer3"], "holds toy at last; say which"),
+        (["fit", "--data.store", "nope.zarr"], "no store at"),
+        (["fit", "--model.beta", "-1"], "model.beta -1"),
+        (["fit", "--model.class_weights", "[1.0, 2.0, 3.0]"], "has 3 numbers for 2 classes"),
+        (["fit", "--data.batch_size", "0"], "count from 1"),
+        (["fit", "--ckpt_path", "best"], "give last or a file"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    run: Run, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(*arguments) == 1
+    answer = capsys.readouterr().err.strip().splitlines()[-1]
+    assert answer.startswith("error: ")
+    assert message in answer
+
+
+def test_a_checkpoint_of_other_features_is_refused(
+    run: Run, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit")
+    table = pd.read_csv(cohort / "c.csv")
+    table.assign(label=table["label"].map({0: "no", 1: "yes"})).to_csv(cohort / "c.csv", index=False)
+    assert run("test") == 1
+    assert "classes: checkpoint ['0', '1'], data ['no', 'yes']" in capsys.readouterr().err
+
+
+def test_labelled_slides_without_features(
+    run: Run, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv(cohort / "c.csv")
+    lost = pd.DataFrame([{"slide_id": "lost", "patient_id": "x", "label": 1}])
+    pd.concat([table, lost]).to_csv(cohort / "c.csv", index=False)
+    assert run("fit") == 1
+    assert "1 labelled slides have no features/toy/last" in capsys.readouterr().err
+    assert run("fit", "--data.strict", "false") == 0
+
+
+def test_balanced_class_weights_have_mean_one(run: Run, cohort: Path) -> None:
+    import torch
+
+    assert run("fit", "--model.class_weights", "balanced", "--model.beta", "0.01") == 0
+    saved = torch.load(cohort / "r" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]["class_weight"].tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_the_dashboard_offline(
+    run: Run, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert run("fit") == 0
+    media = {path.name.split("_")[0] for path in (cohort / "r" / "wandb").rglob("media/**/*.png")}
+    tables = list((cohort / "r" / "wandb").rglob("media/table/**/*.json"))
+    assert {"roc", "confusion"} <= media
+    assert tables

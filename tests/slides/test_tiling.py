@@ -1,0 +1,115 @@
+"""Whole slides to patches: real ones against their labels, painted ones, and empty ones."""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.slides.qc import draw_qc
+from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.slides.synthetic import write_pyramid
+from histotransfer_pl.slides.tiling import tile_slide
+from histotransfer_pl.slides.tissue import TissueSettings
+
+IDC_GRID = GridSettings(50, 4.0, tissue=TissueSettings("non_white"))
+
+
+def test_labelled_tiles_of_real_slides_are_found_and_nothing_else(data_root: Path) -> None:
+    labelled: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    with (data_root / "idc_breast" / "tiles.csv").open() as file:
+        for row in csv.DictReader(file):
+            labelled[row["slide_id"]].add((int(row["x"]), int(row["y"])))
+    for slide_id in sorted(labelled)[::18]:  # 20 slides from all over the table
+        reader = open_slide(data_root / "idc_breast" / "slides" / f"{slide_id}.tif")
+        found = {(x, y) for x, y in tile_slide(reader, IDC_GRID).coords.tolist()}
+        assert found == labelled[slide_id], slide_id
+
+
+def test_real_slide_at_two_resolutions(aperio: Path) -> None:
+    reader = open_slide(aperio)
+    fine = tile_slide(reader, GridSettings(224, 0.5))
+    coarse = tile_slide(reader, GridSettings(224, 1.0))
+    assert len(fine.coords) == 45
+    assert coarse.patch_size_level0 == 2 * fine.patch_size_level0
+    assert len(coarse.coords) < 45 / 2
+    assert (fine.tissue_fraction >= 0.5).all()
+    assert fine.tissue_fraction.shape == (45,)
+    assert (fine.coords + fine.patch_size_level0 <= fine.dimensions_level0).all()
+
+
+def test_more_tissue_asked_for_is_a_part_of_less(aperio: Path) -> None:
+    reader = open_slide(aperio)
+    kept = [
+        {tuple(place) for place in tile_slide(reader, GridSettings(min_tissue=share)).coords}
+        for share in (0.0, 0.1, 0.5, 0.9)
+    ]
+    assert kept[3] < kept[2] < kept[1] < kept[0]
+    assert len(kept[0]) == (2220 // 224) * (2967 // 224)
+
+
+def test_slide_without_mpp_tiles_when_it_is_given(tcga: Path) -> None:
+    at_quarter = tile_slide(open_slide(tcga, mpp=0.25), GridSettings())
+    at_half = tile_slide(open_slide(tcga, mpp=0.5), GridSettings())
+    assert len(at_quarter.coords) == 47
+    assert at_quarter.patch_size_level0 == 448
+    assert len(at_half.coords) > 4 * 47  # a patch is 112 um, the slide now twice as large
+
+
+def test_outlines_replace_the_tissue_found(aperio: Path, tmp_path: Path) -> None:
+    ring = [[0, 0], [600, 0], [600, 500], [0, 500], [0, 0]]  # glass only
+    path = tmp_path / "mine.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}), encoding="utf-8")
+    tiled = tile_slide(open_slide(aperio), GridSettings(224, 0.499), tissue_geojson=path)
+    # The third column holds 152 of 224 px of the outline, the third row only 52.
+    assert tiled.coords.tolist() == [[x, y] for y in (0, 224) for x in (0, 224, 448)]
+
+
+def test_tissue_of_a_coarse_slide_is_sought_at_its_own_resolution(data_root: Path) -> None:
+    reader = open_slide(data_root / "idc_breast" / "slides" / "10253_r0.tif")
+    tissue = TissueSettings("non_white", mpp=2.0)
+    tiled = tile_slide(reader, GridSettings(50, 4.0, tissue=tissue))
+    assert tiled.thumbnail_mpp == 4.0
+    assert tiled.thumbnail.shape[:2] == (1050, 1150)
+
+
+def test_slide_smaller_than_a_patch_is_a_result(data_root: Path) -> None:
+    reader = open_slide(data_root / "wsi_real" / "format_fixtures" / "small.svs")
+    tiled = tile_slide(reader, GridSettings())
+    assert tiled.coords.shape == (0, 2)
+    assert tiled.reason == "slide of 16 x 16 px is smaller than a patch of 224 px"
+    assert draw_qc(tiled).width > 100
+
+
+def test_slide_without_tissue_is_a_result(tmp_path: Path) -> None:
+    path = tmp_path / "glass.tiff"
+    write_pyramid(path, np.full((700, 900, 3), 243, np.uint8), 0.5)
+    tiled = tile_slide(open_slide(path), GridSettings())
+    assert tiled.coords.shape == (0, 2)
+    assert tiled.reason == "no tissue found (method otsu)"
+
+
+def test_too_little_tissue_is_a_result(normal_slide: Path) -> None:
+    tiled = tile_slide(open_slide(normal_slide), GridSettings(1000, 0.5, min_tissue=1.0))
+    assert tiled.reason == "no patch holds 100% of tissue"
+
+
+@pytest.mark.parametrize("name", ["aperio", "normal_slide"])
+def test_picture_shows_outline_patches_and_counts(
+    name: str, request: pytest.FixtureRequest
+) -> None:
+    tiled = tile_slide(open_slide(request.getfixturevalue(name)), GridSettings())
+    picture = np.asarray(draw_qc(tiled, title=name))
+    assert 900 < max(picture.shape) < 1500
+    for colour in ((0, 150, 60), (20, 60, 220)):
+        assert (picture == colour).all(axis=2).sum() > 500
+    assert (picture[:36] < 100).any()  # the caption
+    # Glass that no patch covers is paled, tissue inside patches keeps its colour.
+    centre = tiled.coords[len(tiled.coords) // 2] + tiled.patch_size_level0 / 2
+    x, y = (centre * tiled.slide_mpp / tiled.thumbnail_mpp).astype(int)
+    scale = round(1200 / max(tiled.mask.shape))
+    shown = picture[36 + y * scale + scale // 2, x * scale + scale // 2].astype(int)
+    assert np.abs(shown - tiled.thumbnail[y, x]).max() < 60
