@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tuning import tuning_cohort as tuning_cohort
+
 # The networks of the tests are tiny: threads that wait for each other only make them slower.
 torch.set_num_threads(1)
 # Nothing in a test may talk to an account or a network.

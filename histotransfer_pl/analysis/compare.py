@@ -2,8 +2,8 @@
 
 Two tests of the same difference: DeLong's, which needs no resampling but knows the AUROC only,
 and the paired bootstrap for any metric. Both take the patient as the unit. Simulated with 1 to 3
-slides a patient and no true difference, DeLong's test by slides cried wolf in 6 to 14 % of
-cohorts instead of 5 %; by patients (Obuchowski 1997) with Student's t it stayed at 2 to 6 %.
+slides a patient and no true difference, DeLong's test by slides cried wolf in up to 14 % of
+cohorts instead of 5 %; by patients (Obuchowski 1997) with Student's t at most 6.5 %.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 A bootstrap evaluates a metric thousands of times on the same slides, each time with other
 weights (how often the slide's patient was drawn). scikit-learn would sort the scores anew each
-time; here one sort serves all resamples: 2,000 resamples of 400 slides take 0.02 s instead of 2 s.
+time; here one sort serves all: 2,000 resamples of 400 slides take 0.03 s instead of 3.5 s.
 The tests hold every metric against scikit-learn with `sample_weight`.
 """
 

@@ -42,7 +42,8 @@ def save_best_encoder(trainer: Trainer, task: TopKFineTuner) -> Path:
     """Write the encoder of the best checkpoint, or the present one if there is none."""
     # A copy: the weights in training are those of the last epoch and stay so.
     encoder = copy.deepcopy(task.encoder).cpu()
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    chosen = (c for c in trainer.checkpoint_callbacks if getattr(c, "monitor", None))
+    best = getattr(next(chosen, None), "best_model_path", "")
     if best:
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         own = {k.removeprefix(_ENCODER): v for k, v in state.items() if k.startswith(_ENCODER)}

@@ -13,6 +13,7 @@ from histotransfer_pl.cli.network import SLIDES_FAILED
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import CohortError, ConfigError
+from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.importer import import_arrays
 
@@ -68,13 +69,7 @@ def _paint(
         slides_per_patient: Slides of each.
         seed: Seed of the paint.
     """
-    from histotransfer_pl.slides.synthetic import paint_cohort
-
-    cohort = folder / "cohort.csv"
-    if cohort.is_file():
-        say(f"{cohort} exists: nothing painted")
-        return 0
-    say(f"wrote {paint_cohort(folder, patients, slides_per_patient, seed)}")
+    say(f"painted slides and labels in {paint_cohort(folder, patients, slides_per_patient, seed)}")
     return 0
 
 

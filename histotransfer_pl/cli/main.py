@@ -109,6 +109,8 @@ def _quieten() -> None:
         ".*LightningCLI's args parameter is intended.*",
         # Our sampler returns every bag once; Lightning cannot know that either.
         ".*using a custom batch sampler.*",
+        # BatchNorm layers that keep their statistics are in eval mode while the rest trains.
+        ".*in eval mode at the start of training.*",
         # Between Lightning 2.6 and torch's newer pytree.
         ".*treespec, LeafSpec.*",
     ):

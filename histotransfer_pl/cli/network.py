@@ -109,8 +109,8 @@ def checkpoint_folder(run_dir: Path) -> Path:
 def last_checkpoint(folder: Path) -> ModelCheckpoint:
     """Keeps ``last.ckpt`` of every epoch, to resume from.
 
-    The option ``save_last`` of the checkpoint that keeps the best epoch would not do: since
-    Lightning 2.2 it copies the best one, and only when there is a new best.
+    The option ``save_last`` of the checkpoint that keeps the best epoch would not do:
+    it copies the best one, and only when there is a new best.
     """
     return ModelCheckpoint(
         dirpath=folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True

@@ -10,7 +10,7 @@ import yaml
 from numpy.typing import NDArray
 
 from histotransfer_pl.callbacks.predictions import ATTENTION_COLUMNS, PATCH_COLUMN
-from histotransfer_pl.cli.files import _call, say
+from histotransfer_pl.cli.files import call, say
 from histotransfer_pl.data.gallery import draw_gallery
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.selection import (
@@ -35,7 +35,7 @@ _POOL = 4
 
 def select(arguments: list[str]) -> int:
     """The patches of each slide to tune on."""
-    return _call(_select, arguments, "select")
+    return call(_select, arguments, "select")
 
 
 def _select(
@@ -182,9 +182,7 @@ class _Chooser:
             facts = slide.info(name).attributes
             if facts.get("checkpoint_sha256") == self.stage1.sha256:
                 return slide.read(name), list(facts["columns"])
-        older = any(
-            slide.info(name).attributes.get("run") == str(self.run) for name in arrays
-        )
+        older = any(slide.info(name).attributes.get("run") == str(self.run) for name in arrays)
         found = "only that of an older checkpoint" if older else "none"
         raise ConfigError(
             f"slide {slide.slide_id!r} has no attention of {self.stage1.path} in the store "

@@ -34,7 +34,7 @@ def turn(patches: Tensor, which: Tensor) -> Tensor:
     ``which`` modulo 4 counts quarter turns; from 4 up the patch is mirrored first.
     """
     turned = torch.empty_like(patches)
-    for symmetry in which.unique().tolist():
+    for symmetry in torch.unique(which).tolist():
         own = (which == symmetry).to(patches.device)  # (N,)
         images = patches[own]  # (n, P, P, 3)
         mirrored = images.flip(2) if symmetry >= 4 else images

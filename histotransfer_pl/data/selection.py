@@ -58,13 +58,13 @@ def highest(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.int32]:
 
 
 def random_rows(n: int, k: int, seed: int, slide_id: str) -> NDArray[np.int32]:
-    """k of n rows in random order; the same for a slide whatever else is in the store."""
+    """K of n rows in random order; the same for a slide whatever else is in the store."""
     own = int.from_bytes(hashlib.sha256(slide_id.encode("utf-8", "surrogatepass")).digest()[:8])
     return np.random.default_rng([seed, own]).permutation(n)[:k].astype(np.int32)
 
 
 def spread_rows(coords: NDArray[np.integer[Any]], k: int) -> NDArray[np.int32]:
-    """k rows spread evenly over the tissue.
+    """K rows spread evenly over the tissue.
 
     Farthest-point order: the first is nearest to the middle of the tissue, and each further one
     is the patch farthest from all before it, so that every beginning of the list is spread too.

@@ -140,10 +140,9 @@ class TopKPatchDataModule(FeatureDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training patches on the device."""
         trainer = self.trainer
-        training = trainer is not None and trainer.training and isinstance(batch, BagBatch)
-        if not (self.augment and training):
+        if not (self.augment and isinstance(batch, BagBatch) and trainer and trainer.training):
             return batch
-        bags = batch.features.split(batch.lengths.tolist())
+        bags = torch.split(batch.features, batch.lengths.tolist())
         changed = []
         for index, patches in zip(batch.indices.tolist(), bags, strict=True):
             # Of the run, the epoch and the bag alone: resumed runs and any number of ranks
@@ -170,7 +169,8 @@ class TopKPatchDataModule(FeatureDataModule):
         # In the order of the rows, so that the ranking before doesn't break ties.
         rows = np.sort(self.candidates[slide_id])
         for start in range(0, len(rows), size):
-            read = [(row, self.cache.read(slide_id, row)) for row in rows[start : start + size].tolist()]
+            some = rows[start : start + size].tolist()
+            read = [(row, self.cache.read(slide_id, row)) for row in some]
             found = [(row, patch) for row, patch in read if patch is not None]
             if found:
                 patches = torch.from_numpy(np.stack([patch for _, patch in found]))
@@ -211,13 +211,16 @@ class TopKPatchDataModule(FeatureDataModule):
                 "devices: use fewer devices"
             )
         number = {name: i for i, name in enumerate(self.classes)}
+        mine = rows.iloc[rank::world_size]
         bags = [
             WholeBag(
-                tuple((s, self.store.slide(s).n_patches) for s in bag["slide_ids"]),
-                number.get(bag["label"], -1),
-                int(index),
+                tuple((s, self.store.slide(s).n_patches) for s in slide_ids),
+                number.get(label, -1),
+                index,
             )
-            for index, bag in rows.iloc[rank::world_size].iterrows()
+            for slide_ids, label, index in zip(
+                mine["slide_ids"], mine["label"], mine.index.tolist(), strict=True
+            )
         ]
         dataset = BagPieceDataset(self.cache, bags, self.eval_patches, self.threads)
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
@@ -265,4 +268,3 @@ class TopKDataset(BagDataset):
             if patch is not None:
                 patches.append(patch)
         return patches
-

@@ -147,7 +147,7 @@ def _corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:
 def contrasts_table(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table:
     """One row a pair: both AUROC, the difference with its interval, both p-values."""
     raw = pd.DataFrame([_raw(c) for c in contrasts])
-    page = pd.DataFrame([{**_who(c), **_numbers(c)} for c in contrasts]).fillna("")
+    page = pd.DataFrame([_row(c) for c in contrasts]).fillna("")
     return Table(name, caption, raw, page, note)
 
 
@@ -173,12 +173,12 @@ def _raw(c: Contrast) -> dict[str, object]:
     return {**row, "p": c.comparison.p_value, "p_holm": c.p_corrected}
 
 
-def _who(c: Contrast) -> dict[str, str]:
+def _row(c: Contrast) -> dict[str, str]:
     if not c.question:
-        return {"Other arm": c.second.label}
+        return {"Other arm": c.second.label, **_numbers(c)}
     first, second, shared = differing(c)
-    question = QUESTIONS[c.question]
-    return {"Question": question, "All else equal": shared, "First": first, "Second": second}
+    who = {"First − second": f"{first} − {second}", "Question": QUESTIONS[c.question]}
+    return {**who, **_numbers(c), "All else equal": shared}
 
 
 def _numbers(c: Contrast) -> dict[str, str]:
@@ -198,7 +198,7 @@ def _numbers(c: Contrast) -> dict[str, str]:
 def _verdict(contrast: Contrast) -> str:
     if not contrast.beyond_chance or contrast.comparison is None:
         return "within chance"
-    better, worse = ("first", "second") if contrast.question else ("best", "other")
+    better, worse = ("first", "second") if contrast.question else ("best arm", "other arm")
     return f"{better if contrast.comparison.difference.estimate > 0 else worse} better"
 
 

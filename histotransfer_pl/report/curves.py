@@ -121,7 +121,9 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
             for number, curve in enumerate(shown):
                 _draw_curve(panel, curve, curve.costs[column].to_numpy(float), number)
             panel.set_xscale("log")
-            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+            left, right = panel.get_xlim()
+            steps = (1,) if right / left > 30 else (1, 2, 5)
+            panel.xaxis.set_major_locator(LogLocator(subs=steps))
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
             panel.xaxis.set_minor_formatter(NullFormatter())
             panel.set_xlabel(f"{AXES[column]}\n({_UNITS[column]}, log scale)")

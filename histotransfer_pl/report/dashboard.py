@@ -49,8 +49,8 @@ def _media(report: Report) -> dict[str, Any]:
     for task in report.page.tasks:
         for panel in task.panels:
             if panel.pixels is not None:
-                image = wandb.Image(panel.pixels, caption=panel.verdict)
-                media[f"slides/{panel.slide_id}"] = image
+                shown = wandb.Image(panel.pixels, caption=panel.verdict)
+                media[f"slides/{panel.slide_id}"] = shown
     return media
 
 

@@ -122,7 +122,7 @@ def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePa
     right = "right" if row["right"] else "wrong"
     verdict = (
         f"{run.data['target']} {row['label']}; the model says {row['predicted']} "
-        f"with {row['sure']:.0%}: {right}"
+        f"with {100 * row['sure']:.0f} %: {right}"
     )
     try:
         slide = store.slide(slide_id)

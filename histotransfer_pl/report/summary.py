@@ -157,7 +157,7 @@ def _sweet_answers(curves: Sequence[DepthCurve]) -> list[Answer]:
         result, deepest = curve.results[curve.sweet], curve.costs.iloc[-1]
         share = curve.costs.iloc[curve.sweet] / deepest
         costs = [
-            f"{share[column]:.0%} of the {word}"
+            f"{100 * share[column]:.0f} % of the {word}"
             for column, word in (("parameters", "parameters"), ("macs", "computation"))
             if share[column] == share[column]
         ]

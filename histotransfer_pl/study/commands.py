@@ -2,7 +2,8 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,25 @@ from histotransfer_pl.study.options import options, spell
 from histotransfer_pl.study.steps import Step, step_name
 
 _NO_FILE = ("default", "random")
+SHOWN = frozenset({"test", "predict", "cost", "similarity", "gain"})
+"""Kinds of steps whose files the report reads."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features that runs are fitted on, and the step that makes them.
+
+    Attributes:
+        encoder: Name in the store.
+        depth: Depth in the store.
+        weights: Where the weights came from, as the user said it.
+        made_by: Steps that must be done before.
+    """
+
+    encoder: str
+    depth: str
+    weights: str
+    made_by: tuple[str, ...]
 
 
 def prepare_steps(config: StudyConfig) -> list[Step]:
@@ -36,13 +56,17 @@ def prepare_steps(config: StudyConfig) -> list[Step]:
 
 
 def extract_step(
-    config: StudyConfig, encoder: EncoderConfig, depths: Sequence[str], needs: tuple[str, ...]
+    config: StudyConfig,
+    encoder: EncoderConfig,
+    depths: Sequence[str],
+    needs: tuple[str, ...],
+    kind: str = "extract",
 ) -> Step:
     """All depths of an encoder in one pass over the slides."""
     name = encoder.store_name
     return Step(
         name=step_name("extract", name),
-        kind="extract",
+        kind=kind,
         argv=(
             "extract",
             *_data_options(config),
@@ -51,45 +75,107 @@ def extract_step(
             *options(config.extract),
         ),
         needs=needs,
-        inputs=_inputs(config, encoder),
+        inputs=_inputs(config, encoder) if kind == "extract" else (str(config.cohort),),
         outputs=(str(config.store / "zarr.json"),),
         factors={"encoder": name, "weights": Path(encoder.weights).name},
     )
 
 
-def cost_step(config: StudyConfig, encoder: EncoderConfig, depths: Sequence[str]) -> Step:
-    """Speed and memory of an encoder at each depth."""
-    name = encoder.store_name
-    table = str(config.folder / "costs" / f"{step_name(name)}.csv")
-    argv = ("cost", *options(encoder_options(encoder, depths)), "--table", table)
-    return Step(step_name("cost", name), "cost", argv, outputs=(table,), factors={"encoder": name})
+def cost_step(config: StudyConfig, encoder: EncoderConfig) -> Step:
+    """Parameters, speed and memory of an encoder at every depth."""
+    table = config.folder / "costs" / f"{encoder.store_name}.csv"
+    settings = {"benchmark": [encoder.name], "output": table}
+    if encoder.input_px is not None:
+        settings["input_px"] = encoder.input_px
+    return Step(
+        name=step_name("cost", encoder.store_name),
+        kind="cost",
+        argv=("encoders", *options(settings)),
+        outputs=(str(table),),
+        factors={"encoder": encoder.store_name},
+    )
 
 
-def fit_step(config: StudyConfig, factors: Mapping[str, Any], needs: tuple[str, ...]) -> Step:
+def fit_step(config: StudyConfig, stored: Features, factors: Mapping[str, Any]) -> Step:
     """Training of a head on stored features."""
-    words = [factors[key] for key in ("encoder", "depth", "variant", "head")]
-    name = step_name("fit", *words, f"f{factors['fold']}", f"s{factors['seed']}")
-    run = config.folder / "runs" / name
+    name = _run_name("fit", factors)
+    features = {"encoder": stored.encoder, "depth": stored.depth}
     argv = [
-        "fit",
-        *("--run_dir", str(run)),
-        *("--seed_everything", str(factors["seed"])),
+        *_run_options(config, name, factors["seed"]),
         *_data_options(config),
-        *options({"data": _split_options(config, factors)}),
+        *options({"data": {**features, **_split_options(config, factors["fold"])}}),
         *("--model.head", spell(config.heads[factors["head"]])),
         *_quiet(config.fit),
         *options(config.fit),
     ]
-    return Step(
-        name=name,
-        kind="fit",
-        argv=tuple(argv),
-        needs=needs,
-        inputs=(str(config.cohort),),
-        outputs=(str(run / "checkpoints" / "best.ckpt"), str(run / "config.yaml")),
-        factors=factors,
-        threads=config.fit_threads,
+    return _training(config, name, argv, stored.made_by, factors, threads=config.fit_threads)
+
+
+def finetune_step(
+    config: StudyConfig, chosen: Step, encoder: EncoderConfig, factors: Mapping[str, Any]
+) -> Step:
+    """Training of encoder and head on selected patches."""
+    name = _run_name("finetune", factors)
+    word = {flag: value for flag, value in pairwise(chosen.argv) if flag.startswith("--")}
+    network = encoder_options(encoder, ())
+    kept = {key: network[key] for key in network if key not in ("depths", "alias")}
+    argv = [
+        *_run_options(config, name, factors["seed"]),
+        *("--data", "TopKPatchDataModule"),
+        *_data_options(config),
+        *options({"data": {"selection": word["--name"]}}),
+        *options({"data": {} if config.slides is None else {"slides": config.slides}}),
+        *options({"data": _split_options(config, factors["fold"])}),
+        *("--model", "TopKFineTuner"),
+        *("--model.stage1", word["--run"]),
+        *options({"model": kept}),
+        *("--model.head", spell(config.heads[factors["head"]])),
+        *_quiet(config.tuning.fit),
+        *options(config.tuning.fit),
+    ]
+    return _training(
+        config, name, argv, (chosen.name,), factors, kind="finetune", also=("encoder.safetensors",)
     )
+
+
+def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -> Step:
+    """The k patches of each slide to tune on."""
+    run = run_folder(attention)
+    name = f"{run.name.removeprefix('fit-')}-{variant}-{config.tuning.k}"
+    settings = {
+        "run": run,
+        "name": name,
+        "rule": rule,
+        "k": config.tuning.k,
+        "store": config.store,
+        "seed": attention.factors["seed"],
+        # A selection by an older fit of this run may be there.
+        "overwrite": True,
+    }
+    return Step(
+        name=step_name("select", name),
+        kind="select",
+        argv=("select", *options(settings)),
+        needs=(attention.name,),
+        factors={**attention.factors, "variant": variant},
+    )
+
+
+def report_step(config: StudyConfig, steps: Sequence[Step]) -> Step:
+    """The page about all of it."""
+    shown = tuple(step.name for step in steps if step.kind in SHOWN)
+    return Step(
+        name="report",
+        kind="report",
+        argv=("report", "--study_dir", str(config.folder)),
+        needs=shown,
+        outputs=(str(config.folder / "report" / "index.html"),),
+    )
+
+
+def run_folder(step: Step) -> Path:
+    """The run folder of a `fit`, `finetune`, `test` or `predict` step."""
+    return Path(step.argv[step.argv.index("--run_dir") + 1])
 
 
 def test_step(fit: Step) -> Step:
@@ -121,8 +207,42 @@ def encoder_options(encoder: EncoderConfig, depths: Sequence[str]) -> dict[str, 
     return chosen
 
 
+def _run_name(kind: str, factors: Mapping[str, Any]) -> str:
+    words = [factors[key] for key in ("encoder", "depth", "variant", "head")]
+    return step_name(kind, *words, f"f{factors['fold']}", f"s{factors['seed']}")
+
+
+def _run_options(config: StudyConfig, name: str, seed: int) -> list[str]:
+    run = str(config.folder / "runs" / name)
+    return ["fit", "--run_dir", run, "--seed_everything", str(seed)]
+
+
+def _training(
+    config: StudyConfig,
+    name: str,
+    argv: Sequence[str],
+    needs: tuple[str, ...],
+    factors: Mapping[str, Any],
+    *,
+    kind: str = "fit",
+    also: tuple[str, ...] = (),
+    threads: int | None = None,
+) -> Step:
+    run = config.folder / "runs" / name
+    return Step(
+        name=name,
+        kind=kind,
+        argv=tuple(argv),
+        needs=needs,
+        inputs=(str(config.cohort),),
+        outputs=tuple(str(run / file) for file in ("checkpoints/best.ckpt", "config.yaml", *also)),
+        factors=factors,
+        threads=threads,
+    )
+
+
 def _after_fit(fit: Step, verb: str, files: tuple[str, ...]) -> Step:
-    run = Path(fit.argv[fit.argv.index("--run_dir") + 1])
+    run = run_folder(fit)
     return Step(
         name=f"{verb}-{fit.name.removeprefix('fit-')}",
         kind=verb,
@@ -159,10 +279,9 @@ def _differing(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[st
     return found
 
 
-def _split_options(config: StudyConfig, factors: Mapping[str, Any]) -> dict[str, Any]:
+def _split_options(config: StudyConfig, fold: int) -> dict[str, Any]:
     """What a run is trained, validated and tested on."""
-    split: dict[str, Any] = {"encoder": factors["encoder"], "depth": factors["depth"]}
-    split |= {"target": config.target, "fold": factors["fold"]}
+    split: dict[str, Any] = {"target": config.target, "fold": fold}
     if config.lost_slides == "leave_out":
         split["strict"] = False
     if config.folds.column is not None:

@@ -7,18 +7,18 @@ Fold hygiene is a property of the plan: the fold of a run is set here and cannot
 user, and the features of a tuned encoder meet only runs of the fold that it was tuned on.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.study.commands import (
+    Features,
     cost_step,
     extract_step,
     fit_step,
     predict_step,
     prepare_steps,
+    report_step,
     test_step,
 )
 from histotransfer_pl.study.config import StudyConfig
@@ -26,35 +26,19 @@ from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.heads import check_heads
 from histotransfer_pl.study.options import refuse_owned
 from histotransfer_pl.study.steps import Plan, Step
+from histotransfer_pl.study.tuning import Stage1, tuned_encoders, tuning_steps
 
 _OWNED_BY_FITS = (
-    "run_dir", "seed_everything", "ckpt_path", "model.head", "model.stage1", "data.store",
-    "data.cohort", "data.encoder", "data.depth", "data.target", "data.fold", "data.n_folds",
-    "data.split_seed", "data.fold_column", "data.selection", "trainer.default_root_dir",
-    "checkpoint.dirpath",
+    "run_dir", "seed_everything", "ckpt_path", "model.head", "model.stage1", "model.encoder",
+    "model.weights", "model.seed", "model.input_px", "data.store", "data.cohort", "data.slides",
+    "data.encoder", "data.depth", "data.target", "data.fold", "data.n_folds", "data.split_seed",
+    "data.fold_column", "data.selection", "trainer.default_root_dir", "checkpoint.dirpath",
 )  # fmt: skip
 _OWNED_BY_EXTRACTION = (
     "data.store", "data.cohort", "data.slides", "data.slide_mpp", "data.grid", "model.encoder",
     "model.weights", "model.seed", "model.depths", "model.alias", "model.input_px",
     "model.allow_download",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Features:
-    """Features that runs are fitted on, and the step that makes them.
-
-    Attributes:
-        encoder: Name in the store.
-        depth: Depth in the store.
-        weights: Where the weights came from, as the user said it.
-        made_by: Steps that must be done before.
-    """
-
-    encoder: str
-    depth: str
-    weights: str
-    made_by: tuple[str, ...]
 
 
 def make_plan(config: StudyConfig) -> Plan:
@@ -68,61 +52,85 @@ def make_plan(config: StudyConfig) -> Plan:
     refuse_owned(config.tuning.fit, _OWNED_BY_FITS, "tuning.fit")
     refuse_owned(config.extract, _OWNED_BY_EXTRACTION, "extract")
     check_heads(config.heads)
-    return Plan(config.name, tuple(_steps(config)))
-
-
-def _steps(config: StudyConfig) -> Iterator[Step]:
-    before = prepare_steps(config)
-    yield from before
-    ready = tuple(step.name for step in before)
-    features = [
-        Features(stored.encoder, stored.depth, "imported", ready) for stored in config.features
-    ]
+    depths = {encoder.store_name: requested_depths(encoder) for encoder in config.encoders}
+    tuned = tuned_encoders(config, depths)
+    steps = prepare_steps(config)
+    features = _stored(config, steps)
     for encoder in config.encoders:
-        depths = requested_depths(encoder)
-        extraction = extract_step(config, encoder, depths, ready)
-        yield extraction
-        if config.costs:
-            yield cost_step(config, encoder, depths)
-        features += [
-            Features(encoder.store_name, depth, encoder.weights, (extraction.name,))
-            for depth in depths
-        ]
-    # Seed by seed, so that an interrupted study has whole comparisons of fewer seeds.
+        steps += _extraction(config, encoder, depths, features)
+    steps += _costs(config, depths)
+    stage1: dict[Stage1, Step] = {}
+    for step in _runs(config, features, tuned):
+        steps.append(step)
+        if step.kind == "predict":
+            stage1[Stage1.of(step.factors)] = step
+    steps += tuning_steps(config, tuned, stage1)
+    if config.report:
+        steps.append(report_step(config, steps))
+    return Plan(config.name, tuple(steps))
+
+
+def _stored(config: StudyConfig, before: Sequence[Step]) -> list[Features]:
+    """Features that the store has once the preparations are done."""
+    ready = tuple(step.name for step in before[-1:])
+    return [Features(item.encoder, item.depth, "imported", ready) for item in config.features]
+
+
+def _extraction(
+    config: StudyConfig,
+    encoder: EncoderConfig,
+    depths: dict[str, list[str]],
+    features: list[Features],
+) -> Iterator[Step]:
+    """The extraction with an encoder; what it makes is added to the features."""
+    name = encoder.store_name
+    ready = tuple(step.name for step in prepare_steps(config)[-1:])
+    step = extract_step(config, encoder, depths[name], ready)
+    yield step
+    features += [Features(name, depth, encoder.weights, (step.name,)) for depth in depths[name]]
+
+
+def _costs(config: StudyConfig, depths: dict[str, list[str]]) -> Iterator[Step]:
+    """One measurement of each network: weights change nothing about it."""
+    if not config.costs:
+        return
+    measured: set[tuple[str, int | None]] = set()
+    for encoder in config.encoders:
+        network = (encoder.name, encoder.input_px)
+        if network not in measured:
+            measured.add(network)
+            yield cost_step(config, encoder)
+
+
+def _runs(
+    config: StudyConfig, features: Sequence[Features], tuned: Sequence[Stage1]
+) -> Iterator[Step]:
+    """Fit and test of every combination; the attention where it is asked for or tuned on.
+
+    Seed by seed, so that an interrupted study has whole comparisons of fewer seeds.
+    """
     for seed in config.seeds:
         for stored in features:
             for head in config.heads:
                 for fold in config.folds.numbers:
-                    yield from _runs(config, stored, head, fold, seed)
+                    own = Stage1(stored.encoder, stored.depth, head, fold, seed)
+                    fit = fit_step(config, stored, own.factors(stored.weights, "frozen"))
+                    yield fit
+                    yield test_step(fit)
+                    if own in tuned or (config.attention and seed == config.seeds[0]):
+                        yield predict_step(fit)
 
 
-def _runs(
-    config: StudyConfig, stored: Features, head: str, fold: int, seed: int
-) -> Iterator[Step]:
-    """Fit and test; with the first seed also the attention of every patch."""
-    factors: dict[str, Any] = {
-        "encoder": stored.encoder,
-        "weights": Path(stored.weights).name,
-        "depth": stored.depth,
-        "head": head,
-        "variant": "frozen",
-        "fold": fold,
-        "seed": seed,
-    }
-    fit = fit_step(config, factors, stored.made_by)
-    yield fit
-    yield test_step(fit)
-    if config.attention and seed == config.seeds[0]:
-        yield predict_step(fit)
+def check_hygiene(plan: Plan) -> None:
+    """Refuse a plan in which tuned features are evaluated on a fold they were not tuned on.
 
-
-def run_folder(plan: Plan, name: str) -> Path:
-    """The run folder of a `fit`, `test` or `predict` step.
+    The plan is made so that this cannot happen; this reads the finished plan and says so.
 
     Raises:
-        ConfigError: The step has none.
+        ConfigError: It names the step.
     """
-    argv = plan[name].argv
-    if "--run_dir" not in argv:
-        raise ConfigError(f"step {name} has no run folder")
-    return Path(argv[argv.index("--run_dir") + 1])
+    for step in plan.of_kind("fit", "test", "predict"):
+        for need in step.needs:
+            other = plan[need].factors.get("fold", step.factors["fold"])
+            if other != step.factors["fold"]:
+                raise ConfigError(f"{step.name} needs {need}, which belongs to fold {other}")

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
+from histotransfer_pl.study.interrupt import Interruption
 from histotransfer_pl.study.output import Switch, last_line
 from histotransfer_pl.study.progress import estimate, left_to_do, mark_done, marker
 from histotransfer_pl.study.state import StepState, StudyState
-from histotransfer_pl.study.steps import Plan, Step
+from histotransfer_pl.study.steps import TOLERANT, Plan, Step
 
 Main = Callable[[Sequence[str]], int]
 """Runs a verb with its settings and returns the exit code."""
@@ -51,6 +52,7 @@ class Runner:
         self.accepted = accepted or {}
         self.state = StudyState.read(folder / "state.json", plan)
         self.threads = torch.get_num_threads()
+        self.interruption = Interruption()
 
     def run(self) -> Outcome:
         """Run what is not done yet; stop at an interruption, not at a failure."""
@@ -59,7 +61,7 @@ class Runner:
         terminal = sys.stdout
         outcome = Outcome()
         streams = Switch(sys.stdout)
-        with redirect_stdout(streams), redirect_stderr(streams):
+        with redirect_stdout(streams), redirect_stderr(streams), self.interruption:
             for number, step in enumerate(left):
                 state = self._attempt(step, streams, outcome)
                 if state is None:
@@ -86,7 +88,7 @@ class Runner:
     def _attempt(self, step: Step, streams: Switch, outcome: Outcome) -> StepState | None:
         """Run a step unless something it needs is missing; None if it was interrupted."""
         missing = [need for need in step.needs if need in {*outcome.failed, *outcome.blocked}]
-        if missing:
+        if missing and step.kind not in TOLERANT:
             state = StepState("waiting", error=f"needs {missing[0]}, which failed or waits")
             outcome.blocked.append(step.name)
         else:
@@ -108,7 +110,7 @@ class Runner:
             streams.write(f"$ {step.command}\n")
             code = self._call(step)
         seconds = round(time.perf_counter() - start, 2)
-        if code == INTERRUPTED:
+        if code == INTERRUPTED or self.interruption.asked:
             return None
         if code not in (0, self.accepted.get(step.kind, 0)):
             return StepState("failed", seconds, last_line(log))

@@ -15,6 +15,9 @@ ADDING = frozenset({"extract", "extract_tuned"})
 """Kinds whose repetition changes nothing that was there: the store refuses to overwrite features,
 so what was computed from them need not be computed again."""
 
+TOLERANT = frozenset({"report"})
+"""Kinds that run even when steps before them failed: a report says what is missing."""
+
 
 @dataclass(frozen=True)
 class Step:

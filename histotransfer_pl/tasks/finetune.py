@@ -1,7 +1,7 @@
 """End-to-end training of encoder and head on the patches that stage 1 attended to."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.checkpoint import checkpoint
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from histotransfer_pl.data.bag_pieces import BagPieces
 from histotransfer_pl.data.bags import BagBatch
@@ -128,6 +128,8 @@ class TopKFineTuner(AttentionMIL):
         self.refresh_every_n_epochs = refresh_every_n_epochs
         self.open_bags = OpenBags()
         self.encoder: PatchEncoder
+        self.feature_mean: Tensor
+        self.feature_deviation: Tensor
 
     @override
     def configure_model(self) -> None:
@@ -147,10 +149,10 @@ class TopKFineTuner(AttentionMIL):
         self.encoder = build_encoder(self.encoder_config)
         self._check_features(data)
         freeze_blocks(self.encoder, self.freeze_until)
-        set_batchnorm(self.encoder, self.batchnorm)
         mean, deviation = stage1.scaling or (torch.zeros(1), torch.ones(1))
         self.register_buffer("feature_mean", mean)
         self.register_buffer("feature_deviation", deviation)
+        self.train()  # an encoder comes in eval mode, and the Trainer leaves modes as they are
 
     @override
     def train(self, mode: bool = True) -> Self:
@@ -168,7 +170,7 @@ class TopKFineTuner(AttentionMIL):
     def encode(self, patches: Tensor) -> Tensor:
         """Features (B, D) of patches (B, P, P, 3), chunk by chunk, as stage 1 saw them."""
         chunks = []
-        for chunk in patches.split(self.chunk_patches):
+        for chunk in torch.split(patches, self.chunk_patches):
             if self.checkpoint_activations and torch.is_grad_enabled() and self.training:
                 chunks.append(checkpoint(self._encode_chunk, chunk, use_reentrant=False))
             else:

@@ -48,7 +48,10 @@ class OpenBags:
         sizes = batch.sizes.tolist()
         bags: list[tuple[Tensor, Tensor]] = []
         pieces = zip(
-            features.split(sizes), batch.rows.split(sizes), batch.ends.tolist(), strict=True
+            torch.split(features, sizes),
+            torch.split(batch.rows, sizes),
+            batch.ends.tolist(),
+            strict=True,
         )
         for own, rows, end in pieces:
             self._parts.append((own, rows))
@@ -82,7 +85,12 @@ def fill_unreadable(prediction: SlidePrediction, bags: WholeBags) -> SlidePredic
         if name not in prediction:
             continue
         parts = []
-        own = zip(prediction[name].split(counts), bags.rows.split(counts), lengths, strict=True)
+        own = zip(
+            torch.split(prediction[name], counts),
+            torch.split(bags.rows, counts),
+            lengths,
+            strict=True,
+        )
         for values, rows, length in own:
             lowest = torch.zeros_like(values[0]) if name == "attention" else values.amin(0)
             whole = lowest.expand(length, *values.shape[1:]).clone()

@@ -3,7 +3,7 @@
 import math
 from typing import Any, Literal
 
-from timm.optim import param_groups_weight_decay
+from timm.optim._param_groups import param_groups_weight_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

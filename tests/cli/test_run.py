@@ -78,7 +78,9 @@ def test_the_saved_config_repeats_the_run(run: Run, cohort: Path) -> None:
     run("test")
     before = metrics(cohort / "r")
     config = cohort / "saved.yaml"
-    config.write_text((cohort / "r" / "config.yaml").read_text().replace("run_dir: r", "run_dir: q"))
+    config.write_text(
+        (cohort / "r" / "config.yaml").read_text().replace("run_dir: r", "run_dir: q")
+    )
     assert run("fit", "--config", str(config), "--run_dir", "q") == 0
     run("test", "--run_dir", "q")
     assert metrics(cohort / "q") == before
@@ -145,7 +147,9 @@ def test_a_checkpoint_of_other_features_is_refused(
 ) -> None:
     run("fit")
     table = pd.read_csv(cohort / "c.csv")
-    table.assign(label=table["label"].map({0: "no", 1: "yes"})).to_csv(cohort / "c.csv", index=False)
+    table.assign(label=table["label"].map({0: "no", 1: "yes"})).to_csv(
+        cohort / "c.csv", index=False
+    )
     assert run("test") == 1
     assert "classes: checkpoint ['0', '1'], data ['no', 'yes']" in capsys.readouterr().err
 
@@ -169,9 +173,7 @@ def test_balanced_class_weights_have_mean_one(run: Run, cohort: Path) -> None:
     assert saved["state_dict"]["class_weight"].tolist() == pytest.approx([1.0, 1.0])
 
 
-def test_the_dashboard_offline(
-    run: Run, cohort: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_dashboard_offline(run: Run, cohort: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert run("fit") == 0
     media = {path.name.split("_")[0] for path in (cohort / "r" / "wandb").rglob("media/**/*.png")}

@@ -1,0 +1,175 @@
+"""Fine-tuning through the command line: the round trip, resuming, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from histotransfer_pl.cli.main import main
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import attention_path, feature_path
+from tests.tuning import ENCODER, QUIET, TOPK, tuning
+
+
+def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    file = run / "checkpoints" / f"{name}.ckpt"
+    state: dict[str, torch.Tensor] = torch.load(file, weights_only=True)["state_dict"]
+    return state
+
+
+def test_round_trip_to_features_of_the_tuned_encoder(
+    tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = ["--model.encoder_lr", "1e-3"]
+    assert tuning("fit", *TOPK, "--run_dir", "tuned", *fast) == 0
+    assert tuning("test", *TOPK, "--run_dir", "tuned") == 0
+    assert tuning("predict", *TOPK, "--run_dir", "tuned") == 0
+    store = FeatureStore.open("s.zarr")
+    for slide_id in store.slide_ids():
+        slide = store.slide(slide_id)
+        weight = slide.read(attention_path("tuned"))[:, 0]
+        assert len(weight) == slide.n_patches  # all patches, not the selected ones
+        assert weight.sum() == pytest.approx(1, abs=1e-5)
+
+    data = ["--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.qc", "false"]
+    grid = ["--data.grid.patch_px", "32", "--data.grid.tissue.method", "none"]
+    encoder = ["--model.encoder", "timm:test_resnet", "--model.alias", "tuned0"]
+    file = ["--model.weights", "tuned/encoder.safetensors"]
+    assert main(["extract", *data, *grid, *encoder, *file]) == 0
+    facts = store.slide("s00").info(feature_path("tuned0", "layer4")).attributes
+    table = pd.read_csv("tuned/predictions.csv")
+    trained = table.loc[table["part"] == "train", "patient_id"]
+    assert facts["tuned_on_patients"] == sorted(trained)
+    assert facts["tuned_selection"] == "top3"
+
+    features = ["--data.encoder", "tuned0", "--run_dir", "again"]
+    assert tuning("fit", *features) == 0
+    assert tuning("test", *features) == 0
+    assert 0 <= json.loads(Path("again/test_metrics.json").read_text())["auroc"] <= 1
+    capsys.readouterr()
+    assert tuning("fit", *features, "--data.fold", "1") == 1
+    assert "comes from an encoder tuned on" in capsys.readouterr().err
+
+
+def test_test_metrics_count_every_slide_once_on_all_its_patches(tuning_cohort: Path) -> None:
+    assert tuning("fit", *TOPK, "--run_dir", "a", "--data.eval_patches", "5") == 0
+    found = []
+    for size in ("5", "100"):  # batches that cut bags, and one that holds them all
+        assert tuning("test", *TOPK, "--run_dir", "a", "--data.eval_patches", size) == 0
+        found.append(pd.read_csv("a/test_predictions.csv"))
+    assert found[0]["slide_id"].is_unique
+    assert len(found[0]) == 4
+    pd.testing.assert_frame_equal(found[0], found[1], rtol=1e-5)
+
+
+def test_resuming_after_a_kill_ends_with_the_weights_of_an_uninterrupted_fit(
+    tuning_cohort: Path,
+) -> None:
+    settings = [
+        *("--model.encoder_lr", "1e-3", "--model.head_lr", "1e-3", "--data.batch_size", "2"),
+        *("--model.refresh_every_n_epochs", "1", "--model.schedule", "cosine"),
+        *("--model.warmup_steps", "2", "--model.head", "AttentionHead"),
+        *("--model.head.dropout", "0.2"),
+    ]
+    refit = ("--model.head", "AttentionHead", "--model.head.dropout", "0.2")
+    for verb in ("fit", "predict"):
+        assert tuning(verb, "--run_dir", "stage1", "--model.beta", "0.1", *refit) == 0
+    assert main(["select", "--run", "stage1", "--k", "3", "--name", "top3"]) == 0
+    assert tuning("fit", *TOPK, "--run_dir", "whole", *settings, epochs=4) == 0
+    killed = ["--trainer.callbacks+", "tests.tasks.killer.Killer", "--trainer.callbacks.epoch", "2"]
+    with pytest.raises(RuntimeError, match="killed in epoch 2"):
+        tuning("fit", *TOPK, "--run_dir", "parts", *settings, *killed, epochs=4)
+    resumed = [*settings, "--ckpt_path", "last"]
+    assert tuning("fit", *TOPK, "--run_dir", "parts", *resumed, epochs=4) == 0
+    whole, parts = weights(Path("whole")), weights(Path("parts"))
+    before = weights(Path("whole"), "best")
+    assert any(not torch.equal(value, before[name]) for name, value in whole.items())
+    for name, value in whole.items():
+        torch.testing.assert_close(value, parts[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--model.encoder", "timm:test_resnet", "--model.seed", "1"], "weights_sha256"),
+        (["--model.input_px", "64"], "input_px"),
+        (["--model.head", "GatedAttentionHead"], "head: stage 1 'AttentionHead'"),
+        (["--model.head", "AttentionHead", "--model.head.attention_dim", "8"], "other settings"),
+        (["--model.stage1", "nowhere"], "no stage-1 checkpoint nowhere"),
+        (["--data.selection", "top9"], "selections in this store: top3"),
+        (["--data.fold", "1"], "trained on .* patients that are in the validation or test"),
+        (["--data.target", "patient_id"], "fold|class"),
+        (["--model.freeze_until", "layer9"], "depth 'layer9' does not exist"),
+        (["--model.batchnorm", "trained", "--model.checkpoint_activations", "true"], "choose one"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tuning_cohort: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
+) -> None:
+    import re
+
+    assert tuning("fit", *TOPK, "--run_dir", "bad", *change) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_selection_of_another_run_is_refused(
+    tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = ["--run_dir", "other", "--seed_everything", "3"]
+    assert tuning("fit", *again) == 0
+    assert tuning("fit", *TOPK, "--model.stage1", "other", "--run_dir", "bad") == 1
+    assert "is not the checkpoint other" in capsys.readouterr().err
+
+
+def test_moved_and_changed_slides(
+    tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slides = tuning_cohort / "slides"
+    slides.rename(tuning_cohort / "moved" if (tuning_cohort / "moved").mkdir() else slides)
+    assert tuning("fit", *TOPK, "--run_dir", "bad") == 1
+    assert "give the folder that holds the slides now with data.slides" in capsys.readouterr().err
+
+
+def test_unreadable_patches_are_replaced_and_reported(
+    tuning_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from histotransfer_pl.errors import SlideError
+    from histotransfer_pl.slides.reader import OpenSlideReader
+
+    plain = OpenSlideReader.read_patch
+
+    def damaged(self: OpenSlideReader, x: int, y: int, px: int, mpp: float) -> object:
+        if (x, y) == (0, 0):
+            raise SlideError(f"{self.path} is damaged here")
+        return plain(self, x, y, px, mpp)
+
+    monkeypatch.setattr(OpenSlideReader, "read_patch", damaged)
+    assert tuning("fit", *TOPK, "--run_dir", "tuned") == 0
+    assert tuning("predict", *TOPK, "--run_dir", "tuned") == 0
+    table = pd.read_csv("tuned/unreadable_patches.csv")
+    assert set(table["row"]) == {0}
+    assert "is damaged here" in table["reason"].iloc[0]
+    values = FeatureStore.open("s.zarr").slide("s00").read(attention_path("tuned"))
+    assert values[0, 0] == 0
+    assert values[0, 1] == values[1:, 1].min()
+    assert values[:, 0].sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_saved_encoder_is_that_of_the_best_epoch(tuning_cohort: Path) -> None:
+    from safetensors.torch import load_file
+
+    fast = ["--model.encoder_lr", "1e-3", "--checkpoint.monitor", "epoch", "--checkpoint.mode"]
+    assert tuning("fit", *TOPK, "--run_dir", "tuned", *fast, "min") == 0
+    saved = load_file("tuned/encoder.safetensors")
+    best, last = (weights(Path("tuned"), name) for name in ("best", "last"))
+    prefix = "encoder.trunk.network."
+    for name, value in saved.items():
+        torch.testing.assert_close(value, best[prefix + name], rtol=0, atol=0)
+    assert any(not torch.equal(value, last[prefix + name]) for name, value in saved.items())
+
+
+def test_quiet_is_used() -> None:
+    assert QUIET
+    assert ENCODER
