@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tuning import tuning_cohort as tuning_cohort
+from tests.tuning import finished_stage1 as finished_stage1  # noqa: PLC0414 - a fixture
+from tests.tuning import tuning_cohort as tuning_cohort  # noqa: PLC0414 - a fixture
 
 # The networks of the tests are tiny: threads that wait for each other only make them slower.
 torch.set_num_threads(1)

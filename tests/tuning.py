@@ -48,7 +48,7 @@ def tuning(verb: str, *arguments: str, epochs: int = 2) -> int:
 
 
 @pytest.fixture(scope="session")
-def _finished_stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Slides, store, a stage-1 run with attention, and the selection ``top3``; made once."""
     folder = tmp_path_factory.mktemp("tuning")
     (folder / "slides").mkdir()
@@ -72,12 +72,10 @@ def _finished_stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tuning_cohort(
-    _finished_stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def tuning_cohort(finished_stage1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the finished stage 1, as the current folder."""
     folder = tmp_path / "cohort"
-    shutil.copytree(_finished_stage1, folder)
+    shutil.copytree(finished_stage1, folder)
     store = FeatureStore.open(folder / "s.zarr")
     for slide_id in store.slide_ids():  # the slides were copied too
         _point_to(folder / "s.zarr" / slide_id / "zarr.json", folder / "slides")

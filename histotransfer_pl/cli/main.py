@@ -25,6 +25,8 @@ _VERBS: dict[str, tuple[str, str]] = {
     "import": ("files:import_bags", "plain arrays -> a store"),
     "verify": ("files:verify", "read a whole store and name what is damaged"),
     "encoders": ("encoders:encoders", "the catalogue of encoders"),
+    "similarity": ("similarity:similarity", "two encoders, the same patches -> CKA by block"),
+    "gain": ("gain:gain", "a linear probe a layer: pretrained against random weights"),
     "study": ("study:study", "a whole comparison from one YAML"),
     "paint": ("files:paint", "painted slides for a trial"),
 }

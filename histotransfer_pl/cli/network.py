@@ -91,9 +91,9 @@ class RunCLI(LightningCLI):
         best.dirpath = best.dirpath or str(folder)
         if config.trainer.logger is None:
             kwargs["logger"] = default_loggers(config.run_dir, str(self.subcommand))
-        trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(last_checkpoint(folder))
-        return trainer
+        always = [*self.trainer_defaults["callbacks"], last_checkpoint(folder)]
+        self.trainer_defaults = {**self.trainer_defaults, "callbacks": always}
+        return super().instantiate_trainer(**kwargs)
 
     def _require_resumable(self, ckpt_path: str | None) -> None:
         """Lightning only warns when there is nothing to resume, and starts afresh."""

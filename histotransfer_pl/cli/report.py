@@ -38,7 +38,8 @@ def report(arguments: list[str]) -> int:
 
         log_report(written)
     for task in written.page.tasks:
-        say(f"{task.summary.headline}: AUROC {task.summary.estimate or '–'}")
+        found = task.summary.estimate
+        say(f"{task.summary.headline}: {f'AUROC {found}' if found else task.summary.support}")
     if written.page.notice:
         say(written.page.notice)
     say(f"wrote {written.html}")

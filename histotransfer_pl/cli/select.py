@@ -89,7 +89,7 @@ def _select(
     with source.writing():
         for slide in slides:
             if not overwrite:
-                slide.matches(selection_path(name), {key: facts[key] for key in _BINDING})
+                _refuse_other(slide, name, facts)
             write_selection(slide, name, chosen[slide.slide_id], overwrite=True)
     if gallery is not None:
         _draw(source, gallery, chosen, scores)
@@ -214,6 +214,14 @@ def _slides(store: FeatureStore, array: str, stage1: Stage1) -> Iterator[StoredS
             f"{store.location} has no {array}, on which {stage1.path} was trained: give the "
             "store of that run with --store"
         )
+
+
+def _refuse_other(slide: StoredSlide, name: str, facts: dict[str, Any]) -> None:
+    """Refuse to replace a selection that was made otherwise."""
+    try:
+        slide.matches(selection_path(name), {key: facts[key] for key in _BINDING})
+    except StoreMismatchError as error:
+        raise StoreMismatchError(f"{error}; or replace it with --overwrite true") from error
 
 
 def _check_k(slides: list[StoredSlide], k: int, rule: Rule) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,11 +21,12 @@ from histotransfer_pl.study.progress import estimate, left_to_do
 from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
 from histotransfer_pl.study.snakefile import snakefile
 from histotransfer_pl.study.state import StudyState
-from histotransfer_pl.study.steps import Plan
+from histotransfer_pl.study.steps import Plan, Step
 from histotransfer_pl.study.summary import format_table, summarise
 
 _SLIDES_LOST = 3
 _FAILED = 1
+_SHOWN = 4
 
 
 def study(arguments: list[str]) -> int:
@@ -103,14 +104,20 @@ def describe_plan(plan: Plan, folder: Path) -> str:
     lines = [f"# {plan.name}: {len(plan)} steps ({count_kinds(plan.steps)}), {len(left)} to run"]
     for number, step in enumerate(plan, 1):
         state = "to run" if step.name in names else "done"
-        needs = f", needs {', '.join(step.needs)}" if step.needs else ""
+        needs = f", needs {shorten_names(step.needs)}" if step.needs else ""
         lines += [f"\n# {number}. {step.name} ({state}{needs})", step.command]
     measured = StudyState.read(folder / "state.json", plan).measured(plan)
     lines.append(f"\n# {estimate(left, measured).describe()}")
     return "\n".join(lines)
 
 
-def count_kinds(steps: Any) -> str:
+def shorten_names(names: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def count_kinds(steps: Iterable[Step]) -> str:
     """How many steps of each kind."""
     return ", ".join(f"{n} {kind}" for kind, n in Counter(step.kind for step in steps).items())
 

@@ -84,7 +84,8 @@ class TileJob:
         self.store.add_slide(entry.slide_id, tiled.coords, n, attributes)
         if self.qc_folder is not None:
             self.qc_folder.mkdir(parents=True, exist_ok=True)
-            draw_qc(tiled, title=entry.slide_id).save(self.qc_folder / f"{encode_key(entry.slide_id)}.png")
+            picture = self.qc_folder / f"{encode_key(entry.slide_id)}.png"
+            draw_qc(tiled, title=entry.slide_id).save(picture)
         return SlideOutcome(entry.slide_id, "done" if n else "no tissue", n, reason=tiled.reason)
 
     def _known(self, entry: SlideEntry) -> SlideOutcome:

@@ -145,10 +145,8 @@ class TopKPatchDataModule(FeatureDataModule):
         bags = torch.split(batch.features, batch.lengths.tolist())
         changed = []
         for index, patches in zip(batch.indices.tolist(), bags, strict=True):
-            # Of the run, the epoch and the bag alone: resumed runs and any number of ranks
-            # see the same pictures.
-            draw = np.random.SeedSequence([self._order_seed(), trainer.current_epoch, index])
-            generator = torch.Generator().manual_seed(int(draw.generate_state(1)[0]))
+            seed = self.draw_seed(trainer.current_epoch, index)
+            generator = torch.Generator().manual_seed(seed)
             changed.append(augment(patches, generator, self.stain_jitter))
         return batch._replace(features=torch.cat(changed))
 
@@ -163,6 +161,13 @@ class TopKPatchDataModule(FeatureDataModule):
         self._restored = state_dict["candidates"]
         if self._ready:
             self._restore_candidates()
+
+    def draw_seed(self, *what: int) -> int:
+        """A seed that follows from the run's seed and from what it is for (an epoch, a bag).
+
+        What is drawn from it is the same in a resumed run and on any number of ranks.
+        """
+        return int(np.random.SeedSequence([self._order_seed(), *what]).generate_state(1)[0])
 
     def candidate_chunks(self, slide_id: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Readable candidates of a slide in pieces: rows (B,) and patches (B, P, P, 3)."""

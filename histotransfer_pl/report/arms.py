@@ -133,8 +133,24 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[MissingRun]]:
 
 def describe(key: ArmKey, varied: Iterable[str]) -> dict[str, str]:
     """Factor to word: the encoder, and the other factors that the study varies."""
-    words = {name: str(getattr(key, name)) for name in varied if getattr(key, name)}
-    return {"encoder": encoder_label(key), **{k: v for k, v in words.items() if k != "encoder"}}
+    words = {name: str(getattr(key, name)) for name in ("encoder", *varied) if getattr(key, name)}
+    if "variant" in words:
+        words["variant"] = variant_label(key.variant)
+    return {**words, "encoder": encoder_label(key)}
+
+
+_TUNED = {
+    "topk": "tuned on top-k",
+    "random": "tuned on random patches",
+    "bottom": "tuned on bottom-k",
+}
+
+
+def variant_label(variant: str) -> str:
+    """How the page calls a variant: ``random`` alone could be mistaken for random weights."""
+    rule, _, joint = variant.partition("-")
+    label = _TUNED.get(rule, rule)
+    return f"{label}, its own head" if joint == "joint" else label
 
 
 def encoder_label(key: ArmKey) -> str:

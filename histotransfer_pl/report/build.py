@@ -176,8 +176,8 @@ def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) ->
 _PLANNED = "Arms that differ in one thing only"
 _PLANNED_NOTE = (
     "First less second, on the same test slides, with a 95 % interval over patients. Depths are "
-    "held against the deepest, tuned encoders against the frozen one. The last p is corrected "
-    "over all rows by Holm's method."
+    "held against the deepest, tuned encoders against the frozen one and top-k against the "
+    "control patches. The last p is corrected over all rows by Holm's method."
 )
 _RANKING_NOTE = (
     "p is corrected over all pairs of arms, not only those shown, because the best was picked by "

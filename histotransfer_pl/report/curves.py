@@ -61,12 +61,13 @@ def _draw_row(axis: Axes, row: int, result: ArmResult) -> None:
     interval = result.auroc
     if interval is None:
         return
-    colour = COLOURS[0] if row == 0 else "#475569"
+    first = row == 0 and result.complete
+    colour = COLOURS[0] if first else "#475569"
     axis.hlines(row, interval.low, interval.high, color=colour, linewidth=2.2)
     values = list(result.arm.cell_aurocs().values())
     axis.plot(values, [row] * len(values), "|", color="#64748b", markersize=10)
     axis.plot(interval.estimate, row, "o", color=colour, markersize=7)
-    weight = "bold" if row == 0 else "normal"
+    weight = "bold" if first else "normal"
     label = (
         f"{result.arm.label}   {interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
     )

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histotransfer_pl.report.figure import COLOURS, Picture, new_figure, note_n, picture, style
+from histotransfer_pl.report.figure import (
+    COLOURS,
+    SWEET,
+    Picture,
+    new_figure,
+    note_n,
+    picture,
+    style,
+)
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.store.layout import encode_key
 
@@ -26,13 +34,18 @@ class GainCurve:
 
     @property
     def n(self) -> str:
-        """The folds and random networks behind it."""
+        """The data, folds and random networks behind it."""
+        data = (
+            [f"n = {self.facts['n']} × {self.facts.get('unit', 'item')}"]
+            if "n" in self.facts
+            else []
+        )
         counts = [
             f"{int(self.table[column].iloc[0])} {word}"
             for column, word in (("n_folds", "folds"), ("n_seeds", "random networks"))
             if column in self.table
         ]
-        return ", ".join(counts)
+        return ", ".join([*data, *counts])
 
     def as_table(self) -> Table:
         """The curve as numbers."""
@@ -77,7 +90,12 @@ def gain_figure(curve: GainCurve) -> Picture:
             top.fill_between(x, low, high, color=COLOURS[1], alpha=0.15, linewidth=0,
                              label="± 1 SD over random networks")  # fmt: skip
         top.plot(x, table["chance"], ":", color="#6b7280", label="chance")
-        top.set_ylabel("Held-out score")
+        sweet = str(curve.facts.get("sweet_spot", ""))
+        if sweet in layers:
+            place = layers.index(sweet)
+            top.plot(place, table["pretrained"].iloc[place], "o", markersize=14, fillstyle="none",
+                     color=SWEET, markeredgewidth=2, label="sweet spot")  # fmt: skip
+        top.set_ylabel(f"Held-out {curve.facts.get('score', 'score')}")
         top.legend(fontsize=8.5, ncols=2)
         note_n(top, curve.n)
         bottom.axhline(0, color="#6b7280", linewidth=0.8)

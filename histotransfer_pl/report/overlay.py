@@ -99,7 +99,7 @@ def draw_overlay(
         relative: (N,) attention in multiples of uniform.
     """
     logs = np.log2(np.maximum(relative, 2.0**-20))  # (N,)
-    low, high = (float(v) for v in np.percentile(logs, [1, 99]))
+    low, high = (float(v) for v in np.percentile(logs, [1, 99], method="nearest"))
     span = high - low
     scaled = np.clip((logs - low) / span, 0, 1) if span > 1e-9 else np.full_like(logs, 0.5)
     places = value_map(thumbnail.shape[:2], boxes, scaled)  # (h, w)

@@ -11,7 +11,6 @@ from histotransfer_pl.errors import ConfigError
 
 PLAN, STATE, SETTINGS = "plan.json", "state.json", "study.yaml"
 DONE, FAILED, WAITING = "done", "failed", "waiting"
-_EVALUATES = ("test", "predict")
 
 
 @dataclass(frozen=True)
@@ -206,12 +205,14 @@ def _planned_runs(where: Places, steps: Sequence[Step]) -> list[PlannedRun]:
             by_folder.setdefault(run_dir, []).append(step)
     runs = []
     for run_dir, own in by_folder.items():
-        last = next((step for step in own if step.kind in _EVALUATES), None)
-        if last is None:
+        test = next((step for step in own if step.kind == "test"), None)
+        if test is None:
             continue
-        problem = next((_why(step) for step in own if step.state != DONE), "")
+        # What an older command left in the folder is not what the plan says; attention may lack.
+        needed = [step for step in own if step.kind != "predict"]
+        problem = next((_why(step) for step in needed if step.state != DONE), "")
         place = where.find(run_dir)
-        runs.append(PlannedRun(place.name, place, run_dir, last.factors, problem))
+        runs.append(PlannedRun(place.name, place, run_dir, test.factors, problem))
     return runs
 
 

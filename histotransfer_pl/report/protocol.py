@@ -23,6 +23,7 @@ _PACKAGES = (
     "torch", "lightning", "timm", "zarr", "openslide-python", "openslide-bin", "numpy", "scipy",
     "scikit-learn", "statsmodels", "torchmetrics",
 )  # fmt: skip
+_SHOWN = 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +121,7 @@ def steps_table(study: Study) -> Table | None:
     # What failed is the news; what waits for it follows from it.
     order = (open_steps["state"] != FAILED).sort_values(kind="stable").index
     page = open_steps.loc[order, ["step", "state", "error"]].rename(columns=str.capitalize)
-    return Table("steps", "Steps of the study that are not done", frame, page)
+    return Table("steps", "Steps of the study that are not done", frame, page).shortened(_SHOWN)
 
 
 def missing_table(missing: Sequence[MissingRun]) -> Table | None:
@@ -129,4 +130,5 @@ def missing_table(missing: Sequence[MissingRun]) -> Table | None:
         return None
     frame = pd.DataFrame([{"run": m.name, "reason": m.reason} for m in missing])
     page = frame.rename(columns=str.capitalize)
-    return Table("missing_runs", "Runs that are not in the comparison", frame, page)
+    table = Table("missing_runs", "Runs that are not in the comparison", frame, page)
+    return table.shortened(_SHOWN)

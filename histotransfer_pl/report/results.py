@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
-from histotransfer_pl.analysis.metrics import METRICS
+from histotransfer_pl.analysis.metrics import METRICS, evaluate
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.report.arms import Arm
 from histotransfer_pl.report.table import Table
@@ -29,7 +30,8 @@ class ArmResult:
 
     Attributes:
         arm: The arm.
-        intervals: Metric name to interval; a metric that is undefined is absent.
+        intervals: Metric name to interval; a metric without one is absent.
+        points: Metric name to value, where there are too few patients for an interval.
         complete: Whether it was tested on all folds and seeds that most arms were.
         problem: Why there is no AUROC, or what is odd.
     """
@@ -38,6 +40,7 @@ class ArmResult:
     intervals: dict[str, Interval] = field(repr=False)
     complete: bool
     problem: str = ""
+    points: dict[str, float] = field(default_factory=dict)
 
     @property
     def auroc(self) -> Interval | None:
@@ -60,6 +63,7 @@ def evaluate_arms(arms: Sequence[Arm], *, n_resamples: int = 2000) -> list[ArmRe
 
 def _evaluate(arm: Arm, complete: bool, n_resamples: int) -> ArmResult:
     intervals: dict[str, Interval] = {}
+    points: dict[str, float] = {}
     problems: list[str] = []
     try:
         predictions = arm.predictions()
@@ -71,8 +75,11 @@ def _evaluate(arm: Arm, complete: bool, n_resamples: int) -> ArmResult:
             intervals[name] = bootstrap_interval(predictions, metric, n_resamples=n_resamples)
         except AnalysisError as error:
             problems.append(str(error))
+            value = float(evaluate(METRICS[name], predictions)[0])
+            if np.isfinite(value):
+                points[name] = value
     problem = problems[0] if "auroc" not in intervals else ""
-    return ArmResult(arm, intervals, complete, problem)
+    return ArmResult(arm, intervals, complete, problem, points)
 
 
 def best_result(results: Sequence[ArmResult]) -> ArmResult | None:
@@ -82,8 +89,8 @@ def best_result(results: Sequence[ArmResult]) -> ArmResult | None:
 
 
 def ranked(results: Sequence[ArmResult]) -> list[ArmResult]:
-    """Arms from the highest AUROC down; those without one last."""
-    return sorted(results, key=_score, reverse=True)
+    """Arms from the highest AUROC down; behind them those tested on fewer folds or seeds."""
+    return sorted(results, key=lambda r: (r.complete, _score(r)), reverse=True)
 
 
 def _score(result: ArmResult) -> float:
@@ -99,14 +106,14 @@ def results_table(results: Sequence[ArmResult], name: str) -> Table:
         row |= {"n_slides": arm.n_slides(), "n_patients": arm.n_patients()}
         for metric in SHOWN:
             interval = result.intervals.get(metric)
-            row[metric] = None if interval is None else interval.estimate
+            row[metric] = result.points.get(metric) if interval is None else interval.estimate
             row[f"{metric}_low"] = None if interval is None else interval.low
             row[f"{metric}_high"] = None if interval is None else interval.high
         raw.append({**row, "remark": remark})
         shown.append(
             {
                 "Arm": arm.label,
-                **{title: two_lines(result.intervals.get(m)) for m, title in SHOWN.items()},
+                **{title: _cell(result, m) for m, title in SHOWN.items()},
                 "Trainings": str(len(arm.cells)),
                 "Remark": remark,
             }
@@ -130,6 +137,8 @@ def span(interval: Interval | None) -> str:
     return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def two_lines(interval: Interval | None) -> str:
-    """The interval below its estimate, for narrow columns."""
-    return span(interval).replace(" [", "\n[")
+def _cell(result: ArmResult, metric: str) -> str:
+    """The interval below its estimate, so that the columns are narrow."""
+    if metric in result.points:
+        return f"{result.points[metric]:.3f}\nno interval"
+    return span(result.intervals.get(metric)).replace(" [", "\n[")

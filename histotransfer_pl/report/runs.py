@@ -99,9 +99,10 @@ def read_predictions(planned: PlannedRun) -> tuple[pd.DataFrame, tuple[str, ...]
         AnalysisError: There is no such table, or it is not one of predictions.
     """
     path = planned.folder / "test_predictions.csv"
+    if planned.problem:
+        raise AnalysisError(planned.problem)
     if not path.is_file():
-        reason = planned.problem or f"{path} is missing: run test in this folder"
-        raise AnalysisError(reason)
+        raise AnalysisError(f"{path} is missing: run test in this folder")
     try:
         table = pd.read_csv(path, dtype=dict.fromkeys(_TEXT, str), keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:

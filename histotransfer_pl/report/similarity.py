@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from histotransfer_pl.report.figure import (
@@ -140,6 +141,7 @@ def diagonals(similarities: Sequence[Similarity]) -> Picture | None:
         for number, one in enumerate(shown):
             own = [n for n in one.layers_x if n in one.layers_y]
             values = [one.values[one.layers_x.index(n), one.layers_y.index(n)] for n in own]
+            _draw_floor(axis, one, names, number)
             axis.plot(
                 [names.index(n) for n in own], values, marker=MARKERS[number],
                 color=COLOURS[number], label=f"{one.name} ({one.n})",
@@ -158,12 +160,27 @@ def diagonals(similarities: Sequence[Similarity]) -> Picture | None:
         )
 
 
+def _draw_floor(axis: Axes, one: Similarity, names: Sequence[str], number: int) -> None:
+    """The control: the first network with the same network untrained."""
+    controls = one.facts.get("controls")
+    floor = controls.get("with random") if isinstance(controls, Mapping) else None
+    if not isinstance(floor, Mapping):
+        return
+    points = [(names.index(n), v) for n, v in floor.items() if n in names and v is not None]
+    if points:
+        x, y = zip(*points, strict=True)
+        label = f"{one.sides[0]} with random weights (control)"
+        axis.plot(x, y, "--", color=COLOURS[number], linewidth=1, alpha=0.7, label=label)
+
+
 def facts_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a JSON file says beside its table, one line a fact."""
     return [(str(key), _words(value)) for key, value in facts.items()]
 
 
 def _words(value: Any) -> str:
+    if value is None:
+        return "–"
     if isinstance(value, Mapping):
         return ", ".join(f"{k}: {_words(v)}" for k, v in value.items())
     if isinstance(value, list):

@@ -75,10 +75,12 @@ def _ranking_answer(results: Sequence[ArmResult], ranking: Sequence[Contrast]) -
     able = [r.arm for r in ranked(results) if r.complete and r.auroc is not None]
     second = next((c for c in tested if len(able) > 1 and c.second is able[1]), None)
     text = f"It beats {len(beaten)} of the {len(tested)} other arms beyond chance."
+    others = "the only other arm" if len(tested) == 1 else f"all {len(tested)} other arms"
     if len(beaten) == len(tested):
-        text = f"Yes: it beats all {len(tested)} other arms beyond chance."
+        text = f"Yes: it beats {others} beyond chance."
     elif not beaten:
-        text = f"No: none of the {len(tested)} other arms is worse beyond chance."
+        none = f"{others} is not" if len(tested) == 1 else f"none of the {len(tested)} others is"
+        text = f"No: {none} worse beyond chance."
     return [Answer(question, f"{text} {_against_second(second)}".strip())]
 
 

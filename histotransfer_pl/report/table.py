@@ -1,6 +1,6 @@
 """A table twice: as numbers for the CSV file, as words for the page."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -35,6 +35,14 @@ class Table:
     def rows(self) -> list[list[str]]:
         """Rows of the page."""
         return [[str(value) for value in row] for row in self.page.itertuples(index=False)]
+
+    def shortened(self, rows: int) -> "Table":
+        """The page shows the first rows and says where the others are."""
+        hidden = len(self.page) - rows
+        if hidden <= 0:
+            return self
+        note = f"{self.note} {hidden} more rows are in the CSV file.".strip()
+        return replace(self, page=self.page.head(rows), note=note)
 
     def write(self, folder: Path) -> Path:
         """Write the CSV file."""

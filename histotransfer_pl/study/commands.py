@@ -69,7 +69,7 @@ def extract_step(
         kind=kind,
         argv=(
             "extract",
-            *_data_options(config),
+            *place_options(config),
             *options({"data": _slide_options(config)}),
             *options({"model": encoder_options(encoder, depths)}),
             *options(config.extract),
@@ -102,8 +102,8 @@ def fit_step(config: StudyConfig, stored: Features, factors: Mapping[str, Any]) 
     features = {"encoder": stored.encoder, "depth": stored.depth}
     argv = [
         *_run_options(config, name, factors["seed"]),
-        *_data_options(config),
-        *options({"data": {**features, **_split_options(config, factors["fold"])}}),
+        *place_options(config),
+        *options({"data": {**features, **split_options(config, factors["fold"])}}),
         *("--model.head", spell(config.heads[factors["head"]])),
         *_quiet(config.fit),
         *options(config.fit),
@@ -122,10 +122,10 @@ def finetune_step(
     argv = [
         *_run_options(config, name, factors["seed"]),
         *("--data", "TopKPatchDataModule"),
-        *_data_options(config),
+        *place_options(config),
         *options({"data": {"selection": word["--name"]}}),
         *options({"data": {} if config.slides is None else {"slides": config.slides}}),
-        *options({"data": _split_options(config, factors["fold"])}),
+        *options({"data": split_options(config, factors["fold"])}),
         *("--model", "TopKFineTuner"),
         *("--model.stage1", word["--run"]),
         *options({"model": kept}),
@@ -255,7 +255,8 @@ def _after_fit(fit: Step, verb: str, files: tuple[str, ...]) -> Step:
     )
 
 
-def _data_options(config: StudyConfig) -> list[str]:
+def place_options(config: StudyConfig) -> list[str]:
+    """Where the store and the cohort are."""
     return ["--data.store", str(config.store), "--data.cohort", str(config.cohort)]
 
 
@@ -271,15 +272,14 @@ def _differing(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[st
     found: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            value = _differing(value, usual[key])
-            if value:
-                found[key] = value
+            inner = _differing(value, usual[key])
+            found |= {key: inner} if inner else {}
         elif value != usual[key]:
             found[key] = value
     return found
 
 
-def _split_options(config: StudyConfig, fold: int) -> dict[str, Any]:
+def split_options(config: StudyConfig, fold: int) -> dict[str, Any]:
     """What a run is trained, validated and tested on."""
     split: dict[str, Any] = {"target": config.target, "fold": fold}
     if config.lost_slides == "leave_out":

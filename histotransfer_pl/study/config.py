@@ -83,14 +83,17 @@ class Probe:
     """Knowledge gain per layer of an encoder, measured with a linear probe.
 
     Attributes:
-        encoder: Name in the store of the encoder; its depths are those of this study.
-        random_seeds: Random networks to compare with.
-        options: Further settings of the verb `gain`.
+        encoder: Name in the store of the encoder. With `tiles` in the options all its depths are
+            probed on labelled tiles; else those of this study, on the mean features of slides.
+        random_seeds: Random networks to compare with, at least five.
+        options: Further settings of the verb `gain`, such as `tiles` and `label`.
+        name: Name of the curve; the encoder's when null.
     """
 
     encoder: str
     random_seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
     options: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,9 @@ class Pair:
 
     Attributes:
         first: Name in the store.
-        second: Name in the store, `tuned` (the first, tuned on the top-k patches of the first
-            fold), or `random` (the first with random weights).
-        options: Further settings of the verb `similarity`.
+        second: Name in the store, `tuned` (the first as it was tuned in the first fold), or
+            `random` (the first with random weights).
+        options: Further settings of the verb `similarity`, such as `data.n_patches`.
     """
 
     first: str

@@ -21,7 +21,8 @@ def check_heads(heads: Mapping[str, Mapping[str, Any]]) -> None:
         extra = sorted(set(head) - {"class_path", "init_args"})
         if "class_path" not in head or extra:
             raise ConfigError(
-                f"heads.{name} has {', '.join(head) or 'nothing'}; expected class_path and init_args"
+                f"heads.{name} has {', '.join(head) or 'nothing'}; expected class_path and "
+                "init_args"
             )
         path = str(head["class_path"])
         if "." not in path and path not in known:
@@ -31,6 +32,7 @@ def check_heads(heads: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _subclasses(cls: type) -> Iterator[type]:
-    for child in cls.__subclasses__():
+    children: list[type] = cls.__subclasses__()
+    for child in children:
         yield child
         yield from _subclasses(child)

@@ -3,9 +3,7 @@
 import signal
 import threading
 from types import FrameType
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 
 class Interruption:

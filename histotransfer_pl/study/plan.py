@@ -21,6 +21,7 @@ from histotransfer_pl.study.commands import (
     report_step,
     test_step,
 )
+from histotransfer_pl.study.comparisons import gain_steps, similarity_steps
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.heads import check_heads
@@ -65,9 +66,13 @@ def make_plan(config: StudyConfig) -> Plan:
         if step.kind == "predict":
             stage1[Stage1.of(step.factors)] = step
     steps += tuning_steps(config, tuned, stage1)
+    steps += similarity_steps(config, steps)
+    steps += gain_steps(config, steps)
     if config.report:
         steps.append(report_step(config, steps))
-    return Plan(config.name, tuple(steps))
+    plan = Plan(config.name, tuple(steps))
+    check_hygiene(plan)
+    return plan
 
 
 def _stored(config: StudyConfig, before: Sequence[Step]) -> list[Features]:

@@ -1,8 +1,8 @@
 """Runs the steps of a study in this process, one after the other."""
 
-import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -20,7 +20,6 @@ Main = Callable[[Sequence[str]], int]
 """Runs a verb with its settings and returns the exit code."""
 
 INTERRUPTED = 130
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -129,10 +128,10 @@ class Runner:
             return error.code if isinstance(error.code, int) else 1
         except KeyboardInterrupt:
             return INTERRUPTED
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # One run out of hundreds may meet a bug or run out of memory; the others of the night
             # must not be lost with it. Its log has the trace, the study ends with a failure.
-            _log.exception("the step broke")
+            traceback.print_exc()
             sys.stderr.write(f"error: {type(error).__name__}: {error}\n")
             return 1
 

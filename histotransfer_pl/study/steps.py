@@ -107,12 +107,19 @@ def read_plan(path: Path) -> Plan:
     except FileNotFoundError as error:
         raise ConfigError(f"no {path}: give the folder of a study that was started") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no plan of a study ({error}): start the study again") from error
+        raise ConfigError(
+            f"{path} is no plan of a study ({error}): start the study again"
+        ) from error
 
 
 def step_name(*words: str | int) -> str:
     """A name for a step that is a safe file name, from words such as encoder and depth."""
     return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(word)) for word in words)
+
+
+def joint_digest(*steps: Step) -> str:
+    """A few letters that change when the command of one of the steps does."""
+    return hashlib.sha256("".join(step.digest for step in steps).encode()).hexdigest()[:6]
 
 
 def _step(item: dict[str, Any]) -> Step:

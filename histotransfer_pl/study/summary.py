@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histotransfer_pl.analysis.bootstrap import bootstrap_interval
 from histotransfer_pl.analysis.metrics import METRICS, evaluate
-from histotransfer_pl.analysis.predictions import Predictions
+from histotransfer_pl.analysis.predictions import Predictions, align
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.errors import AnalysisError, CohortError
-from histotransfer_pl.study.statistics import mean_interval
 from histotransfer_pl.study.steps import Plan, Step
 
 KEYS = ("encoder", "weights", "depth", "head", "variant")
 """What makes a row; folds are pooled and seeds averaged."""
 
-_ALSO = ("auprc", "balanced_accuracy", "ece")
+_ALSO = ("auprc", "accuracy", "balanced_accuracy", "ece")
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ def read_predictions(steps: Sequence[Step]) -> Predictions:
     ]
     for step, table in zip(steps, tables, strict=True):
         table["fold"] = step.factors["fold"]
-    columns = [name for name in tables[0] if name.startswith("p_")]
-    if any([name for name in table if name.startswith("p_")] != columns for table in tables):
+    columns = _class_columns(tables[0])
+    if any(_class_columns(table) != columns for table in tables):
         raise CohortError(f"the folds of {steps[0].name} have different classes: fit them again")
     pooled = pd.concat(tables, ignore_index=True)
     folds = pooled.groupby("patient_id")["fold"].nunique()
@@ -114,12 +114,14 @@ def table_of(step: Step) -> Path:
 
 def format_table(results: pd.DataFrame, metric: str = "auroc") -> str:
     """The results as text."""
-    shown = pd.DataFrame({key: results[key] for key in (*KEYS, "n_seeds", "n_patients", "n_slides")})
+    shown = results[[*KEYS, "n_seeds", "n_patients", "n_slides"]].copy()
     shown[metric] = [
         "-" if pd.isna(row[metric]) else f"{row[metric]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         for _, row in results.iterrows()
     ]
-    shown["sd over seeds"] = results["sd_seeds"].map("{:.3f}".format)
+    for name in ("n_patients", "n_slides"):
+        shown[name] = shown[name].map(lambda n: "-" if pd.isna(n) else f"{n:.0f}")
+    shown["sd over seeds"] = results["sd_seeds"].map(lambda x: "-" if pd.isna(x) else f"{x:.3f}")
     if results["note"].any():
         shown["note"] = results["note"]
     # A column that says the same of all rows is not worth its width.
@@ -147,12 +149,38 @@ def _row(group: Group, done: set[str], metric: str) -> dict[str, Any]:
     return row | empty | dict(numbers) | {"note": "; ".join(notes)}
 
 
+def pool_seeds(seeds: Sequence[Predictions]) -> Predictions:
+    """Predictions of the same slides by fits with several seeds, as one.
+
+    Every slide counts once a seed, and each fit is a fold of its own: a metric of the result is
+    the mean of the metric over seeds, and its interval draws the same patients for all seeds.
+
+    Raises:
+        AnalysisError: The seeds saw other slides.
+    """
+    first = seeds[0]
+    fits = [first, *(align(first, other) for other in seeds[1:])]
+    ids = np.asarray(first.slide_ids, str)
+    n_folds = int(first.fold_index.max()) + 1
+    return Predictions(
+        slide_ids=np.concatenate([np.char.add(ids, f" (fit {i})") for i in range(len(fits))]),
+        patients=np.tile(np.asarray(first.patients, str), len(fits)),
+        labels=np.tile(first.y, len(fits)),
+        scores=np.concatenate([fit.s for fit in fits]),
+        folds=np.concatenate([first.fold_index + i * n_folds for i in range(len(fits))]),
+    )
+
+
+def _class_columns(table: pd.DataFrame) -> list[str]:
+    return [str(name) for name in table if str(name).startswith("p_")]
+
+
 def _numbers(seeds: list[Predictions], metric: str) -> dict[str, Any]:
-    interval = mean_interval(seeds, METRICS[metric])
+    interval = bootstrap_interval(pool_seeds(seeds), METRICS[metric])
     values = [float(evaluate(METRICS[metric], seed)[0]) for seed in seeds]
     return {
-        "n_patients": interval.n_patients,
-        "n_slides": interval.n_slides,
+        "n_patients": seeds[0].n_patients,
+        "n_slides": seeds[0].n_slides,
         metric: interval.estimate,
         "sd_seeds": float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
         "low": interval.low,

@@ -16,7 +16,7 @@ from histotransfer_pl.study.commands import (
     test_step,
 )
 from histotransfer_pl.study.config import StudyConfig, Variant
-from histotransfer_pl.study.steps import Step
+from histotransfer_pl.study.steps import Step, joint_digest
 
 RULES: Mapping[Variant, str] = {"topk": "attention", "random": "random", "bottom": "bottom"}
 """How `select` calls the variants."""
@@ -108,7 +108,9 @@ def tuning_steps(
             yield tune
             yield test_step(tune)
             weights = str(run_folder(tune) / "encoder.safetensors")
-            alias = f"{stage1.encoder}@{variant}-f{stage1.fold}-s{stage1.seed}"
+            alias = f"{stage1.encoder}@{variant}-f{stage1.fold}-s{stage1.seed}-"
+            # Tuned otherwise it is another encoder, and the store keeps both apart.
+            alias += joint_digest(before, chosen, tune)
             again = replace(encoder, weights=weights, alias=alias)
             extraction = extract_step(
                 config, again, [stage1.depth], (tune.name,), kind="extract_tuned"

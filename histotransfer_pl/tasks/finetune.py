@@ -127,6 +127,7 @@ class TopKFineTuner(AttentionMIL):
         self.checkpoint_activations = checkpoint_activations
         self.refresh_every_n_epochs = refresh_every_n_epochs
         self.open_bags = OpenBags()
+        self._refreshed = 0
         self.encoder: PatchEncoder
         self.feature_mean: Tensor
         self.feature_deviation: Tensor
@@ -179,13 +180,18 @@ class TopKFineTuner(AttentionMIL):
         return (features - self.feature_mean) / self.feature_deviation
 
     @override
+    def on_train_start(self) -> None:
+        self._refresh_when_due()  # Lightning leaves out the next hook in the epoch it resumes
+
+    @override
     def on_train_epoch_start(self) -> None:
-        every = self.refresh_every_n_epochs
-        if every and self.current_epoch and self.current_epoch % every == 0:
-            self.refresh_selection()
+        self._refresh_when_due()
 
     @override
     def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:
+        # Dropout draws from the global state, which a resumed run would have in another place.
+        numbers = (self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(topk_data(self).draw_seed(*numbers))
         with explain_out_of_memory(self._advice):
             return super().training_step(batch, batch_idx)
 
@@ -247,6 +253,12 @@ class TopKFineTuner(AttentionMIL):
         self.eval()
         rank_all(self, topk_data(self), self.trainer)
         self.train(training)
+
+    def _refresh_when_due(self) -> None:
+        every, epoch = self.refresh_every_n_epochs, self.current_epoch
+        if every and epoch and epoch % every == 0 and self._refreshed != epoch:
+            self.refresh_selection()
+            self._refreshed = epoch
 
     @property
     def _advice(self) -> str:

@@ -1,6 +1,7 @@
 """Fine-tuning through the command line: the round trip, resuming, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import torch
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, feature_path
-from tests.tuning import ENCODER, QUIET, TOPK, tuning
+from tests.tuning import TOPK, tuning
 
 
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -76,7 +77,24 @@ def test_resuming_after_a_kill_ends_with_the_weights_of_an_uninterrupted_fit(
     refit = ("--model.head", "AttentionHead", "--model.head.dropout", "0.2")
     for verb in ("fit", "predict"):
         assert tuning(verb, "--run_dir", "stage1", "--model.beta", "0.1", *refit) == 0
-    assert main(["select", "--run", "stage1", "--k", "3", "--name", "top3"]) == 0
+    assert (
+        main(
+            [
+                "select",
+                "--run",
+                "stage1",
+                "--k",
+                "3",
+                "--pool",
+                "6",
+                "--name",
+                "top3",
+                "--overwrite",
+                "true",
+            ]
+        )
+        == 0
+    )
     assert tuning("fit", *TOPK, "--run_dir", "whole", *settings, epochs=4) == 0
     killed = ["--trainer.callbacks+", "tests.tasks.killer.Killer", "--trainer.callbacks.epoch", "2"]
     with pytest.raises(RuntimeError, match="killed in epoch 2"):
@@ -108,8 +126,6 @@ def test_resuming_after_a_kill_ends_with_the_weights_of_an_uninterrupted_fit(
 def test_what_does_not_fit_is_refused(
     tuning_cohort: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
 ) -> None:
-    import re
-
     assert tuning("fit", *TOPK, "--run_dir", "bad", *change) == 1
     assert re.search(message, capsys.readouterr().err)
 
@@ -123,13 +139,17 @@ def test_a_selection_of_another_run_is_refused(
     assert "is not the checkpoint other" in capsys.readouterr().err
 
 
-def test_moved_and_changed_slides(
-    tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    slides = tuning_cohort / "slides"
-    slides.rename(tuning_cohort / "moved" if (tuning_cohort / "moved").mkdir() else slides)
+def test_moved_and_changed_slides(tuning_cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tuning_cohort / "moved").mkdir()
+    (tuning_cohort / "slides").rename(tuning_cohort / "moved" / "slides")
     assert tuning("fit", *TOPK, "--run_dir", "bad") == 1
     assert "give the folder that holds the slides now with data.slides" in capsys.readouterr().err
+    slide = tuning_cohort / "moved" / "slides" / "s00.tiff"
+    moved = ["--data.slides", "moved"]
+    assert tuning("fit", *TOPK, "--run_dir", "good", *moved, epochs=1) == 0
+    slide.write_bytes(slide.with_name("s01.tiff").read_bytes())
+    assert tuning("fit", *TOPK, "--run_dir", "bad", *moved) == 1
+    assert "is not the file that was tiled" in capsys.readouterr().err
 
 
 def test_unreadable_patches_are_replaced_and_reported(
@@ -168,8 +188,3 @@ def test_the_saved_encoder_is_that_of_the_best_epoch(tuning_cohort: Path) -> Non
     for name, value in saved.items():
         torch.testing.assert_close(value, best[prefix + name], rtol=0, atol=0)
     assert any(not torch.equal(value, last[prefix + name]) for name, value in saved.items())
-
-
-def test_quiet_is_used() -> None:
-    assert QUIET
-    assert ENCODER

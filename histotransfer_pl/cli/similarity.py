@@ -1,0 +1,146 @@
+"""The verb ``similarity``: CKA of every block of one encoder with every block of another."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor
+from typing_extensions import override
+
+from histotransfer_pl import __version__
+from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.cli.files import say
+from histotransfer_pl.cli.parser import Parser
+from histotransfer_pl.data.patch_sample import PatchSampleDataModule
+from histotransfer_pl.encoders.encoder import PatchEncoder
+from histotransfer_pl.tasks.similarity import (
+    CKAResult,
+    RepresentationSimilarity,
+    Space,
+    facts_of,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class SimilarityCLI(LightningCLI):
+    """``similarity``: ``test`` over a sample of patches."""
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--output", type=Path, default=Path("similarity.csv"), help=_OUTPUT)
+        parser.set_defaults({"seed_everything": 0})
+
+
+_OUTPUT = "CSV file of the matrix; <name>_flattened.csv and JSON files with n, d, controls beside."
+
+
+def similarity(arguments: list[str]) -> int:
+    """CKA of every block of one encoder with every block of another, on the same patches."""
+    cli = SimilarityCLI(
+        RepresentationSimilarity,
+        PatchSampleDataModule,
+        save_config_callback=None,
+        trainer_defaults={
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+        },
+        parser_class=Parser,
+        parser_kwargs={
+            "prog": "python -m histotransfer_pl similarity",
+            "allow_abbrev": False,
+            "dump_header": [f"histotransfer_pl=={__version__}"],
+            "description": similarity.__doc__,
+        },
+        args=arguments,
+        run=False,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+    )
+    cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    if cli.trainer.interrupted:
+        return 130
+    if cli.trainer.is_global_zero:
+        write_results(cli.model, cli.datamodule, cli.config.output)
+    return 0
+
+
+def write_results(
+    task: RepresentationSimilarity, data: PatchSampleDataModule, output: Path
+) -> None:
+    """Write a matrix and its facts for each space, and say what they are."""
+    for reason in sorted(set(task.unreadable)):
+        _log.warning("left out: %s", reason)
+    if task.n_patches < data.drawn:
+        _log.warning("%d of the %d patches drawn were compared", task.n_patches, data.drawn)
+    for space, result in task.results.items():
+        path = output if space == "pooled" else output.with_name(f"{output.stem}_flattened.csv")
+        table = pd.DataFrame(result.pair.numpy(), columns=task.second.depths)
+        table.insert(0, "layer", task.first.depths)
+        write_text(path, table.to_csv(index=False))
+        facts = describe(task, data, space, result)
+        write_text(path.with_suffix(".json"), json.dumps(facts, indent=1))
+        say(f"CKA of {facts['x']} (rows) and {facts['y']}, {space}, n = {task.n_patches} patches")
+        say(table.to_string(index=False, float_format="{:.3f}".format))
+        for name, values in facts["controls"].items():
+            shown = ", ".join(f"{layer} {_shown(value)}" for layer, value in values.items())
+            say(f"  control {name}: {shown}")
+        say(f"wrote {path}")
+
+
+def describe(
+    task: RepresentationSimilarity, data: PatchSampleDataModule, space: Space, result: CKAResult
+) -> dict[str, Any]:
+    """What must be known beside a matrix, as plain JSON types."""
+    controls: dict[str, dict[str, float | None]] = {}
+    for name, values in (("with itself", result.itself), ("with random", result.random)):
+        if values is not None:
+            controls[name] = _by_layer(task.first.depths, values)
+    seen = {
+        encoder.name: len(data.patients & set(_tuned_on(encoder)))
+        for encoder in (task.first, task.second)
+        if _tuned_on(encoder)
+    }
+    if any(seen.values()):
+        _log.warning("an encoder was tuned on patients of these patches (%s): give data.part", seen)
+    return {
+        "x": task.first.name,
+        "y": task.second.name,
+        "n": task.n_patches,
+        "slides": len(data.work),
+        "part": data.part or "all",
+        "method": f"unbiased minibatch linear CKA, batches of {data.batch_size}",
+        "space": space,
+        "controls": controls,
+        "random_batchnorm_patches": task.reestimated,
+        "d_x": result.dims_first,
+        "d_y": result.dims_second,
+        "encoder_x": facts_of(task.first),
+        "encoder_y": facts_of(task.second),
+        "tuned_on_patients_among_them": seen,
+        "store": data.store.location,
+        "grid": data.grid.to_dict(),
+        "seed": data.seed,
+    }
+
+
+def _tuned_on(encoder: PatchEncoder) -> list[str]:
+    found: list[str] = encoder.provenance.get("tuned", {}).get("tuned_on_patients", [])
+    return found
+
+
+def _by_layer(layers: list[str], values: Tensor) -> dict[str, float | None]:
+    # JSON has no NaN: a block that is constant over the patches has no CKA
+    numbers = [float(value) for value in values]
+    pairs = zip(layers, numbers, strict=True)
+    return {layer: None if number != number else number for layer, number in pairs}  # noqa: PLR0124
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"

@@ -1,0 +1,94 @@
+"""Mean features of slides at every depth of an encoder, with their labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from histotransfer_pl.data.cohort import shorten
+from histotransfer_pl.data.features import stored_features
+from histotransfer_pl.data.join import join_cohort
+from histotransfer_pl.errors import CohortError, StoreMismatchError
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import feature_path
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledSlides:
+    """Slides with a label and features.
+
+    Attributes:
+        store: Where the features are.
+        slide_ids: The slides.
+        labels: (S,) index of each slide's class.
+        classes: Names of the classes.
+        groups: (S,) patient of each slide.
+    """
+
+    store: FeatureStore
+    slide_ids: list[str]
+    labels: NDArray[np.int64]
+    classes: list[str]
+    groups: NDArray[np.str_]
+
+    def means(self, encoder: str, depths: Sequence[str]) -> dict[str, NDArray[np.floating[Any]]]:
+        """Mean over the patches of each slide (S, D), at each depth.
+
+        Raises:
+            StoreMismatchError: A slide lacks features of the encoder.
+        """
+        found: dict[str, NDArray[np.floating[Any]]] = {}
+        for depth in depths:
+            array = feature_path(encoder, depth)
+            lacking = [s for s in self.slide_ids if not self.store.slide(s).has(array)]
+            if lacking:
+                raise StoreMismatchError(
+                    f"{len(lacking)} of {len(self.slide_ids)} slides have no {array} in "
+                    f"{self.store.location}: {shorten(lacking)}; run extract with this encoder "
+                    f"and depth (the store has {self._listing()})"
+                )
+            rows = [
+                self.store.slide(slide_id).read(array).mean(0, dtype=np.float32)
+                for slide_id in self.slide_ids
+            ]
+            found[depth] = np.stack(rows)  # (S, D)
+        return found
+
+    def facts(self, encoder: str, depth: str) -> dict[str, Any]:
+        """What the store says of these features."""
+        return dict(
+            self.store.slide(self.slide_ids[0]).info(feature_path(encoder, depth)).attributes
+        )
+
+    def _listing(self) -> str:
+        pairs = stored_features(self.store.slide(self.slide_ids[0]))
+        return ", ".join(f"{encoder} at {depth}" for encoder, depth in pairs) or "no features"
+
+
+def labelled_slides(
+    store: Path, cohort: Path, target: str, encoder: str, depths: Sequence[str]
+) -> LabelledSlides:
+    """Join a cohort table with the features of an encoder.
+
+    Raises:
+        CohortError: A missing column, nothing to join, or a single class.
+        StoreMismatchError: Features that the store does not have.
+    """
+    opened = FeatureStore.open(store)
+    join = join_cohort(cohort, opened, feature_path(encoder, depths[-1]), target)
+    if len(join.classes) < 2:
+        raise CohortError(
+            f"{cohort}: column {target} has only the class {join.classes}; a probe needs two"
+        )
+    number = {name: i for i, name in enumerate(join.classes)}
+    rows = join.labelled
+    return LabelledSlides(
+        store=opened,
+        slide_ids=rows["slide_id"].tolist(),
+        labels=np.array([number[name] for name in rows["label"]], np.int64),
+        classes=join.classes,
+        groups=rows["patient_id"].to_numpy(str),
+    )

@@ -1,0 +1,173 @@
+"""Knowledge gain of an encoder, layer by layer, from features to a table."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from histotransfer_pl.analysis.gain import MIN_SEEDS, knowledge_gain, sweet_spot
+from histotransfer_pl.analysis.probe import (
+    INVERSE_PENALTIES,
+    ProbeResult,
+    Score,
+    linear_probe,
+)
+from histotransfer_pl.data.labelled_tiles import LabelledTiles
+from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.cost import DepthCost
+from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
+from histotransfer_pl.errors import AnalysisError
+
+_log = logging.getLogger(__name__)
+CALIBRATION_TILES = 512
+"""Tiles that the BatchNorm statistics of random networks are estimated on."""
+
+Layers = dict[str, NDArray[np.floating[Any]]]
+"""Features (N, D) of the same rows at each layer, from shallow to deep."""
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How layers are probed; the same for the pretrained and the random networks.
+
+    Attributes:
+        score: Score of the held-out rows.
+        n_folds: Outer folds by group, which score.
+        n_inner_folds: Inner folds, which choose the penalty.
+        penalties: Values of scikit-learn's C to choose from.
+        seed: Seed of the folds.
+    """
+
+    score: Score = "auroc"
+    n_folds: int = 5
+    n_inner_folds: int = 3
+    penalties: list[float] = field(default_factory=lambda: list(INVERSE_PENALTIES))
+    seed: int = 0
+
+    def probe(
+        self, layers: Layers, labels: NDArray[np.int64], groups: NDArray[np.str_]
+    ) -> ProbeResult:
+        """Score each layer."""
+        return linear_probe(
+            layers,
+            labels,
+            groups,
+            score=self.score,
+            n_folds=self.n_folds,
+            n_inner_folds=self.n_inner_folds,
+            penalties=self.penalties,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProbe:
+    """The probes of both arms on the same folds.
+
+    Attributes:
+        pretrained: Probe of the pretrained network.
+        random: Probes of the random ones.
+    """
+
+    pretrained: ProbeResult
+    random: Sequence[ProbeResult]
+
+    @classmethod
+    def run(
+        cls,
+        pretrained: Callable[[], Layers],
+        random: Sequence[Callable[[], Layers]],
+        labels: NDArray[np.int64],
+        groups: NDArray[np.str_],
+        settings: ProbeSettings,
+    ) -> "LayerProbe":
+        """Probe one network after the other; the features of one are in memory at a time.
+
+        Raises:
+            AnalysisError: Too few random networks, or labels that cannot be probed.
+        """
+        if len(random) < MIN_SEEDS:
+            raise AnalysisError(
+                f"{len(random)} random networks, at least {MIN_SEEDS} are needed: one alone may "
+                "be lucky"
+            )
+        known = settings.probe(pretrained(), labels, groups)
+        guesses = []
+        for number, features in enumerate(random):
+            guesses.append(settings.probe(features(), labels, groups))
+            _log.info("probed random network %d of %d", number + 1, len(random))
+        return cls(known, guesses)
+
+    def table(self, costs: Mapping[str, DepthCost] | None = None) -> pd.DataFrame:
+        """One row a layer: both arms, gain, increment, spreads, and cumulative costs."""
+        curve = knowledge_gain(
+            self.pretrained.scores,
+            {
+                layer: np.stack([probe.scores[layer] for probe in self.random])  # (seeds, folds)
+                for layer in self.pretrained.scores
+            },
+            chance=self.pretrained.chance,
+        )
+        rows = []
+        for point in curve:
+            row = asdict(point)
+            if costs and point.layer in costs:
+                cost = costs[point.layer]
+                row |= {"dim": cost.dim, "parameters": cost.parameters, "macs": cost.macs}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def sweet_spot(self) -> str:
+        """The shallowest layer within one standard error of the best pretrained score."""
+        return sweet_spot(self.pretrained.scores)
+
+
+def tile_features(encoder: PatchEncoder, tiles: LabelledTiles, batch_size: int) -> Layers:
+    """Features (N, D) of every tile at every depth of the encoder."""
+    device = encoder.mean.device
+    parts: dict[str, list[NDArray[np.float32]]] = {depth: [] for depth in encoder.depths}
+    with torch.inference_mode():
+        for batch in tiles.batches(batch_size):
+            for depth, values in encoder(batch.to(device)).items():
+                parts[depth].append(values.float().cpu().numpy())  # (B, D)
+    return {depth: np.concatenate(values) for depth, values in parts.items()}
+
+
+def random_arms(
+    config: EncoderConfig,
+    seeds: Sequence[int],
+    tiles: LabelledTiles,
+    batch_size: int,
+    device: str,
+) -> list[Callable[[], Layers]]:
+    """Features of the same network with random weights, one for each seed.
+
+    BatchNorm statistics are estimated again on tiles drawn from all groups. Labels play no part,
+    but tiles that are tested later do, to the advantage of the random network: the gain is, if
+    anything, too low.
+    """
+    drawn = np.random.default_rng(0).permutation(len(tiles))[:CALIBRATION_TILES]
+    # batches of one size: each counts alike in the statistics
+    size = min(batch_size, len(drawn))
+    rows = drawn[: len(drawn) // size * size].tolist()
+
+    def arm(seed: int) -> Layers:
+        encoder = build_encoder(replace(config, weights="random", seed=seed, alias=None)).to(device)
+        if has_batchnorm(encoder):
+            batches = (batch.to(device) for batch in tiles.batches(size, rows))
+            reestimate_batchnorm(encoder, batches)
+        return tile_features(encoder, tiles, batch_size)
+
+    return [lambda seed=seed: arm(seed) for seed in seeds]  # type: ignore[misc]
+
+
+def has_batchnorm(encoder: PatchEncoder) -> bool:
+    """Whether the network keeps BatchNorm statistics."""
+    return any(isinstance(module, _BatchNorm) for module in encoder.modules())

@@ -1,0 +1,78 @@
+"""Mean features of slides from networks with random weights, without storing patch features."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from histotransfer_pl.data.patch_sample import PatchSampleDataModule, draw_batches
+from histotransfer_pl.data.patches import PatchBatch, PatchDataset
+from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
+from histotransfer_pl.errors import SlideError
+from histotransfer_pl.tasks.layer_probe import CALIBRATION_TILES, Layers, has_batchnorm
+
+
+def random_slide_means(
+    config: EncoderConfig,
+    seeds: Sequence[int],
+    data: PatchSampleDataModule,
+    slide_ids: Sequence[str],
+    device: str,
+) -> list[Layers]:
+    """Mean over the patches of each slide (S, D) at each depth, for each seed.
+
+    All networks see a patch when it is read, so that slides are read once. BatchNorm statistics
+    are estimated again on patches drawn from all slides, without labels.
+
+    Args:
+        config: The encoder; its weights are replaced by random ones.
+        seeds: Seeds of the networks.
+        data: Where the patches are; set up.
+        slide_ids: The slides, in the order of the rows of the result.
+        device: Where to compute.
+
+    Raises:
+        SlideError: A patch that cannot be read: both arms must see the same ones.
+    """
+    encoders = [
+        build_encoder(replace(config, weights="random", seed=seed, alias=None)).to(device)
+        for seed in seeds
+    ]
+    by_id = {item.entry.slide_id: item for item in data.work}
+    work = [by_id[slide_id] for slide_id in slide_ids]
+    counts = [item.n_patches for item in data.work]
+    drawn = data.loader(draw_batches(counts, CALIBRATION_TILES, data.batch_size, data.seed))
+    tiles = [_readable(batch).patches.to(device) for batch in drawn]
+    whole = [batch for batch in tiles if len(batch) == len(tiles[0])]
+    for encoder in encoders:
+        if has_batchnorm(encoder):
+            reestimate_batchnorm(encoder, whole)
+    sums = [_zeros(encoder, len(work)) for encoder in encoders]
+    dataset = PatchDataset(data.store, work, data.grid, data.batch_size, data.threads, data.threads)
+    with torch.inference_mode():
+        for batch in DataLoader(dataset, batch_size=None):
+            patches, places = _readable(batch).patches.to(device), batch.slides.numpy()
+            for encoder, total in zip(encoders, sums, strict=True):
+                for depth, values in encoder(patches).items():
+                    np.add.at(total[depth], places, values.double().cpu().numpy())
+    sizes = np.array([item.n_patches for item in work])[:, None]  # (S, 1)
+    return [{depth: total / sizes for depth, total in one.items()} for one in sums]
+
+
+def _zeros(encoder: PatchEncoder, n_slides: int) -> dict[str, NDArray[np.floating[Any]]]:
+    return {depth: np.zeros((n_slides, encoder.dims[depth])) for depth in encoder.depths}
+
+
+def _readable(batch: PatchBatch) -> PatchBatch:
+    if batch.failures:
+        raise SlideError(
+            f"{batch.failures[0][1]}; both arms of the probe must see the same patches: repair "
+            "the slide or leave it out of the cohort"
+        )
+    return batch

@@ -1,0 +1,203 @@
+"""The page as a whole: self-contained, escaped, the same again, honest about what is missing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typing_extensions import override
+
+from histotransfer_pl.report.build import Report, Settings, build_report
+from histotransfer_pl.report.costs import costs_of, read_costs
+from histotransfer_pl.report.dashboard import log_report
+from histotransfer_pl.report.plan import load_runs, load_study
+from histotransfer_pl.report.runs import ArmKey
+from histotransfer_pl.report.similarity import read_similarities
+from tests.report.folders import predictions, write_run, write_study
+
+ARMS = {("enc", "d1"): 0.3, ("enc", "d2"): 1.5, ("enc", "d3"): 1.5, ("other", "d3"): 0.5}
+QUICK = Settings(slides=0, resamples=100)
+
+
+class Page(HTMLParser):
+    """What a browser would load, and what it would show."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.images_without_text = 0
+        self.ids: list[str] = []
+        self.words = ""
+        self.feed(text)
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [str(found[key]) for key in ("src", "href") if key in found]
+        self.images_without_text += tag == "img" and not found.get("alt")
+        self.ids += [str(found["id"])] if "id" in found else []
+
+    @override
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_study(tmp_path_factory.mktemp("s") / "study", ARMS, missing=["enc-d3-f2-s0"])
+    for name in ("similarity", "gain"):
+        (folder / name).mkdir()
+    layers = ["d1", "d2", "d3"]
+    matrix = pd.DataFrame(np.eye(3), columns=layers)
+    matrix.insert(0, "layer", layers)
+    matrix.to_csv(folder / "similarity" / "a <vs> b.csv", index=False)
+    facts = {
+        "x": "enc",
+        "y": "other",
+        "n": 40,
+        "controls": {"with random": {"d1": 0.2, "d2": None}},
+    }
+    (folder / "similarity" / "a <vs> b.json").write_text(json.dumps(facts))
+    (folder / "similarity" / "broken.csv").write_text("")
+    gain = {"layer": layers, "pretrained": 0.8, "random": 0.6, "chance": 0.5, "gain": 0.2}
+    gain |= {"increment": 0.1, "standard_error": 0.02, "n_folds": 5, "n_seeds": 5, "seed_sd": 0.01}
+    pd.DataFrame(gain).to_csv(folder / "gain" / "enc.csv", index=False)
+    costs = {"encoder": "enc", "depth": layers, "dim": [8, 16, 32], "params": [1e4, 1e5, 1e6]}
+    costs |= {"macs": [1e6, 2e6, 4e6], "patches_per_s": [300.0, 200.0, 100.0]}
+    pd.DataFrame(costs).to_csv(folder / "costs.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(study: Path) -> Report:
+    return build_report(load_study(study), study / "report", QUICK)
+
+
+def test_the_page_loads_nothing_from_elsewhere(report: Report) -> None:
+    page = Page(report.html.read_text())
+    files = {a for a in page.addresses if not a.startswith(("data:", "#"))}
+    assert {a.split("/")[0] for a in files} == {"tables"}
+    for address in files:
+        assert (report.folder / address.replace("%25", "%")).is_file(), address
+    assert "script" not in page.tags
+    assert "@import" not in report.html.read_text()
+    assert "url(" not in re.sub(r"data:[^\"]*", "", report.html.read_text())
+
+
+def test_links_of_the_page_lead_somewhere_and_pictures_have_words(report: Report) -> None:
+    page = Page(report.html.read_text())
+    anchors = {a[1:] for a in page.addresses if a.startswith("#")}
+    assert anchors <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert page.images_without_text == 0
+    assert page.tags.count("img") >= 6
+
+
+def test_names_are_shown_as_text(report: Report) -> None:
+    text = report.html.read_text()
+    page = Page(text)
+    assert "a <b>study</b>" in page.words
+    assert "<b>" not in text
+    assert "disk <full>" in page.words
+    assert "a <vs> b" in page.words
+
+
+def test_what_is_missing_is_said_and_the_rest_is_shown(report: Report) -> None:
+    words = Page(report.html.read_text()).words
+    assert "1 step failed, 1 is still to run" in words
+    assert "fit-enc-d3-f2-s0 failed" in words
+    assert "broken.csv is no CKA matrix" in words
+    assert "enc · d2 did best" in words
+    assert "Only 40 patches" in words
+    missing = pd.read_csv(report.folder / "tables" / "missing_runs.csv")
+    assert missing["run"].tolist() == ["enc-d3-f2-s0"]
+
+
+def test_every_figure_has_both_files_and_every_table_its_numbers(report: Report) -> None:
+    stems = {path.stem for path in (report.folder / "figures").glob("*.svg")}
+    assert stems == {
+        "arms", "cost", "depth", "reliability", "cka_diagonal", "cka_a%20%3Cvs%3E%20b", "gain_enc",
+    }  # fmt: skip
+    for stem in stems:
+        with Image.open(report.folder / "figures" / f"{stem}.png") as image:
+            assert min(image.size) > 300
+    arms = pd.read_csv(report.folder / "tables" / "arms.csv")
+    assert len(arms) == len(ARMS)
+    assert ((arms["auroc_low"] <= arms["auroc"]) & (arms["auroc"] <= arms["auroc_high"])).all()
+    depth = pd.read_csv(report.folder / "tables" / "depth_and_cost.csv")
+    # d3 lacks a fold, so the curve has two points and the better one is the sweet spot.
+    assert depth["depth"].tolist() == ["d1", "d2"]
+    assert depth.loc[depth["sweet_spot"], "depth"].tolist() == ["d2"]
+
+
+def test_the_same_study_gives_the_same_report(study: Path, report: Report, tmp_path: Path) -> None:
+    again = build_report(load_study(study), tmp_path, QUICK)
+    assert again.html.read_text() == report.html.read_text()
+    for path in sorted((report.folder / "figures").glob("*.svg")):
+        assert (tmp_path / "figures" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_study_without_a_finished_run_still_has_a_page(tmp_path: Path) -> None:
+    names = [f"enc-d1-f{fold}-s0" for fold in range(3)]
+    folder = write_study(tmp_path / "s", {("enc", "d1"): 1.0}, missing=names)
+    words = Page(build_report(load_study(folder), tmp_path / "r", QUICK).html.read_text()).words
+    assert "No run has test predictions yet" in words
+    assert "3 steps failed, 3 are still to run" in words
+
+
+def test_two_tasks_are_shown_apart(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "one", predictions(0, 1.0)),
+        write_run(tmp_path / "two", predictions(0, 1.0), target="grade"),
+    ]
+    written = build_report(load_runs(runs), tmp_path / "r", QUICK)
+    words = Page(written.html.read_text()).words
+    assert "The runs are of 2 different tasks" in words
+    assert {p.name for p in (tmp_path / "r" / "tables").glob("arms*")} == {
+        "arms_1.csv",
+        "arms_2.csv",
+    }
+
+
+def test_costs_of_random_weights_are_those_of_the_network(study: Path) -> None:
+    table, note = read_costs(study, ["enc", "enc-random3"])
+    assert note == ""
+    row = costs_of(table, ArmKey("enc-random3", "random", "d2", "h", "frozen"))
+    assert row is not None
+    assert row["parameters"] == 1e5
+
+
+def test_costs_that_nobody_measured_are_counted() -> None:
+    table, note = read_costs(None, ["resnet18", "unheard_of"])
+    full = table[(table["encoder"] == "resnet18") & (table["depth"] == "layer4")]
+    assert full["parameters"].tolist() == [11_176_512]
+    assert "counted" in note
+
+
+def test_long_and_wide_matrices_read_alike(tmp_path: Path) -> None:
+    (tmp_path / "similarity").mkdir()
+    wide = "layer,u,v\na,1.0,0.2\nb,0.3,0.4\n"
+    long = "layer_x,layer_y,cka\na,u,1.0\na,v,0.2\nb,u,0.3\nb,v,0.4\n"
+    (tmp_path / "similarity" / "long.csv").write_text(long)
+    (tmp_path / "similarity" / "wide.csv").write_text(wide)
+    (first, second), problems = read_similarities(tmp_path)
+    assert not problems
+    assert first.layers_x == second.layers_x == ("a", "b")
+    np.testing.assert_array_equal(first.values, second.values)
+
+
+def test_the_summary_run_has_the_figures_and_tables(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log_report(report)
+    media = list((report.folder / "wandb").glob("offline-run-*/files/media"))
+    assert len(media) == 1
+    names = {path.name.rsplit("_", 2)[0] for path in media[0].rglob("*.*")}
+    assert {"arms", "depth", "cka_diagonal", "contrasts"} <= names

@@ -1,0 +1,217 @@
+"""What a configuration becomes: commands, their order, and fold hygiene."""
+
+from collections import Counter
+from itertools import product
+from pathlib import Path
+
+import pytest
+import yaml
+
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.errors import ConfigError, EncoderError
+from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.slides.tissue import TissueSettings
+from histotransfer_pl.study.config import Folds, Preparation, StoredFeatures, StudyConfig, Tuning
+from histotransfer_pl.study.plan import check_hygiene, make_plan
+from histotransfer_pl.study.steps import Plan, Step, read_plan
+from tests.study.conftest import make_config
+
+
+def words(step: Step) -> dict[str, str]:
+    """Settings of a command by name; every one of these commands is made of pairs."""
+    rest = list(step.argv[1:])
+    assert all(name.startswith("--") for name in rest[::2])
+    return dict(zip(rest[::2], rest[1::2], strict=True))
+
+
+def test_every_combination_is_fitted_and_tested_once(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    plan = make_plan(config)
+    features = [("resnet18", "layer1"), ("resnet18", "layer4"), ("resnet18-random0", "layer4")]
+    expected = Counter(
+        (*feature, head, str(fold), str(seed))
+        for feature, head, fold, seed in product(features, config.heads, range(3), (0, 1))
+    )
+    heads = {yaml.safe_dump(head): name for name, head in config.heads.items()}
+    for kind in ("fit", "test"):
+        found = Counter(
+            (
+                word["--data.encoder"],
+                word["--data.depth"],
+                heads[yaml.safe_dump(yaml.safe_load(word["--model.head"]))],
+                word["--data.fold"],
+                word["--seed_everything"],
+            )
+            for word in map(words, plan.of_kind(kind))
+        )
+        assert found == expected
+    folders = [words(step)["--run_dir"] for step in plan.of_kind("fit")]
+    assert len(set(folders)) == len(folders)
+
+
+def test_test_repeats_the_settings_of_its_fit(tmp_path: Path) -> None:
+    plan = make_plan(make_config(tmp_path, fit={"data": {"standardize": True}}))
+    for step in plan.of_kind("test"):
+        (need,) = step.needs
+        assert plan[need].argv[1:] == step.argv[1:]
+        assert step.argv[0] == "test"
+        assert words(step)["--data.standardize"] == "true"
+
+
+def test_attention_is_written_for_the_first_seed_only(tmp_path: Path) -> None:
+    seeds = {step.factors["seed"] for step in make_plan(make_config(tmp_path)).of_kind("predict")}
+    assert seeds == {0}
+    assert not make_plan(make_config(tmp_path, attention=False)).of_kind("predict")
+
+
+def test_extraction_says_weights_depths_and_how_the_grid_differs(tmp_path: Path) -> None:
+    grid = GridSettings(patch_px=50, tissue=TissueSettings(method="non_white"))
+    encoder = EncoderConfig("resnet18", weights="w.pt", alias="mine", input_px=112, depths="all")
+    config = make_config(tmp_path, encoders=[encoder], grid=grid, slides=Path("slides"))
+    (step,) = make_plan(config).of_kind("extract")
+    found = words(step)
+    assert yaml.safe_load(found.pop("--model.depths")) == [
+        "stem", "layer1", "layer2", "layer3", "layer4",
+    ]  # fmt: skip
+    assert found == {
+        "--data.store": str(tmp_path / "study" / "store.zarr"),
+        "--data.cohort": str(tmp_path / "cohort.csv"),
+        "--data.slides": "slides",
+        "--data.grid.patch_px": "50",
+        "--data.grid.tissue.method": "non_white",
+        "--model.encoder": "resnet18",
+        "--model.weights": "w.pt",
+        "--model.alias": "mine",
+        "--model.input_px": "112",
+    }
+    assert "w.pt" in step.inputs
+
+
+def tuned(tmp_path: Path, **settings: object) -> Plan:
+    tuning = Tuning(k=8, head="attention", depth="layer1", **settings)  # type: ignore[arg-type]
+    return make_plan(make_config(tmp_path, variants=["frozen", "topk", "bottom"], tuning=tuning))
+
+
+def test_tuned_features_meet_only_the_fold_they_were_tuned_on(tmp_path: Path) -> None:
+    plan = tuned(tmp_path)
+    check_hygiene(plan)
+    made = {words(s)["--model.alias"]: s for s in plan.of_kind("extract_tuned")}
+    assert len(made) == 2 * 3  # variants by folds; random weights and seed 1 are not tuned
+    used = [s for s in plan.of_kind("fit", "test") if "@" in words(s).get("--data.encoder", "")]
+    assert {words(s)["--data.encoder"] for s in used} == set(made)
+    for step in used:
+        extraction = made[words(step)["--data.encoder"]]
+        tune = plan[extraction.needs[0]]
+        assert words(tune)["--data.fold"] == words(step)["--data.fold"]
+        assert words(extraction)["--model.weights"].startswith(words(tune)["--run_dir"])
+
+
+def test_tuning_starts_from_the_frozen_run_whose_attention_selects(tmp_path: Path) -> None:
+    plan = tuned(tmp_path)
+    for tune in plan.of_kind("finetune"):
+        select = plan[tune.needs[0]]
+        predict = plan[select.needs[0]]
+        stage1 = words(predict)
+        assert predict.kind == "predict"
+        assert words(tune)["--model.stage1"] == stage1["--run_dir"] == words(select)["--run"]
+        assert words(tune)["--data.selection"] == words(select)["--name"]
+        assert words(tune)["--data.fold"] == stage1["--data.fold"]
+        assert stage1["--data.depth"] == "layer1"
+        assert words(tune)["--model.head"] == stage1["--model.head"]
+    rules = Counter(words(step)["--rule"] for step in plan.of_kind("select"))
+    assert rules == {"attention": 3, "bottom": 3}
+
+
+def test_an_encoder_tuned_otherwise_has_another_name_in_the_store(tmp_path: Path) -> None:
+    def names(plan: Plan) -> set[str]:
+        return {words(step)["--model.alias"] for step in plan.of_kind("extract_tuned")}
+
+    first = names(tuned(tmp_path))
+    assert names(tuned(tmp_path)) == first
+    assert names(tuned(tmp_path, fit={"trainer": {"max_epochs": 3}})).isdisjoint(first)
+
+
+def test_hygiene_check_finds_a_wrong_plan() -> None:
+    steps = (
+        Step("tune", "finetune", (), factors={"fold": 0}),
+        Step("fit", "fit", (), ("tune",), factors={"fold": 1}),
+    )
+    with pytest.raises(ConfigError, match="fit needs tune, which belongs to fold 0"):
+        check_hygiene(Plan("wrong", steps))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fit": {"data": {"fold": 1}}}, "fit sets data.fold, which the study sets"),
+        ({"fit": {"model": {"head": "X"}}}, "fit sets model.head"),
+        ({"tuning": Tuning(fit={"model": {"stage1": "x"}})}, "tuning.fit sets model.stage1"),
+        ({"extract": {"data": {"grid": {"patch_px": 9}}}}, "extract sets data.grid"),
+        ({"heads": {"a": {"class_path": "AtentionHead"}}}, "did you mean AttentionHead"),
+        ({"heads": {"a": {"class": "AttentionHead"}}}, "expected class_path and init_args"),
+        ({"variants": ["frozen", "topk"], "tuning": Tuning(head="x")}, "tuning.head names 'x'"),
+        ({"variants": ["frozen", "topk"], "tuning": Tuning(folds=[7])}, "tuning.folds names 7"),
+    ],
+)
+def test_settings_that_cannot_be_planned(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_plan(make_config(tmp_path, **settings))
+
+
+def test_an_unknown_depth_is_found_before_anything_runs(tmp_path: Path) -> None:
+    encoders = [EncoderConfig("resnet18", depths=["layer9"])]
+    with pytest.raises(EncoderError, match="layer9"):
+        make_plan(make_config(tmp_path, encoders=encoders))
+
+
+def test_names_that_become_the_same_file_are_refused(tmp_path: Path) -> None:
+    heads = {name: {"class_path": "MeanPoolHead"} for name in ("a b", "a/b")}
+    with pytest.raises(ConfigError, match="two steps are called"):
+        make_plan(make_config(tmp_path, heads=heads))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoders": []}, "names no encoders and no features"),
+        ({"heads": {}}, "names no heads"),
+        ({"seeds": []}, "at least one each"),
+        ({"seeds": [1, 1]}, "seeds holds 1 more than once"),
+        ({"variants": ["topk"]}, "must hold frozen"),
+        ({"encoders": [EncoderConfig("a", alias="x"), EncoderConfig("b", alias="x")]}, "holds x"),
+    ],
+)
+def test_configurations_that_mean_nothing(
+    tmp_path: Path, settings: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_config(tmp_path, **settings)
+
+
+def test_preparations_run_first_and_imported_features_need_them(tmp_path: Path) -> None:
+    config = StudyConfig(
+        name="import",
+        cohort=tmp_path / "cohort.csv",
+        heads={"mean": {"class_path": "MeanPoolHead"}},
+        features=[StoredFeatures("given", "last")],
+        prepare=[Preparation("import --arrays 'my bags.npz'", [tmp_path / "cohort.csv"])],
+        folds=Folds(n_folds=3, run=[1]),
+    )
+    plan = make_plan(config)
+    assert plan.steps[0].argv == ("import", "--arrays", "my bags.npz")
+    (fit,) = plan.of_kind("fit")
+    assert fit.needs == (plan.steps[0].name,)
+    assert words(fit)["--data.fold"] == "1"
+
+
+def test_a_plan_survives_its_file(tmp_path: Path) -> None:
+    plan = tuned(tmp_path)
+    (tmp_path / "plan.json").write_text(plan.to_json("today"))
+    assert read_plan(tmp_path / "plan.json") == plan
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(ConfigError, match="no plan of a study"):
+        read_plan(tmp_path / "plan.json")
+    with pytest.raises(ConfigError, match="give the folder of a study"):
+        read_plan(tmp_path / "none.json")

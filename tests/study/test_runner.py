@@ -1,0 +1,185 @@
+"""Running a plan: order, what is skipped, failures, interruptions."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from histotransfer_pl.study.progress import left_to_do
+from histotransfer_pl.study.runner import Outcome, Runner
+from histotransfer_pl.study.steps import Plan, Step
+from tests.study.conftest import Main
+
+
+def names(steps: Sequence[Step]) -> list[str]:
+    return [step.name for step in steps]
+
+
+def states(folder: Path) -> dict[str, str]:
+    content = json.loads((folder / "state.json").read_text())
+    return {name: item["state"] for name, item in content.items()}
+
+
+def failing(main: Main, bad: str, how: Callable[[], int]) -> Main:
+    return lambda argv: how() if argv[1] == bad else main(argv)
+
+
+def test_everything_runs_once_and_then_nothing(
+    chain: Plan, touch: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = Runner(chain, tmp_path, touch).run()
+    assert outcome == Outcome(done=["a", "b", "c", "d"])
+    assert set(states(tmp_path).values()) == {"done"}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines] == [
+        ["[1/4]", "a", "done"], ["[2/4]", "b", "done"],
+        ["[3/4]", "c", "done"], ["[4/4]", "d", "done"],
+    ]  # fmt: skip
+    assert (tmp_path / "logs" / "b.log").read_text() == (
+        "$ python -m histotransfer_pl touch b\nwriting b\n"
+    )
+    assert Runner(chain, tmp_path, touch).run() == Outcome()
+
+
+def test_a_changed_command_is_done_again_with_what_depends_on_it(
+    chain: Plan, touch: Main, tmp_path: Path
+) -> None:
+    Runner(chain, tmp_path, touch).run()
+    changed = [replace(s, argv=(*s.argv, "more")) if s.name == "b" else s for s in chain]
+    assert names(left_to_do(Plan("changed", tuple(changed)), tmp_path)) == ["b", "c"]
+
+
+def test_a_lost_output_or_a_newer_input_is_done_again(
+    chain: Plan, touch: Main, tmp_path: Path
+) -> None:
+    Runner(chain, tmp_path, touch).run()
+    (tmp_path / "b").unlink()
+    assert names(left_to_do(chain, tmp_path)) == ["b", "c"]
+    Runner(chain, tmp_path, touch).run()
+    table = tmp_path / "cohort.csv"
+    table.write_text("new labels")
+    reading = Plan("reading", tuple(replace(step, inputs=(str(table),)) for step in chain))
+    assert names(left_to_do(reading, tmp_path)) == ["a", "b", "c", "d"]
+
+
+def test_a_step_killed_after_its_need_was_renewed_is_done_again(
+    chain: Plan, touch: Main, tmp_path: Path
+) -> None:
+    Runner(chain, tmp_path, touch).run()
+    (tmp_path / "a").unlink()
+
+    class Killed(BaseException):
+        """Nothing catches it, as nothing catches a kill."""
+
+    def kill() -> int:
+        raise Killed
+
+    with pytest.raises(Killed):
+        Runner(chain, tmp_path, failing(touch, "b", kill)).run()
+    assert names(left_to_do(chain, tmp_path)) == ["b", "c"]
+    assert Runner(chain, tmp_path, touch).run().done == ["b", "c"]
+
+
+def test_repeating_an_extraction_renews_nothing(chain: Plan, touch: Main, tmp_path: Path) -> None:
+    plan = Plan("store", tuple(replace(s, kind="extract") if s.name == "a" else s for s in chain))
+    Runner(plan, tmp_path, touch).run()
+    more = [replace(s, argv=(*s.argv, "more")) if s.name == "a" else s for s in plan]
+    outcome = Runner(Plan("more", tuple(more)), tmp_path, touch).run()
+    assert outcome.done == ["a"]
+
+
+def test_a_failure_stops_only_what_needs_it(chain: Plan, touch: Main, tmp_path: Path) -> None:
+    outcome = Runner(chain, tmp_path, failing(touch, "b", lambda: 1)).run()
+    assert outcome == Outcome(done=["a", "d"], failed=["b"], blocked=["c"])
+    assert states(tmp_path) == {"a": "done", "b": "failed", "c": "waiting", "d": "done"}
+    assert Runner(chain, tmp_path, touch).run() == Outcome(done=["b", "c"])
+
+
+def break_down() -> int:
+    raise RuntimeError("out of memory")
+
+
+def say_and_leave() -> int:
+    sys.stderr.write("error: no setting --x\n")
+    sys.exit(2)
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        (break_down, "error: RuntimeError: out of memory"),
+        (say_and_leave, "error: no setting --x"),
+        (lambda: 0, "it ended well but did not write"),
+    ],
+)
+def test_however_a_step_fails_its_last_words_are_kept(
+    chain: Plan, touch: Main, tmp_path: Path, how: Callable[[], int], error: str
+) -> None:
+    assert Runner(chain, tmp_path, failing(touch, "b", how)).run().failed == ["b"]
+    state = json.loads((tmp_path / "state.json").read_text())["b"]
+    assert state["error"].startswith(error)
+
+
+def test_a_report_runs_over_what_is_there(chain: Plan, touch: Main, tmp_path: Path) -> None:
+    report = Step("report", "report", ("touch", "report"), ("c", "d"))
+    plan = Plan("reported", (*chain, report))
+    outcome = Runner(plan, tmp_path, failing(touch, "b", lambda: 1)).run()
+    assert outcome.done == ["a", "d", "report"]
+
+
+def test_lost_slides_count_as_done_only_where_that_was_said(
+    chain: Plan, touch: Main, tmp_path: Path
+) -> None:
+    def lose(argv: Sequence[str]) -> int:
+        touch(argv)
+        return 3
+
+    assert Runner(chain, tmp_path, lose).run().failed == ["a", "d"]
+    assert Runner(chain, tmp_path, lose, {"fit": 3}).run().done == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_study_even_if_the_step_swallows_it(
+    chain: Plan, touch: Main, tmp_path: Path, number: signal.Signals
+) -> None:
+    def interrupted() -> int:
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt:
+            # What Lightning does to a Trainer that was interrupted.
+            sys.exit(1)
+        return 0
+
+    before = signal.getsignal(number)
+    outcome = Runner(chain, tmp_path, failing(touch, "b", interrupted)).run()
+    assert outcome == Outcome(done=["a"], interrupted=True)
+    assert states(tmp_path)["b"] == "waiting"
+    assert signal.getsignal(number) is before
+    assert Runner(chain, tmp_path, touch).run() == Outcome(done=["b", "c", "d"])
+
+
+def test_streams_kept_by_an_earlier_step_write_into_the_present_log(
+    chain: Plan, touch: Main, tmp_path: Path
+) -> None:
+    kept = []
+
+    def main(argv: Sequence[str]) -> int:
+        kept.append(sys.stderr)
+        kept[0].write(f"handler of {argv[1]}\n")
+        return touch(argv)
+
+    Runner(chain, tmp_path, main).run()
+    assert "handler of c" in (tmp_path / "logs" / "c.log").read_text()
+    assert "handler of c" not in (tmp_path / "logs" / "a.log").read_text()
+
+
+def test_a_damaged_state_file_loses_times_only(chain: Plan, touch: Main, tmp_path: Path) -> None:
+    Runner(chain, tmp_path, touch).run()
+    (tmp_path / "state.json").write_text("{")
+    assert Runner(chain, tmp_path, touch).run() == Outcome()
+    assert set(states(tmp_path).values()) == {"done"}
