@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 
-class TensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TensorMemory(TorchDispatchMode):
     """Counts the bytes of all tensors that operations create and that are still alive.
 
     The operating system only knows the peak of the whole process since its start, so on a CPU the

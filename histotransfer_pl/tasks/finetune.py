@@ -22,6 +22,7 @@ from histotransfer_pl.tasks.mil import (
     AttentionMIL,
     HeadCallable,
     SlidePrediction,
+    adam,
     refuse_trained_patients,
 )
 from histotransfer_pl.tasks.open_bags import OpenBags, fill_unreadable, no_prediction
@@ -38,11 +39,6 @@ from histotransfer_pl.tasks.refresh import REFRESHABLE, rank_all
 from histotransfer_pl.tasks.transfer import Stage1, check_stage1, read_stage1, transfer_head
 
 _SAME_FEATURES = ("architecture", "weights_sha256", "input_px", "mean", "std", "pooling")
-
-
-def adam(params: Any) -> torch.optim.Optimizer:
-    """Adam; the learning rates are those of the parameter groups."""
-    return torch.optim.Adam(params)
 
 
 class TopKFineTuner(AttentionMIL):

@@ -1,0 +1,171 @@
+"""Memory of a fine-tuning step, by slide size: `python -m benchmarks.finetune_memory`."""
+
+import argparse
+import json
+import os
+import tempfile
+import warnings
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from benchmarks.result import Result
+from histotransfer_pl.cli.main import main as command
+from histotransfer_pl.data.topk import TopKPatchDataModule
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.encoder import build_encoder
+from histotransfer_pl.encoders.memory import TensorMemory
+from histotransfer_pl.slides.files import fingerprint
+from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.slides.synthetic import write_pyramid
+from histotransfer_pl.slides.tissue import TissueSettings
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import feature_path
+from histotransfer_pl.tasks.finetune import TopKFineTuner
+
+_SIDE = 32
+_PATIENTS = 6
+_COLUMNS = 50
+_QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1")
+_COHORT = ("--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.n_folds", "3")
+
+
+class StepMemory(Callback):
+    """Counts the bytes of tensors in every step."""
+
+    def __init__(self) -> None:
+        self.training = 0
+        self.validation = 0
+        self._memory = TensorMemory()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._begin()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.training = max(self.training, self._end() + batch.features.nbytes)
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._begin()
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.validation = max(self.validation, self._end() + batch.patches.nbytes)
+
+    def _begin(self) -> None:
+        self._memory = TensorMemory()
+        self._memory.__enter__()  # type: ignore[no-untyped-call]
+
+    def _end(self) -> int:
+        self._memory.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        return self._memory.peak
+
+
+def measure(small: int = 1_000, large: int = 20_000, k: int = 64) -> list[Result]:
+    """Peak bytes of the tensors of a step, for slides of ``small`` and ``large`` patches."""
+    peaks = {}
+    for n in (small, large):
+        with tempfile.TemporaryDirectory() as folder, chdir(folder):
+            _prepare(n, k)
+            peaks[n] = _finetune()
+    few, many = peaks[small], peaks[large]
+    notes = (
+        f"{many.training / 1e6:.1f} MB against {few.training / 1e6:.1f} MB, k {k}; a step of "
+        f"evaluation, which keeps the features of the open slide, {many.validation / 1e6:.1f} MB "
+        f"against {few.validation / 1e6:.1f} MB"
+    )
+    name = f"peak memory of a training step, slides of {large:,} and {small:,} patches"
+    return [Result(name, many.training / few.training, 1.05, "bytes / bytes", notes=notes)]
+
+
+def _prepare(n: int, k: int) -> None:
+    """Slides of n patches, a store with features, a stage-1 run and its selection."""
+    rng = np.random.default_rng(0)
+    rows = -(-n // _COLUMNS)
+    pixels = rng.integers(0, 256, (rows * _SIDE, _COLUMNS * _SIDE, 3), np.uint8)
+    slide = Path("slide.tiff").absolute()
+    write_pyramid(slide, pixels, 0.5)
+    settings = GridSettings(patch_px=_SIDE, tissue=TissueSettings(method="none"))
+    encoder = build_encoder(EncoderConfig("timm:test_resnet", "random"))
+    depth = encoder.depths[0]
+    place = np.arange(n)
+    coords = np.stack([place % _COLUMNS, place // _COLUMNS], axis=1).astype(np.int32) * _SIDE
+    attributes = {"path": str(slide), "fingerprint": fingerprint(slide), "slide_mpp": 0.5}
+    facts = {**encoder.provenance, "encoder": encoder.name, "depth": depth}
+    store = FeatureStore.open_or_create("s.zarr", settings.to_dict())
+    with store.writing():
+        for i in range(_PATIENTS):  # one file serves all slides
+            added = store.add_slide(f"s{i}", coords, n, attributes)
+            features = rng.standard_normal((n, encoder.dims[depth])).astype(np.float16)
+            added.write(feature_path(encoder.name, depth), features, facts)
+    names = [f"s{i}" for i in range(_PATIENTS)]
+    labels = [i % 2 for i in range(_PATIENTS)]
+    table = pd.DataFrame({"slide_id": names, "patient_id": names, "label": labels})
+    table.to_csv("c.csv", index=False)
+    command(["fit", "--run_dir", "stage1", *_COHORT, *_QUIET])
+    command(["predict", "--run_dir", "stage1", *_COHORT, *_QUIET])
+    command(["select", "--run", "stage1", "--k", str(k), "--name", "top"])
+
+
+def _finetune() -> StepMemory:
+    memory = StepMemory()
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        callbacks=[memory],
+    )
+    task = TopKFineTuner(Path("stage1"), "timm:test_resnet", "random")
+    data = TopKPatchDataModule(Path("s.zarr"), Path("c.csv"), "top", n_folds=3, cache_gb=0.01)
+    with warnings.catch_warnings():
+        # Threads of this process read; BatchNorm layers that keep their statistics are in eval.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")
+        trainer.fit(task, data)
+    return memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    parser.add_argument("--quick", action="store_true", help="small and fast, to see that it runs")
+    arguments = parser.parse_args()
+    os.environ["WANDB_MODE"] = "disabled"
+    results = measure(200, 600, k=8) if arguments.quick else measure()
+    for result in results:
+        print(json.dumps(result.to_dict()) if arguments.json else result)
+
+
+if __name__ == "__main__":
+    main()
