@@ -123,7 +123,8 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
                 _draw_curve(panel, curve, curve.costs[column].to_numpy(float), number)
             panel.set_xscale("log")
             left, right = panel.get_xlim()
-            steps = (1,) if right / left > 30 else (1, 2, 5)
+            wide, narrow = right / left > 30, right / left < 4
+            steps = (1,) if wide else (1, 1.5, 2, 3, 5, 7) if narrow else (1, 2, 5)
             panel.xaxis.set_major_locator(LogLocator(subs=steps))
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
             panel.xaxis.set_minor_formatter(NullFormatter())

@@ -66,8 +66,12 @@ def test_extraction_fills_every_slide_once(tmp_path: Path) -> None:
                  "--model.depths", "[layer1]", "--model.dtype", "float32"]  # fmt: skip
     in_two_processes(tmp_path, "extract", "--data.store", "two.zarr", *arguments)
     in_one = subprocess.run(
-        [sys.executable, "-m", "histotransfer_pl", "extract", "--data.store", "one.zarr"]
-        + arguments,
+        [
+            sys.executable,
+            "-m",
+            *"histotransfer_pl extract --data.store one.zarr".split(),
+            *arguments,
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,
