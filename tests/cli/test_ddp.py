@@ -69,7 +69,7 @@ def test_extraction_fills_every_slide_once(tmp_path: Path) -> None:
         [
             sys.executable,
             "-m",
-            *"histotransfer_pl extract --data.store one.zarr".split(),
+            *["histotransfer_pl", "extract", "--data.store", "one.zarr"],
             *arguments,
         ],
         cwd=tmp_path,
