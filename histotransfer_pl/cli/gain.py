@@ -26,6 +26,7 @@ from histotransfer_pl.tasks.layer_probe import (
     LayerProbe,
     Layers,
     ProbeSettings,
+    RandomBatchNorm,
     has_batchnorm,
     random_arms,
     tile_features,
@@ -33,6 +34,10 @@ from histotransfer_pl.tasks.layer_probe import (
 from histotransfer_pl.tasks.random_slides import random_slide_means
 from histotransfer_pl.tasks.similarity import ComparedEncoder
 
+_BATCHNORM: dict[RandomBatchNorm, str] = {
+    "reestimated": "re-estimated on images of all folds, without labels",
+    "initial": "initial (mean 0, variance 1)",
+}
 _FACTS = ("weights", "weights_sha256", "input_px", "pooling")
 
 
@@ -55,6 +60,7 @@ def _gain(
     cohort: Path | None = None,
     random: list[str] | None = None,
     random_seeds: list[int] = [0, 1, 2, 3, 4],  # noqa: B006 - the parser shows it, none changes it
+    random_batchnorm: RandomBatchNorm = "reestimated",
     probe: ProbeSettings = ProbeSettings(),  # noqa: B008 - frozen
     batch_size: int = 64,
     device: str = "cpu",
@@ -80,6 +86,8 @@ def _gain(
         random: Names in the store of random networks that were extracted, to take instead of
             encoding the patches with those of ``random_seeds``.
         random_seeds: Seeds of the random networks.
+        random_batchnorm: BatchNorm statistics of the random networks: ``reestimated`` on the
+            tiles or patches, or ``initial`` (mean 0, variance 1). The gain depends on it much.
         probe: Folds and penalties of the probe.
         batch_size: Tiles of a batch.
         device: Where tiles are encoded, ``cpu`` or ``cuda``.
@@ -93,7 +101,9 @@ def _gain(
     if tiles is not None:
         place = {"folder": images, "patch_px": patch_px, "mpp": mpp}
         given = read_tiles(tiles, label=label, group=group, n_tiles=n_tiles, **place)  # type: ignore[arg-type]
-        found, facts = _on_tiles(encoder, given, random_seeds, probe, batch_size, device)
+        found, facts = _on_tiles(
+            encoder, given, random_seeds, random_batchnorm, probe, batch_size, device
+        )
         facts = {"data": str(tiles), **facts}
     else:
         if store is None or cohort is None:
@@ -102,7 +112,9 @@ def _gain(
         slides = labelled_slides(store, cohort, label, encoder.store_name, depths)
         if random is None:
             data = PatchSampleDataModule(store, cohort, images, batch_size=batch_size)
-            arms, more = _encoded(encoder, random_seeds, data, slides, depths, device)
+            arms, more = _encoded(
+                encoder, random_seeds, random_batchnorm, data, slides, depths, device
+            )
         else:
             arms, more = _extracted(encoder, random, slides, depths)
         found = LayerProbe.run(
@@ -122,6 +134,7 @@ def _on_tiles(
     config: ComparedEncoder,
     tiles: LabelledTiles,
     seeds: list[int],
+    batchnorm: RandomBatchNorm,
     probe: ProbeSettings,
     batch_size: int,
     device: str,
@@ -129,18 +142,17 @@ def _on_tiles(
     encoder = build_encoder(config).to(device)
     found = LayerProbe.run(
         lambda: tile_features(encoder, tiles, batch_size),
-        random_arms(config, seeds, tiles, batch_size, device),
+        random_arms(config, seeds, tiles, batch_size, device, batchnorm),
         tiles.labels,
         tiles.groups,
         probe,
     )
-    bn = "re-estimated on tiles of all folds, without labels" if has_batchnorm(encoder) else "none"
     facts = {
         **_identity(encoder),
         "unit": "tile",
         **_counts(tiles.labels, tiles.classes, tiles.groups),
         "random_seeds": seeds,
-        "random_batchnorm": bn,
+        "random_batchnorm": _BATCHNORM[batchnorm] if has_batchnorm(encoder) else "none",
         "counted_px": config.input_px or tiles.patch_px or next(tiles.batches(1)).shape[1],
     }
     return found, facts
@@ -149,20 +161,18 @@ def _on_tiles(
 def _encoded(
     config: ComparedEncoder,
     seeds: list[int],
+    batchnorm: RandomBatchNorm,
     data: PatchSampleDataModule,
     slides: LabelledSlides,
     depths: list[str],
     device: str,
 ) -> tuple[list[Callable[[], Layers]], dict[str, Any]]:
-    """Random networks that see the patches now, with BatchNorm statistics of these patches."""
+    """Random networks that see the patches now."""
     data.setup("predict")
     known = slides.facts(config.store_name, depths[-1])
     plain = replace(config, depths=depths, input_px=known.get("input_px", config.input_px))
-    means = random_slide_means(plain, seeds, data, slides.slide_ids, device)
-    facts = {
-        "random_seeds": seeds,
-        "random_batchnorm": "re-estimated on patches of all folds, without labels",
-    }
+    means = random_slide_means(plain, seeds, data, slides.slide_ids, device, batchnorm)
+    facts = {"random_seeds": seeds, "random_batchnorm": _BATCHNORM[batchnorm]}
     return [lambda one=one: one for one in means], facts  # type: ignore[misc]
 
 
@@ -173,7 +183,7 @@ def _extracted(
     _check_random(slides, config, depths, names)
     facts = {
         "random_networks": names,
-        "random_batchnorm": "that of initialisation, as extracted: deep layers may be too weak",
+        "random_batchnorm": _BATCHNORM["initial"],
     }
     return [lambda name=name: slides.means(name, depths) for name in names], facts  # type: ignore[misc]
 

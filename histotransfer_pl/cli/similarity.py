@@ -118,6 +118,7 @@ def describe(
         "method": f"unbiased minibatch linear CKA, batches of {data.batch_size}",
         "space": space,
         "controls": controls,
+        "random_batchnorm": task.random_batchnorm,
         "random_batchnorm_patches": task.reestimated,
         "d_x": result.dims_first,
         "d_y": result.dims_second,

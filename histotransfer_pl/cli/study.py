@@ -57,13 +57,20 @@ def study(arguments: list[str]) -> int:
         say(describe_plan(plan, config.folder))
         return 0
     if target is not None:
+        # The report of a study that Snakemake runs reads the same record.
+        record(plan, config, resolved)
         write_text(target, snakefile(plan, config.folder, environment(config)))
         say(f"wrote {target}: {len(plan)} rules")
         return 0
     with only_one(config.folder), variables(environment(config)):
-        write_text(config.folder / "study.yaml", resolved)
-        write_text(config.folder / "plan.json", plan.to_json(datetime.now(UTC).isoformat()))
+        record(plan, config, resolved)
         return run(plan, config)
+
+
+def record(plan: Plan, config: StudyConfig, resolved: str) -> None:
+    """Write what is asked for and what that means."""
+    write_text(config.folder / "study.yaml", resolved)
+    write_text(config.folder / "plan.json", plan.to_json(datetime.now(UTC).isoformat()))
 
 
 def run(plan: Plan, config: StudyConfig) -> int:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,10 @@ CALIBRATION_TILES = 512
 
 Layers = dict[str, NDArray[np.floating[Any]]]
 """Features (N, D) of the same rows at each layer, from shallow to deep."""
+
+
+RandomBatchNorm = Literal["reestimated", "initial"]
+"""BatchNorm statistics of random networks: those of the data, or mean 0 and variance 1."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +150,13 @@ def random_arms(
     tiles: LabelledTiles,
     batch_size: int,
     device: str,
+    batchnorm: RandomBatchNorm = "reestimated",
 ) -> list[Callable[[], Layers]]:
     """Features of the same network with random weights, one for each seed.
 
-    BatchNorm statistics are estimated again on tiles drawn from all groups. Labels play no part,
-    but tiles that are tested later do, to the advantage of the random network: the gain is, if
-    anything, too low.
+    With ``reestimated`` BatchNorm statistics come from tiles of all groups, without their labels.
+    The choice matters: on 500 breast tiles the deepest layer of random lite0 networks scores an
+    AUROC of 0.81 with the initial statistics and 0.57 with re-estimated ones. Report both.
     """
     drawn = np.random.default_rng(0).permutation(len(tiles))[:CALIBRATION_TILES]
     # batches of one size: each counts alike in the statistics
@@ -160,7 +165,7 @@ def random_arms(
 
     def arm(seed: int) -> Layers:
         encoder = build_encoder(replace(config, weights="random", seed=seed, alias=None)).to(device)
-        if has_batchnorm(encoder):
+        if batchnorm == "reestimated" and has_batchnorm(encoder):
             batches = (batch.to(device) for batch in tiles.batches(size, rows))
             reestimate_batchnorm(encoder, batches)
         return tile_features(encoder, tiles, batch_size)

@@ -1,12 +1,13 @@
 """Mean features of slides from networks with random weights, without storing patch features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule, draw_batches
@@ -15,7 +16,12 @@ from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import SlideError
-from histotransfer_pl.tasks.layer_probe import CALIBRATION_TILES, Layers, has_batchnorm
+from histotransfer_pl.tasks.layer_probe import (
+    CALIBRATION_TILES,
+    Layers,
+    RandomBatchNorm,
+    has_batchnorm,
+)
 
 
 def random_slide_means(
@@ -24,11 +30,12 @@ def random_slide_means(
     data: PatchSampleDataModule,
     slide_ids: Sequence[str],
     device: str,
+    batchnorm: RandomBatchNorm = "reestimated",
 ) -> list[Layers]:
     """Mean over the patches of each slide (S, D) at each depth, for each seed.
 
-    All networks see a patch when it is read, so that slides are read once. BatchNorm statistics
-    are estimated again on patches drawn from all slides, without labels.
+    All networks see a patch when it is read, so that slides are read once. Re-estimated
+    BatchNorm statistics come from patches drawn from all slides, without labels.
 
     Args:
         config: The encoder; its weights are replaced by random ones.
@@ -36,6 +43,7 @@ def random_slide_means(
         data: Where the patches are; set up.
         slide_ids: The slides, in the order of the rows of the result.
         device: Where to compute.
+        batchnorm: BatchNorm statistics of the networks.
 
     Raises:
         SlideError: A patch that cannot be read: both arms must see the same ones.
@@ -46,13 +54,9 @@ def random_slide_means(
     ]
     by_id = {item.entry.slide_id: item for item in data.work}
     work = [by_id[slide_id] for slide_id in slide_ids]
-    counts = [item.n_patches for item in data.work]
-    drawn = data.loader(draw_batches(counts, CALIBRATION_TILES, data.batch_size, data.seed))
-    tiles = [_readable(batch).patches.to(device) for batch in drawn]
-    whole = [batch for batch in tiles if len(batch) == len(tiles[0])]
     for encoder in encoders:
-        if has_batchnorm(encoder):
-            reestimate_batchnorm(encoder, whole)
+        if batchnorm == "reestimated" and has_batchnorm(encoder):
+            reestimate_batchnorm(encoder, (some.to(device) for some in _drawn(data)))
     sums = [_zeros(encoder, len(work)) for encoder in encoders]
     dataset = PatchDataset(data.store, work, data.grid, data.batch_size, data.threads, data.threads)
     with torch.inference_mode():
@@ -63,6 +67,14 @@ def random_slide_means(
                     np.add.at(total[depth], places, values.double().cpu().numpy())
     sizes = np.array([item.n_patches for item in work])[:, None]  # (S, 1)
     return [{depth: total / sizes for depth, total in one.items()} for one in sums]
+
+
+def _drawn(data: PatchSampleDataModule) -> Iterator[Tensor]:
+    """Patches (B, P, P, 3) of all slides; batches of one size, for each counts alike."""
+    counts = [item.n_patches for item in data.work]
+    batches = draw_batches(counts, CALIBRATION_TILES, data.batch_size, data.seed)
+    for batch in data.loader([batch for batch in batches if len(batch) == len(batches[0])]):
+        yield _readable(batch).patches
 
 
 def _zeros(encoder: PatchEncoder, n_slides: int) -> dict[str, NDArray[np.floating[Any]]]:

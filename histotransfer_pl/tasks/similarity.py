@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 import torch
 from lightning import LightningModule
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import override
 
 from histotransfer_pl.analysis.minibatch_cka import MinibatchCKA
@@ -19,6 +18,7 @@ from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import AnalysisError, ConfigError
+from histotransfer_pl.tasks.layer_probe import RandomBatchNorm, has_batchnorm
 
 Space = Literal["pooled", "flattened"]
 Features = dict[str, Tensor]
@@ -62,14 +62,15 @@ class RepresentationSimilarity(LightningModule):
     """Unbiased minibatch CKA of every block of one encoder with every block of another.
 
     Run it with ``Trainer.test`` over a ``PatchSampleDataModule``; ``results`` then holds a
-    ``CKAResult`` for each space. Networks with random weights get BatchNorm statistics of the
-    first patches of the sample: with the initial ones their deep activations would vanish.
+    ``CKAResult`` for each space.
 
     Args:
         first: An encoder.
         second: Another one; its weights may be ``random``.
         flattened: Also compare feature maps position by position, not only their averages.
         controls: Also compare the first encoder with itself and with a random network.
+        random_batchnorm: BatchNorm statistics of networks with random weights: ``reestimated`` on
+            the first patches of the sample, or ``initial`` (mean 0, variance 1).
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class RepresentationSimilarity(LightningModule):
         second: ComparedEncoder,
         flattened: bool = True,
         controls: bool = True,
+        random_batchnorm: RandomBatchNorm = "reestimated",
     ) -> None:
         super().__init__()
         if asdict(first) == asdict(second):
@@ -90,6 +92,7 @@ class RepresentationSimilarity(LightningModule):
         self.random: PatchEncoder | None = None
         if controls:
             self.random = build_encoder(random_twin(first, second))
+        self.random_batchnorm = random_batchnorm
         self.reestimated: dict[str, int] = {}
         self.results: dict[Space, CKAResult] = {}
         self.unreadable: list[str] = []
@@ -116,6 +119,8 @@ class RepresentationSimilarity(LightningModule):
                 "larger data.n_patches",
                 data.drawn, len(data.work), FEW_PATCHES,
             )  # fmt: skip
+        if self.random_batchnorm == "initial":
+            return
         # The same patches on every rank, so that all ranks hold the same networks.
         loader = data.loader(data.batches[:_CALIBRATION_BATCHES])
         self.calibrate(batch.patches.to(self.device) for batch in loader)
@@ -126,7 +131,7 @@ class RepresentationSimilarity(LightningModule):
         for encoder in (self.first, self.second, self.random):
             if encoder is None or encoder.provenance["weights"] != "random":
                 continue
-            if any(isinstance(module, _BatchNorm) for module in encoder.modules()):
+            if has_batchnorm(encoder):
                 if not found:
                     raise AnalysisError("no patch could be read: look at the warnings above")
                 reestimate_batchnorm(encoder, found)

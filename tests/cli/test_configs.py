@@ -26,7 +26,7 @@ def test_first_line_is_a_command_that_the_program_understands(
     verb, *arguments = command(path)
     assert str(path.relative_to(ROOT)) in arguments
     if verb == "study":
-        assert main([verb, *arguments, "--dry_run", "true"]) == 0
+        assert main([verb, *arguments, "--dry_run"]) == 0
         assert "python -m histotransfer_pl" in capsys.readouterr().out
         return
     with pytest.raises(SystemExit, match="0"):

@@ -91,6 +91,16 @@ def test_facts_say_what_was_measured(images: Path, capsys: pytest.CaptureFixture
     assert "knowledge gain of timm_test_resnet, 48 x tile, auroc" in capsys.readouterr().out
 
 
+def test_the_random_arm_may_keep_its_initial_statistics(images: Path) -> None:
+    for name in ("reestimated", "initial"):
+        assert main(["gain", *TILES, "--random_batchnorm", name, "--output", f"{name}.csv"]) == 0
+    again, initial = (pd.read_csv(f"{name}.csv") for name in ("reestimated", "initial"))
+    pd.testing.assert_series_equal(again["pretrained"], initial["pretrained"])
+    assert (again["random"] != initial["random"]).any()
+    facts = json.loads(Path("initial.json").read_text())
+    assert facts["random_batchnorm"] == "initial (mean 0, variance 1)"
+
+
 def test_tiles_of_slides_are_read_at_their_places(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     (tmp_path / "slides").mkdir()

@@ -1,14 +1,20 @@
 """Fine-tuning through the command line: the round trip, resuming, and what is refused."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from histotransfer_pl.cli.main import main
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, feature_path
 from tests.tuning import TOPK, tuning
@@ -178,8 +184,6 @@ def test_unreadable_patches_are_replaced_and_reported(
 
 
 def test_the_saved_encoder_is_that_of_the_best_epoch(tuning_cohort: Path) -> None:
-    from safetensors.torch import load_file
-
     fast = ["--model.encoder_lr", "1e-3", "--checkpoint.monitor", "epoch", "--checkpoint.mode"]
     assert tuning("fit", *TOPK, "--run_dir", "tuned", *fast, "min") == 0
     saved = load_file("tuned/encoder.safetensors")
@@ -188,3 +192,50 @@ def test_the_saved_encoder_is_that_of_the_best_epoch(tuning_cohort: Path) -> Non
     for name, value in saved.items():
         torch.testing.assert_close(value, best[prefix + name], rtol=0, atol=0)
     assert any(not torch.equal(value, last[prefix + name]) for name, value in saved.items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--trainer.precision", "bf16-mixed", "--model.checkpoint_activations", "true"],
+        ["--model.batchnorm", "trained", "--model.freeze_until", "layer2", "--model.beta", "0.01"],
+        ["--model.chunk_patches", "2", "--data.batch_size", "3", "--data.augment", "false"],
+    ],
+)
+def test_variants_train(tuning_cohort: Path, settings: list[str]) -> None:
+    fast = ["--model.encoder_lr", "1e-3", "--model.weight_decay", "0.1"]
+    assert tuning("fit", *TOPK, "--run_dir", "tuned", *fast, *settings) == 0
+    table = pd.read_csv("tuned/metrics/fit/metrics.csv")
+    assert table["val/loss"].dropna().between(0, 10).all()
+    tuned, before = load_file("tuned/encoder.safetensors"), untuned()
+    moved = {name.split(".")[0] for name, value in tuned.items() if (value != before[name]).any()}
+    assert ("layer1" in moved) == ("layer2" not in settings)
+    assert "layer4" in moved
+
+
+def untuned() -> dict[str, torch.Tensor]:
+    encoder = build_encoder(EncoderConfig("timm:test_resnet", "random"))
+    return dict(encoder.network.state_dict())
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_weights_of_one(tuning_cohort: Path) -> None:
+    settings = [
+        *("--model.encoder_lr", "1e-4", "--model.refresh_every_n_epochs", "1"),
+        *("--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.n_folds", "3"),
+        *("--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"),
+        *("--trainer.accelerator", "cpu", "--model.optimizer", "torch.optim.SGD"),
+    ]
+    ranks = {
+        "one": ["--data.batch_size", "2"],
+        "two": ["--trainer.devices", "2", "--trainer.strategy", "ddp"],
+    }
+    for name, own in ranks.items():
+        program = [sys.executable, "-m", "histotransfer_pl", "fit", "--run_dir", name]
+        environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+        subprocess.run([*program, *TOPK, *settings, *own], check=True, env=environment)
+    one, two = weights(Path("one")), weights(Path("two"))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-6, msg=key)
+    metrics = [pd.read_csv(f"{name}/metrics/fit/metrics.csv")["val/loss"] for name in ranks]
+    pd.testing.assert_series_equal(metrics[0], metrics[1], rtol=1e-3)

@@ -1,0 +1,147 @@
+"""`study` through the command line, on bags of plain arrays."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from histotransfer_pl.cli.main import main
+from histotransfer_pl.study.steps import read_plan
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 bags of which one class has a shifted instance."""
+    generator = np.random.default_rng(0)
+    bag = np.repeat(np.arange(30), 5)
+    y = (np.arange(30) % 2).astype(np.int8)
+    values = generator.normal(size=(150, 6)).astype(np.float32)
+    values[::5] += 3 * y[:, None]
+    path = tmp_path_factory.mktemp("bags") / "bags.npz"
+    np.savez(path, X=values, bag=bag, y=y)
+    return path
+
+
+@pytest.fixture
+def config(bags: Path, tmp_path: Path) -> Path:
+    """A study of one head, three folds and one seed."""
+    folder = tmp_path / "study"
+    cohort = folder / "cohort.csv"
+    path = tmp_path / "study.yaml"
+    settings = {
+        "name": "bags",
+        "study_dir": str(folder),
+        "prepare": [
+            {
+                "command": f"import --arrays {bags} --store {folder / 'store.zarr'} "
+                f"--cohort {cohort}",
+                "outputs": [str(cohort)],
+            }
+        ],
+        "cohort": str(cohort),
+        "features": [{"encoder": "given", "depth": "last"}],
+        "heads": {"mean": {"class_path": "MeanPoolHead", "init_args": {"hidden": []}}},
+        "folds": {"n_folds": 3},
+        "attention": False,
+        "report": False,
+        "fit": {"trainer": {"max_epochs": 2}, "data": {"batch_size": 4}},
+    }
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def test_a_study_runs_stops_at_what_is_done_and_grows(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    assert main(["study", "--config", str(config)]) == 0
+    said = capfd.readouterr().out
+    assert "7 to run (1 prepare, 3 fit, 3 test)" in said
+    assert "[7/7] test-given-last-frozen-mean-f2-s0  done" in said
+    assert "cohort: 30 slides" not in said  # what the steps say is in their logs
+    assert (
+        "cohort: 30 slides"
+        in (folder / "logs" / "fit-given-last-frozen-mean-f0-s0.log").read_text()
+    )
+    plan = read_plan(folder / "plan.json")
+    for step in plan:
+        assert all(Path(name).exists() for name in step.outputs)
+    tested = [pd.read_csv(step.outputs[0]) for step in plan.of_kind("test")]
+    assert sorted(pd.concat(tested)["slide_id"]) == sorted(range(30))
+    results = pd.read_csv(folder / "report" / "tables" / "results.csv")
+    assert results["n_slides"].tolist() == [30]
+    assert f"{results['auroc'][0]:.3f} [" in said
+
+    before = (folder / "state.json").read_text()
+    assert main(["study", "--config", str(config)]) == 0
+    assert "7 of 7 steps are done" in capfd.readouterr().out
+    assert (folder / "state.json").read_text() == before
+
+    assert main(["study", "--config", str(config), "--folds.run", "[0, 1, 2]", "--dry_run"]) == 0
+    assert "0 to run" in capfd.readouterr().out
+    assert main(["study", "--config", str(config), "--seeds", "[0, 1]", "--dry_run"]) == 0
+    said = capfd.readouterr().out
+    assert "13 steps (1 prepare, 6 fit, 6 test), 6 to run" in said
+    assert "needs fit-given-last-frozen-mean-f2-s1" in said
+
+
+def test_a_failed_step_fails_the_study_and_keeps_the_rest(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    heads = (
+        '{"mean": {"class_path": "MeanPoolHead"}, '
+        '"odd": {"class_path": "MeanPoolHead", "init_args": {"dropout": 7}}}'
+    )
+    arguments = ["--config", str(config), "--heads", heads, "--folds.run", "[0]"]
+    assert main(["study", *arguments]) == 1
+    captured = capfd.readouterr()
+    assert "failed: fit-given-last-frozen-odd-f0-s0, see" in captured.err
+    assert "1 steps wait for what failed" in captured.err
+    assert "dropout is 7" in captured.out
+    states = json.loads((tmp_path / "study" / "state.json").read_text())
+    assert states["test-given-last-frozen-mean-f0-s0"]["state"] == "done"
+    assert states["test-given-last-frozen-odd-f0-s0"]["state"] == "waiting"
+
+
+def test_a_dry_run_prints_commands_and_writes_nothing(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["study", "--config", str(config), "--dry_run"]) == 0
+    said = capfd.readouterr().out
+    assert said.count("\npython -m histotransfer_pl ") == 7
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_snakefile_comes_with_the_plan(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "Snakefile"
+    assert main(["study", "--config", str(config), "--snakefile", str(target)]) == 0
+    assert "7 rules" in capfd.readouterr().out
+    assert target.read_text().count("\nrule ") == 7 + 1
+    assert len(read_plan(tmp_path / "study" / "plan.json")) == 7
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seds", "[1]"], "no setting --seds; did you mean --seeds?"),
+        (["--variants", "[topk]"], "variants must hold frozen"),
+        (["--fit", '{"data": {"fold": 1}}'], "fit sets data.fold"),
+        (["--heads", '{"a": {"class_path": "MeanPolHead"}}'], "did you mean MeanPoolHead?"),
+    ],
+)
+def test_mistakes_are_one_line(
+    config: Path, words: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["study", "--config", str(config), *words])
+    except SystemExit as error:
+        code = int(str(error.code))
+    captured = capfd.readouterr()
+    assert code in (1, 2)
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1

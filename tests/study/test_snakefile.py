@@ -1,0 +1,86 @@
+"""The Snakefile holds the plan: same commands, same order, same markers.
+
+Snakemake itself is not installed here; docs/decisions.md tells how it was run by hand.
+"""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from histotransfer_pl.study.plan import make_plan
+from histotransfer_pl.study.progress import is_done, marker
+from histotransfer_pl.study.snakefile import rule_name, snakefile
+from histotransfer_pl.study.steps import Plan, Step
+from tests.study.conftest import make_config
+
+
+def rules(text: str) -> dict[str, str]:
+    """Text of every rule by its name."""
+    parts = re.split(r"^rule (\w+):\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def shell(rule: str) -> str:
+    """The command of a rule as Snakemake would give it to the shell, without its placeholders."""
+    text: str = json.loads(rule.split("shell:\n", 1)[1].strip())
+    return text.replace("{log}", "LOG").replace("{output}", "OUT").format()
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(make_config(tmp_path, variants=["frozen", "topk"]))
+
+
+def test_every_step_is_a_rule_with_its_own_command(plan: Plan, tmp_path: Path) -> None:
+    found = rules(snakefile(plan, tmp_path / "study", {"WANDB_MODE": "disabled"}))
+    assert set(found) == {"all", *(rule_name(step) for step in plan)}
+    for step in plan:
+        words = shlex.split(shell(found[rule_name(step)]))
+        start = words.index("python")
+        end = words.index(">")
+        assert words[start:end] == ["python", "-m", "histotransfer_pl", *step.argv]
+        assert "WANDB_MODE=disabled" in words[:start]
+        assert ("OMP_NUM_THREADS=1" in words[:start]) == (step.threads == 1)
+
+
+def test_rules_wait_for_the_markers_of_what_they_need(plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    found = rules(snakefile(plan, folder, {}))
+    for step in plan:
+        before = found[rule_name(step)].split("    output:")[0]
+        for need in step.needs:
+            name = json.dumps(str(marker(folder, plan[need])))
+            assert name in before
+            additive = plan[need].kind in ("extract", "extract_tuned")
+            assert (f"ancient({name})" in before) == additive
+        assert str(marker(folder, step)) in found["all"]
+
+
+def test_only_writers_of_the_store_ask_for_it(plan: Plan, tmp_path: Path) -> None:
+    found = rules(snakefile(plan, tmp_path / "study", {}))
+    asking = {step.kind for step in plan if "store=1" in found[rule_name(step)]}
+    assert asking == {"extract", "extract_tuned", "predict", "select"}
+
+
+def test_a_step_that_the_shell_ran_is_done_here_too(tmp_path: Path) -> None:
+    step = Step("one-step", "fit", ("--version",), threads=1)
+    plan = Plan("one", (step,))
+    command = shell(rules(snakefile(plan, tmp_path, {}))[rule_name(step)])
+    out = marker(tmp_path, step)
+    out.parent.mkdir()
+    command = command.replace("OUT", str(out)).replace("LOG", str(tmp_path / "log"))
+    command = command.replace("python -m", f"{sys.executable} -m")
+    assert not is_done(plan, step, tmp_path)
+    subprocess.run(["sh", "-c", command], check=True)
+    assert is_done(plan, step, tmp_path)
+
+
+def test_names_of_rules_are_identifiers_and_stay_apart() -> None:
+    names = [rule_name(Step(name, "fit", ())) for name in ("a-b", "a_b", "a.b", "a-b-c")]
+    assert len(set(names)) == 4
+    assert all(name.isidentifier() for name in names)
