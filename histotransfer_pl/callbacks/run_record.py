@@ -25,6 +25,8 @@ class RunRecord(SaveConfigCallback):
 
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+        # Lightning passes an enumeration whose text is not its value.
+        word = str(getattr(stage, "value", stage))
+        name = "config.yaml" if word == "fit" else f"config_{word}.yaml"
         text = self.parser.dump(self.config, skip_none=False, format="yaml")
         write_text(Path(trainer.default_root_dir) / name, text)

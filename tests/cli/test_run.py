@@ -25,6 +25,8 @@ def test_fit_test_predict(run: Run, cohort: Path, head: str) -> None:
     assert run("fit", "--model.head", head, epochs=8) == 0
     assert run("test", "--model.head", head) == 0
     assert run("predict", "--model.head", head) == 0
+    records = {path.name for path in (cohort / "r").glob("*.yaml")}
+    assert records == {"config.yaml", "config_test.yaml", "config_predict.yaml"}
     table = pd.read_csv(cohort / "r" / "test_predictions.csv", dtype=str)
     everyone = pd.read_csv(cohort / "r" / "predictions.csv", dtype=str)
     assert len(everyone) == 40
