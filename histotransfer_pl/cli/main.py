@@ -23,6 +23,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "report": ("report:report", "finished runs -> one HTML page, tables, figures"),
     "export": ("export:export", "attention -> QuPath GeoJSON and PNG; features -> HDF5"),
     "import": ("files:import_bags", "plain arrays -> a store"),
+    "doctor": ("doctor:doctor", "slides, labels, weights, space: what would go wrong"),
     "verify": ("files:verify", "read a whole store and name what is damaged"),
     "encoders": ("encoders:encoders", "the catalogue of encoders"),
     "similarity": ("similarity:similarity", "two encoders, the same patches -> CKA by block"),

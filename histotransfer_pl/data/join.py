@@ -96,7 +96,7 @@ def join_cohort(
     nameless = table.loc[table["patient_id"].isna(), "slide_id"].tolist()
     if nameless:
         raise CohortError(f"{cohort}: no patient_id for {shorten(nameless)}")
-    label = _labels(table[target])
+    label = clean_labels(table[target])
     stored = set(store.slide_ids())
     known = [slide_id for slide_id in table["slide_id"] if slide_id in stored]
     empty = {slide_id for slide_id in known if store.slide(slide_id).n_patches == 0}
@@ -127,7 +127,7 @@ def require_array(store: FeatureStore, array: str, slide_ids: list[str]) -> None
     )
 
 
-def _labels(values: pd.Series) -> "pd.Series[str]":
+def clean_labels(values: pd.Series) -> "pd.Series[str]":
     """Labels as words: 1.0, which pandas makes of 1 beside an empty field, is the class 1."""
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")

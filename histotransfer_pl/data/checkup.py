@@ -1,0 +1,231 @@
+"""Whether a job can start: slides, labels, weights, space and time, before hours are spent."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from histotransfer_pl.data.cohort import SlideEntry, read_cohort, require_columns, shorten
+from histotransfer_pl.data.join import clean_labels
+from histotransfer_pl.data.splits import split_by_seed
+from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
+from histotransfer_pl.errors import HistoTransferError, SlideError
+from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.slides.tiling import tile_slide
+from histotransfer_pl.store.feature_store import FeatureStore
+
+_BATCH = 16
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a check-up.
+
+    Attributes:
+        subject: What was looked at: slides, labels, encoder, cost, store.
+        text: What was found, and for a problem what to do.
+        problem: Whether it stands in the way.
+    """
+
+    subject: str
+    text: str
+    problem: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much an extraction has to do, from a sample of slides.
+
+    Attributes:
+        patches: Patches of all slides, estimated.
+        read_seconds: Time of one thread to read one patch.
+    """
+
+    patches: int
+    read_seconds: float
+
+
+def check_slides(
+    entries: Sequence[SlideEntry], slide_mpp: float | None = None
+) -> tuple[list[Finding], list[SlideEntry]]:
+    """Open every slide and read the pixels of its middle.
+
+    Args:
+        entries: The slides.
+        slide_mpp: Micrometres per pixel for slides that know none.
+
+    Returns:
+        What was found, and the slides that can be read.
+    """
+    findings: list[Finding] = []
+    good: list[SlideEntry] = []
+    mpps: list[float] = []
+    for entry in entries:
+        try:
+            with closing(open_slide(entry.path, entry.mpp or slide_mpp)) as reader:
+                width, height = reader.dimensions_level0
+                reader.read_patch(width // 2, height // 2, 32, reader.mpp)
+                mpps.append(reader.mpp)
+        except SlideError as error:
+            findings.append(Finding("slides", str(error), problem=True))
+        else:
+            good.append(entry)
+    found = f"{len(good)} of {len(entries)} slides can be read"
+    if mpps:
+        found += f", mpp {min(mpps):.4g} to {max(mpps):.4g}, median {np.median(mpps):.4g}"
+    return [Finding("slides", found), *findings], good
+
+
+def check_labels(
+    cohort: Path, target: str, n_folds: int, slide_ids: set[str] | None
+) -> Iterator[Finding]:
+    """Whether the table can be joined with the slides and cut into patient folds.
+
+    Args:
+        cohort: The table.
+        target: Column of the class.
+        n_folds: Folds that a fit will want.
+        slide_ids: The slides at hand; None if only the table is looked at.
+    """
+    try:
+        frame = read_cohort(cohort)
+        require_columns(frame, ["patient_id", target], cohort)
+    except HistoTransferError as error:
+        yield Finding("labels", str(error), problem=True)
+        return
+    frame = frame.assign(label=clean_labels(frame[target]))
+    labelled = frame[frame["label"] != ""]
+    if slide_ids is not None:
+        lost = sorted(set(labelled["slide_id"]) - slide_ids)
+        if lost:
+            yield Finding(
+                "labels",
+                f"{len(lost)} labelled slides have no readable file: {shorten(lost)}; give their "
+                "files, or leave their rows out",
+                problem=True,
+            )
+        labelled = labelled[labelled["slide_id"].isin(slide_ids)]
+    yield Finding("labels", f"{len(frame)} rows, {len(labelled)} usable{_classes(labelled)}")
+    if labelled.empty:
+        yield Finding("labels", "no slide has both a label and a readable file", problem=True)
+        return
+    try:
+        split_by_seed(labelled, 0, n_folds, 0)
+    except HistoTransferError as error:
+        yield Finding("labels", str(error), problem=True)
+
+
+def estimate_work(
+    entries: Sequence[SlideEntry], grid: GridSettings, sample: int, slide_mpp: float | None = None
+) -> tuple[list[Finding], Work | None]:
+    """Tile some slides, spread over the list, and read a few patches of each.
+
+    Args:
+        entries: Slides that can be read.
+        grid: The patches.
+        sample: Number of slides to tile.
+        slide_mpp: Micrometres per pixel for slides that know none.
+
+    Returns:
+        What was found, and the work of all slides together; None without any patch.
+    """
+    counts: list[int] = []
+    seconds: list[float] = []
+    places = np.unique(np.linspace(0, len(entries) - 1, min(sample, len(entries))).astype(int))
+    for entry in (entries[int(place)] for place in places):
+        with closing(open_slide(entry.path, entry.mpp or slide_mpp)) as reader:
+            coords = tile_slide(reader, grid).coords
+            counts.append(len(coords))
+            for x, y in coords[:: max(1, len(coords) // 8)]:
+                start = time.perf_counter()
+                reader.read_patch(int(x), int(y), grid.patch_px, grid.mpp)
+                seconds.append(time.perf_counter() - start)
+    if not seconds:
+        text = f"no tissue in {len(counts)} slides tried; look at the pictures that tile draws"
+        return [Finding("patches", text, problem=True)], None
+    total = round(float(np.mean(counts)) * len(entries))
+    text = (
+        f"about {total} patches of {grid.patch_px} px at {grid.mpp:g} um in {len(entries)} slides "
+        f"({min(counts)} to {max(counts)} a slide in {len(counts)} tried)"
+    )
+    return [Finding("patches", text)], Work(total, float(np.median(seconds)))
+
+
+def check_encoder(
+    config: EncoderConfig, grid: GridSettings, work: Work | None, folder: Path
+) -> Iterator[Finding]:
+    """Whether the encoder can be built, and what extraction will cost in time and space.
+
+    Args:
+        config: The encoder.
+        grid: The patches it will get.
+        work: How many there are; None if unknown.
+        folder: Where the store will be.
+    """
+    try:
+        encoder = build_encoder(config)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        encoder.to(device)
+        side = grid.patch_px
+        patches = torch.zeros((_BATCH, side, side, 3), dtype=torch.uint8, device=device)
+        with torch.inference_mode():
+            seconds = [_seconds(encoder, patches) for _ in range(4)]
+        rate = _BATCH / float(np.median(seconds[1:]))  # the first one warms up
+    except HistoTransferError as error:
+        yield Finding("encoder", str(error), problem=True)
+        return
+    dims = ", ".join(f"{depth} {encoder.dims[depth]}" for depth in encoder.depths)
+    yield Finding("encoder", f"{encoder.name} ({dims}): {rate:.0f} patches/s on {device.type}")
+    if work is None:
+        return
+    size = work.patches * (2 * sum(encoder.dims.values()) + 8)
+    free = shutil.disk_usage(_existing(folder)).free
+    hours = work.patches * max(1 / rate, work.read_seconds) / 3600
+    text = f"about {size / _GIB:.3g} GiB of features, {free / _GIB:.3g} GiB free; {_span(hours)}"
+    short = size > free
+    yield Finding("cost", text + ("; free the difference first" if short else ""), problem=short)
+
+
+def check_store(path: Path) -> Iterator[Finding]:
+    """Whether the store can be opened and everything in it is whole."""
+    try:
+        store = FeatureStore.open(path)
+        problems = store.verify()
+    except HistoTransferError as error:
+        yield Finding("store", str(error), problem=True)
+        return
+    yield Finding("store", f"{len(store.slide_ids())} slides in {path}, {len(problems)} problems")
+    for problem in problems:
+        yield Finding("store", str(problem), problem=True)
+
+
+def _seconds(encoder: PatchEncoder, patches: torch.Tensor) -> float:
+    start = time.perf_counter()
+    next(iter(encoder(patches).values())).cpu()  # waits for the device
+    return time.perf_counter() - start
+
+
+def _classes(labelled: pd.DataFrame) -> str:
+    return "".join(
+        f"; {label}: {len(rows)} slides of {rows['patient_id'].nunique()} patients"
+        for label, rows in labelled.groupby("label")
+    )
+
+
+def _existing(path: Path) -> Path:
+    """The folder itself or the nearest one above it that exists."""
+    path = path.resolve()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _span(hours: float) -> str:
+    return f"about {hours:.1f} h" if hours >= 1 else f"about {60 * hours:.1f} min"
