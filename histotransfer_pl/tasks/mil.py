@@ -15,7 +15,7 @@ from typing_extensions import override
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.features import FeatureDataModule
-from histotransfer_pl.errors import ConfigError, SplitError, StoreMismatchError
+from histotransfer_pl.errors import ConfigError, SplitError, StoreError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILHead, MILOutput
 from histotransfer_pl.models.pooling import segment_mean
 from histotransfer_pl.tasks.metrics import Predictions, SlidePredictions, slide_metrics
@@ -126,6 +126,7 @@ class AttentionMIL(LightningModule):
     @override
     def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:
         losses = self.losses(self(batch.features, batch.lengths), batch)  # (S,)
+        self._require_finite(losses, batch)
         # A mean over slides and not over steps: the same on one rank and on several.
         self.training_loss.update(losses.detach(), weight=(batch.weights > 0).float())
         self.log(
@@ -141,6 +142,7 @@ class AttentionMIL(LightningModule):
     @override
     def validation_step(self, batch: BagBatch, batch_idx: int) -> None:
         output = self(batch.features, batch.lengths)
+        self._require_finite(output.logits, batch)
         self.validation.update(output.logits.softmax(-1), batch.labels, batch.indices)
 
     @override
@@ -159,7 +161,9 @@ class AttentionMIL(LightningModule):
 
     @override
     def predict_step(self, batch: BagBatch, batch_idx: int) -> SlidePrediction:
-        return self.prediction(self(batch.features, batch.lengths), batch.lengths, batch.indices)
+        output = self(batch.features, batch.lengths)
+        self._require_finite(output.logits, batch)
+        return self.prediction(output, batch.lengths, batch.indices)
 
     def prediction(self, output: MILOutput, lengths: Tensor, indices: Tensor) -> SlidePrediction:
         """What a head said of packed bags, as ``test`` and ``predict`` give it."""
@@ -202,6 +206,31 @@ class AttentionMIL(LightningModule):
         metrics["loss"] = F.nll_loss(probabilities.clamp_min(1e-12).log(), labels)
         for key, value in metrics.items():
             self.log(f"{name}/{key}", value.float(), prog_bar=key == "auroc", sync_dist=True)
+
+    def _require_finite(self, values: Tensor, batch: BagBatch) -> None:
+        """Refuse to go on with NaN: it would spread into the weights and every later metric.
+
+        Raises:
+            StoreError: If the features of a bag hold NaN or infinite values.
+            ConfigError: If they do not, so that training itself diverged.
+        """
+        if values.isfinite().all():
+            return
+        names = feature_data(self).bags["bag_id"]
+        pieces = batch.features.split(batch.lengths.tolist())
+        for place, features in zip(batch.indices, pieces, strict=True):
+            bad = (~features.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+            if bad:
+                raise StoreError(
+                    f"features of {names[int(place)]!r} hold NaN or infinite values in "
+                    f"{len(bad)} of {len(features)} rows (first: {bad[0]}); run verify on the "
+                    "store and extract that slide again"
+                )
+        raise ConfigError(
+            f"the loss is not finite at {shorten([str(names[int(i)]) for i in batch.indices])} "
+            "though the features are: training diverged; lower the learning rate "
+            "(model.optimizer.init_args.lr)"
+        )
 
     def _class_weight(self, counts: Tensor) -> Tensor:
         """Weight of each class (C,), mean 1 over the training slides."""

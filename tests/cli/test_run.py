@@ -167,6 +167,32 @@ def test_labelled_slides_without_features(
     assert run("fit", "--data.strict", "false") == 0
 
 
+def test_nan_in_foreign_features_names_the_slide(
+    run: Run, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("fit")
+    run("predict")
+    table = pd.read_csv(cohort / "r" / "predictions.csv", dtype=str)
+    slide_id = table.loc[table["part"] == "train", "slide_id"].iloc[0]
+    group = cohort / "s.zarr" / slide_id.replace("/", "%2F")
+    chunk = group / "features" / "toy" / "last" / "c" / "0" / "0"
+    stored = FeatureStore.open(cohort / "s.zarr").slide(slide_id).read("features/toy/last")
+    values = np.fromfile(chunk, stored.dtype).reshape(stored.shape)
+    values[-1, 2] = np.nan  # our writer refuses this; another program may not
+    values.tofile(chunk)
+    for verb in ("fit", "predict"):
+        assert run(verb) == 1
+        error = capsys.readouterr().err
+        assert f"features of {slide_id!r} hold NaN or infinite values in 1 of" in error
+        assert f"first: {len(values) - 1}" in error
+
+
+def test_a_diverged_training_says_so(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    sgd = ["--model.optimizer", "SGD", "--model.optimizer.lr", "1e30"]
+    assert run("fit", *sgd) == 1
+    assert "training diverged; lower the learning rate" in capsys.readouterr().err
+
+
 def test_balanced_class_weights_have_mean_one(run: Run, cohort: Path) -> None:
     import torch
 

@@ -1,6 +1,7 @@
 """`study` through the command line, on bags of plain arrays."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,87 @@ def test_a_failed_step_fails_the_study_and_keeps_the_rest(
     states = json.loads((tmp_path / "study" / "state.json").read_text())
     assert states["test-given-last-frozen-mean-f0-s0"]["state"] == "done"
     assert states["test-given-last-frozen-odd-f0-s0"]["state"] == "waiting"
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+def test_a_study_that_was_killed_ends_with_the_same_report(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed_in_the_middle(argv: Sequence[str]) -> int:
+        if argv[0] == "fit" and "-f1-" in argv[2] and not Path(argv[2]).exists():
+            # a fit that came to its second epoch of two
+            main([*argv, "--trainer.max_epochs", "1"])
+            raise Killed
+        if argv[0] == "report" and not Path("study/report/tables").exists():
+            main(argv)
+            Path("study/report/index.html").unlink()
+            raise Killed
+        return main(argv)
+
+    settings = yaml.safe_load(config.read_text())
+    command = settings["prepare"][0]["command"]
+    folder = str(tmp_path / "study")
+    settings["prepare"][0] = {
+        "command": command.replace(folder, "study"), "outputs": ["study/cohort.csv"]
+    }  # fmt: skip
+    settings |= {"study_dir": "study", "cohort": "study/cohort.csv", "report": True}
+    pages = {}
+    for name, runner, kills in (("whole", main, 0), ("killed", killed_in_the_middle, 2)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Path("study.yaml").write_text(yaml.safe_dump(settings))
+        monkeypatch.setattr("histotransfer_pl.cli.study.main", runner)
+        for _ in range(kills):
+            with pytest.raises(Killed):
+                main(["study", "--config", "study.yaml"])
+        assert main(["study", "--config", "study.yaml"]) == 0
+        created = json.loads(Path("study/plan.json").read_text())["created"]
+        text = Path("study/report/index.html").read_text()
+        pages[name] = text.replace(created, "now").replace(str(tmp_path / name), "here")
+    assert pages["killed"] == pages["whole"]
+    tables = {
+        name: {
+            path.name: path.read_bytes()
+            for path in (tmp_path / name / "study" / "report" / "tables").iterdir()
+        }
+        for name in pages
+    }
+    assert {"arms.csv", "results.csv", "splits.csv"} <= set(tables["whole"])
+    assert tables["killed"] == tables["whole"]
+
+
+def test_going_on_keeps_the_date_of_the_plan_and_a_change_renews_it(
+    config: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "study" / "plan.json"
+
+    def created(*words: str) -> str:
+        snakefile = ["--snakefile", str(tmp_path / "Snakefile")]
+        assert main(["study", "--config", str(config), *snakefile, *words]) == 0
+        plan = json.loads(path.read_text())
+        path.write_text(json.dumps({**plan, "created": "long ago"}))
+        return str(plan["created"])
+
+    assert created() != "long ago"
+    assert created() == "long ago"
+    assert created("--seeds", "[1]") != "long ago"
+    path.write_text("{")
+    assert created() != "long ago"
+
+
+def test_too_few_patients_for_a_fold_fail_and_the_report_says_so(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folds = ["--folds.n_folds", "40", "--folds.run", "[0]", "--report", "true"]
+    assert main(["study", "--config", str(config), *folds]) == 1
+    assert "40 folds" in capfd.readouterr().out
+    page = (tmp_path / "study" / "report" / "index.html").read_text()
+    assert "This study is not complete: 1 step failed, 1 is still to run" in page
+    assert "No run has test predictions yet" in page
+    assert "40 folds" in page
 
 
 def test_a_dry_run_prints_commands_and_writes_nothing(
