@@ -1,8 +1,5 @@
 """Memory of a fine-tuning step, by slide size: `python -m benchmarks.finetune_memory`."""
 
-import argparse
-import json
-import os
 import tempfile
 import warnings
 from contextlib import chdir
@@ -14,6 +11,7 @@ import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from benchmarks.program import run
 from benchmarks.result import Result
 from histotransfer_pl.cli.main import main as command
 from histotransfer_pl.data.topk import TopKPatchDataModule
@@ -156,16 +154,5 @@ def _finetune() -> StepMemory:
     return memory
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
-    parser.add_argument("--quick", action="store_true", help="small and fast, to see that it runs")
-    arguments = parser.parse_args()
-    os.environ["WANDB_MODE"] = "disabled"
-    results = measure(200, 600, k=8) if arguments.quick else measure()
-    for result in results:
-        print(json.dumps(result.to_dict()) if arguments.json else result)
-
-
 if __name__ == "__main__":
-    main()
+    run("finetune_memory", measure, {"small": 200, "large": 600, "k": 8})

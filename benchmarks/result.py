@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ class Result:
     at_least: bool = False
     """True where more is better, as for rates."""
     notes: str = ""
+    device: str = "cpu"
 
     @property
     def met(self) -> bool:
@@ -44,6 +45,7 @@ class Result:
             "high": None if self.high is None else round(self.high, 4),
             "at_least": self.at_least,
             "notes": self.notes,
+            "device": self.device,
         }
 
     @override
@@ -69,7 +71,9 @@ def compare(
     reference: Callable[[int], object],
     rounds: int,
     *,
+    speedup: bool = False,
     notes: str = "",
+    device: str = "cpu",
 ) -> Result:
     """Time two ways of doing the same, turn by turn so that a busy machine hurts both.
 
@@ -79,10 +83,12 @@ def compare(
         work: The project's way; gets the number of the round.
         reference: The plain way; likewise.
         rounds: How often each is run, after one run each that is not counted.
+        speedup: Give the reference's time by ours, of which more is better.
         notes: Added to the result, after the medians of both.
+        device: Where it runs.
 
     Returns:
-        The ratio of the medians, with the quartiles of the rounds' ratios as spread.
+        The median of the rounds' ratios, with their quartiles as spread.
     """
     work(0)
     reference(0)
@@ -92,15 +98,40 @@ def compare(
     for number in range(rounds):
         for run, times in pairs if number % 2 else pairs[::-1]:
             times.append(seconds(partial(run, number)))
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    quartiles = statistics.quantiles(ratios, n=4)
-    median, base = statistics.median(ours), statistics.median(theirs)
-    times_note = f"{median * 1e3:.3g} ms against {base * 1e3:.3g} ms, {rounds} rounds"
+    return from_times(name, goal, ours, theirs, speedup=speedup, notes=notes, device=device)
+
+
+def from_times(
+    name: str,
+    goal: float,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    *,
+    speedup: bool = False,
+    notes: str = "",
+    device: str = "cpu",
+) -> Result:
+    """The result of rounds that were timed one after the other, in seconds.
+
+    A round's ratio compares what ran in the same seconds; their median is not moved by one round
+    in which the machine did something else.
+    """
+    pairs = list(zip(ours, theirs, strict=True))
+    ratios = [b / a if speedup else a / b for a, b in pairs]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    times = f"{_short(ours)} against {_short(theirs)}, {len(ratios)} rounds"
     return Result(
         name,
-        median / base,
+        statistics.median(ratios),
         goal,
+        unit="speed / speed" if speedup else "time / time",
         low=quartiles[0],
         high=quartiles[2],
-        notes=f"{times_note}; {notes}" if notes else times_note,
+        at_least=speedup,
+        notes=f"{times}; {notes}" if notes else times,
+        device=device,
     )
+
+
+def _short(times: Sequence[float]) -> str:
+    return f"{statistics.median(times) * 1e3:.3g} ms"

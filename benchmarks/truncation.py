@@ -1,11 +1,9 @@
 """Several depths in one pass, and less work when cut: `python -m benchmarks.truncation`."""
 
-import argparse
-import json
-
 import torch
 from torch import Tensor
 
+from benchmarks.program import run
 from benchmarks.result import Result, compare
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
@@ -53,21 +51,5 @@ def _encode(encoder: PatchEncoder, patches: Tensor) -> None:
         torch.cuda.synchronize(patches.device)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of lines")
-    parser.add_argument("--quick", action="store_true", help="small and fast, to see that it runs")
-    parser.add_argument("--device", default="cpu", help="a torch device")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        results = measure(batch_size=2, side_px=64, rounds=4, device=arguments.device)
-    else:
-        results = measure(device=arguments.device)
-    if arguments.json:
-        print(json.dumps([result.to_dict() for result in results], indent=2))
-    else:
-        print("\n".join(str(result) for result in results))
-
-
 if __name__ == "__main__":
-    main()
+    run("truncation", measure, {"batch_size": 2, "side_px": 64, "rounds": 4})

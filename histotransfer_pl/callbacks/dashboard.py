@@ -19,6 +19,7 @@ from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
 from histotransfer_pl.tasks.metrics import Predictions
 from histotransfer_pl.tasks.mil import AttentionMIL, feature_data
 
@@ -27,11 +28,12 @@ class Dashboard(Callback):
     """Logs a ROC curve, a confusion matrix, predictions and top-attended patches to W&B.
 
     Without a W&B logger it does nothing. Figures are those of the last validation epoch of a fit,
-    and of ``validate`` and ``test``.
+    and of ``validate`` and ``test``. Patches are those of the finished fit; while an encoder is
+    tuned they are shown after every validation epoch, since what it attends to changes.
 
     Args:
         slides: Validation slides whose top-attended patches are shown.
-        patches: Patches of each of them.
+        patches: Patches of each of them; at most 8 of a run that tunes the encoder.
     """
 
     def __init__(self, slides: int = 4, patches: int = 8) -> None:
@@ -47,6 +49,8 @@ class Dashboard(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
             self._log(trainer, pl_module, "val")
+        elif isinstance(pl_module, TopKFineTuner):
+            self._log_attended(trainer, pl_module)
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,7 +83,7 @@ class Dashboard(Callback):
         if board is None or not isinstance(module, AttentionMIL):
             return
         data = feature_data(module)
-        if isinstance(data, TopKPatchDataModule):  # its attention follows the network in training
+        if isinstance(module, TopKFineTuner):  # shown after each epoch
             return
         grid = data.store.grid
         if grid is None:
@@ -90,6 +94,38 @@ class Dashboard(Callback):
             images = top_patches(module, data, settings, slide_id, self.patches)
             if images:
                 board.experiment.log({f"val/top_patches/{slide_id}": images})
+
+    def _log_attended(self, trainer: Trainer, module: TopKFineTuner) -> None:
+        """What validation saw, so nothing is encoded again and few patches are read."""
+        board = _board(trainer)
+        if board is None:
+            return
+        data = topk_data(module)
+        media: dict[str, Any] = {"epoch": trainer.current_epoch}
+        for index in sorted(module.attended)[: self.slides]:
+            patches = module.attended[index][: self.patches]
+            name = data.bags.loc[index]["bag_id"]
+            media[f"val/top_patches/{name}"] = attended_patches(data, index, patches)
+        board.experiment.log(media)
+
+
+def attended_patches(
+    data: TopKPatchDataModule, index: int, patches: Sequence[tuple[int, float]]
+) -> list[wandb.Image]:
+    """Pictures of patches of a bag, given by their place in it and their attention.
+
+    Those that cannot be read have no attention, and are left out.
+    """
+    bag = data.bags.loc[index]
+    rows = [(s, r) for s in bag["slide_ids"] for r in range(data.store.slide(s).n_patches)]
+    images = []
+    for place, weight in patches:
+        slide_id, row = rows[place]
+        pixels = data.cache.read(slide_id, row)
+        if pixels is not None:
+            caption = f"{slide_id} row {row} attention {weight:.3f}"
+            images.append(wandb.Image(pixels, caption=caption))
+    return images
 
 
 def top_patches(

@@ -42,6 +42,8 @@ class Timings:
 
     waiting: float = 0.0
     reading: float = 0.0
+    file: float = 0.0
+    decoding: float = 0.0
     encoding: float = 0.0
     writing: float = 0.0
     patches: int = 0
@@ -121,6 +123,8 @@ class FeatureWriter(Callback):
         seconds = now - self._last
         self.timings.encoding += seconds
         self.timings.reading += batch.read_seconds
+        self.timings.file += batch.file_seconds
+        self.timings.decoding += batch.decode_seconds
         self.timings.patches += len(batch.patches)
         places, rows = batch.slides.cpu().numpy(), batch.rows.cpu().numpy()
         self._queue.append(

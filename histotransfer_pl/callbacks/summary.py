@@ -48,8 +48,11 @@ def describe_timings(timings: Timings) -> str:
     if not timings.patches:
         return "nothing was left to encode"
     total = timings.waiting + timings.encoding
+    place = timings.reading - timings.file - timings.decoding
     return (
         f"{timings.patches} patches in {total:.1f} s ({timings.patches / total:.1f} patches/s): "
         f"encoding {timings.encoding:.1f} s, waiting for patches {timings.waiting:.1f} s; beside "
-        f"it reading {timings.reading:.1f} thread-s, writing {timings.writing:.1f} s"
+        f"it reading {timings.reading:.1f} thread-s (files {timings.file:.1f}, decoding "
+        f"{timings.decoding:.1f}, placing and OpenSlide {place:.1f}), writing "
+        f"{timings.writing:.1f} s"
     )

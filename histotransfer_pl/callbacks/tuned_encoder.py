@@ -1,6 +1,7 @@
 """What a fine-tuning run leaves: the tuned encoder, and the patches that could not be read."""
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from typing_extensions import override
 from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
+
+_log = logging.getLogger(__name__)
 
 FILE = "encoder.safetensors"
 _ENCODER = "encoder."
@@ -34,6 +37,11 @@ class TunedEncoderWriter(Callback):
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if isinstance(pl_module, TopKFineTuner):
+            write_unreadable(trainer, topk_data(pl_module).cache)
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if isinstance(pl_module, TopKFineTuner):
             write_unreadable(trainer, topk_data(pl_module).cache)
 
@@ -80,3 +88,9 @@ def write_unreadable(trainer: Trainer, cache: PatchCache) -> None:
         table = pd.DataFrame(rows, columns=["slide_id", "row", "reason"])
         path = Path(trainer.default_root_dir) / "unreadable_patches.csv"
         write_text(path, table.to_csv(index=False))
+        _log.warning(
+            "%d patches of %d slides could not be read, and others took their place: %s",
+            len(table),
+            table["slide_id"].nunique(),
+            path,
+        )

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.tasks.layer_probe import (
+    Arms,
     LayerProbe,
     Layers,
     ProbeSettings,
@@ -37,6 +38,11 @@ from histotransfer_pl.tasks.similarity import ComparedEncoder
 _BATCHNORM: dict[RandomBatchNorm, str] = {
     "reestimated": "re-estimated on images of all folds, without labels",
     "initial": "initial (mean 0, variance 1)",
+}
+_KINDS: dict[str, list[RandomBatchNorm]] = {
+    "reestimated": ["reestimated"],
+    "initial": ["initial"],
+    "both": ["reestimated", "initial"],
 }
 _FACTS = ("weights", "weights_sha256", "input_px", "pooling")
 
@@ -58,9 +64,10 @@ def _gain(
     n_tiles: int | None = None,
     store: Path | None = None,
     cohort: Path | None = None,
+    strict: bool = True,
     random: list[str] | None = None,
     random_seeds: list[int] = [0, 1, 2, 3, 4],  # noqa: B006 - the parser shows it, none changes it
-    random_batchnorm: RandomBatchNorm = "reestimated",
+    random_batchnorm: Literal["reestimated", "initial", "both"] = "reestimated",
     probe: ProbeSettings = ProbeSettings(),  # noqa: B008 - frozen
     batch_size: int = 64,
     device: str = "cpu",
@@ -83,11 +90,13 @@ def _gain(
         n_tiles: Take this many tiles at random; all by default.
         store: Store with features of the encoder.
         cohort: CSV table with the labels of the slides of the store.
+        strict: Refuse labelled slides whose features are missing, as in ``fit``.
         random: Names in the store of random networks that were extracted, to take instead of
             encoding the patches with those of ``random_seeds``.
         random_seeds: Seeds of the random networks.
         random_batchnorm: BatchNorm statistics of the random networks: ``reestimated`` on the
-            tiles or patches, or ``initial`` (mean 0, variance 1). The gain depends on it much.
+            tiles or patches, ``initial`` (mean 0, variance 1), or ``both``: the gain depends on
+            it much. Networks that were extracted have the initial ones.
         probe: Folds and penalties of the probe.
         batch_size: Tiles of a batch.
         device: Where tiles are encoded, ``cpu`` or ``cuda``.
@@ -101,20 +110,18 @@ def _gain(
     if tiles is not None:
         place = {"folder": images, "patch_px": patch_px, "mpp": mpp}
         given = read_tiles(tiles, label=label, group=group, n_tiles=n_tiles, **place)  # type: ignore[arg-type]
-        found, facts = _on_tiles(
-            encoder, given, random_seeds, random_batchnorm, probe, batch_size, device
-        )
+        kinds = _KINDS[random_batchnorm]
+        found, facts = _on_tiles(encoder, given, random_seeds, kinds, probe, batch_size, device)
         facts = {"data": str(tiles), **facts}
     else:
         if store is None or cohort is None:
             raise ConfigError("features of slides need their labels: give --cohort")
         depths = _stored_depths(encoder, store)
-        slides = labelled_slides(store, cohort, label, encoder.store_name, depths)
+        slides = labelled_slides(store, cohort, label, encoder.store_name, depths, strict=strict)
         if random is None:
             data = PatchSampleDataModule(store, cohort, images, batch_size=batch_size)
-            arms, more = _encoded(
-                encoder, random_seeds, random_batchnorm, data, slides, depths, device
-            )
+            kinds = _KINDS[random_batchnorm]
+            arms, more = _encoded(encoder, random_seeds, kinds, data, slides, depths, device)
         else:
             arms, more = _extracted(encoder, random, slides, depths)
         found = LayerProbe.run(
@@ -134,15 +141,16 @@ def _on_tiles(
     config: ComparedEncoder,
     tiles: LabelledTiles,
     seeds: list[int],
-    batchnorm: RandomBatchNorm,
+    kinds: list[RandomBatchNorm],
     probe: ProbeSettings,
     batch_size: int,
     device: str,
 ) -> tuple[LayerProbe, dict[str, Any]]:
     encoder = build_encoder(config).to(device)
+    kinds = kinds if has_batchnorm(encoder) else kinds[:1]
     found = LayerProbe.run(
         lambda: tile_features(encoder, tiles, batch_size),
-        random_arms(config, seeds, tiles, batch_size, device, batchnorm),
+        {kind: random_arms(config, seeds, tiles, batch_size, device, kind) for kind in kinds},
         tiles.labels,
         tiles.groups,
         probe,
@@ -152,7 +160,7 @@ def _on_tiles(
         "unit": "tile",
         **_counts(tiles.labels, tiles.classes, tiles.groups),
         "random_seeds": seeds,
-        "random_batchnorm": _BATCHNORM[batchnorm] if has_batchnorm(encoder) else "none",
+        "random_batchnorm": _in_words(kinds) if has_batchnorm(encoder) else "none",
         "counted_px": config.input_px or tiles.patch_px or next(tiles.batches(1)).shape[1],
     }
     return found, facts
@@ -161,31 +169,44 @@ def _on_tiles(
 def _encoded(
     config: ComparedEncoder,
     seeds: list[int],
-    batchnorm: RandomBatchNorm,
+    kinds: list[RandomBatchNorm],
     data: PatchSampleDataModule,
     slides: LabelledSlides,
     depths: list[str],
     device: str,
-) -> tuple[list[Callable[[], Layers]], dict[str, Any]]:
+) -> tuple[Arms, dict[str, Any]]:
     """Random networks that see the patches now."""
     data.setup("predict")
     known = slides.facts(config.store_name, depths[-1])
     plain = replace(config, depths=depths, input_px=known.get("input_px", config.input_px))
-    means = random_slide_means(plain, seeds, data, slides.slide_ids, device, batchnorm)
-    facts = {"random_seeds": seeds, "random_batchnorm": _BATCHNORM[batchnorm]}
-    return [lambda one=one: one for one in means], facts  # type: ignore[misc]
+    normalised = has_batchnorm(build_encoder(replace(plain, weights="random", alias=None)))
+    kinds = kinds if normalised else kinds[:1]
+    networks = [(seed, kind) for kind in kinds for seed in seeds]
+    means = random_slide_means(plain, networks, data, slides.slide_ids, device)
+    words = _in_words(kinds) if normalised else "none"
+    facts = {"random_seeds": seeds, "random_batchnorm": words}
+    arms: dict[RandomBatchNorm, list[Callable[[], Layers]]] = {kind: [] for kind in kinds}
+    for (_, kind), layers in zip(networks, means, strict=True):
+        arms[kind].append(lambda layers=layers: layers)  # type: ignore[misc]
+    return arms, facts
+
+
+def _in_words(kinds: list[RandomBatchNorm]) -> str:
+    words = [_BATCHNORM[kind] for kind in kinds]
+    return "; in the columns ..._initial ".join(words)
 
 
 def _extracted(
     config: ComparedEncoder, names: list[str], slides: LabelledSlides, depths: list[str]
-) -> tuple[list[Callable[[], Layers]], dict[str, Any]]:
+) -> tuple[Arms, dict[str, Any]]:
     """Random networks whose features are in the store."""
     _check_random(slides, config, depths, names)
     facts = {
         "random_networks": names,
         "random_batchnorm": _BATCHNORM["initial"],
     }
-    return [lambda name=name: slides.means(name, depths) for name in names], facts  # type: ignore[misc]
+    arms = [lambda name=name: slides.means(name, depths) for name in names]
+    return {"initial": arms}, facts
 
 
 def _slide_facts(

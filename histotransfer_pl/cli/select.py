@@ -48,6 +48,7 @@ def _select(
     seed: int = 0,
     patch_class: str | None = None,
     gallery: Path | None = None,
+    slides: Path | None = None,
     overwrite: bool = False,
 ) -> int:
     """Choose k patches of every slide, and save which, with how they were chosen, in the store.
@@ -65,6 +66,7 @@ def _select(
         seed: Seed of ``random``.
         patch_class: Class whose patch logit counts; by default the second of two classes.
         gallery: Folder for a picture of the selected patches of each slide.
+        slides: Folder of the slides, if they were moved since ``extract``; for the gallery.
         overwrite: Replace a selection of this name that was made otherwise.
     """
     pool = _POOL * k if pool is None else pool
@@ -73,32 +75,32 @@ def _select(
     stage1 = read_stage1(run)
     source = FeatureStore.open(_store_of(run) if store is None else store)
     array = feature_path(stage1.provenance["encoder"], stage1.provenance["depth"])
-    slides = list(_slides(source, array, stage1))
-    _check_k(slides, k, rule)
+    stored = list(_slides(source, array, stage1))
+    _check_k(stored, k, rule)
     chooser = _Chooser(stage1, run, rule, seed, patch_class)
     name = f"{run.name}-{rule}-{k}" if name is None else name
     facts = {**chooser.facts(), "k": k, "pool": pool}
     chosen: dict[str, Selection] = {}
     scores: dict[str, NDArray[np.float32] | None] = {}
-    for slide in slides:
+    for slide in stored:
         scores[slide.slide_id] = chooser.scores(slide)
     chooser.check(scores)
-    for slide in slides:
+    for slide in stored:
         rows = chooser.rank(slide, scores[slide.slide_id], pool)
         chosen[slide.slide_id] = Selection(rows, k, facts)
     with source.writing():
-        for slide in slides:
+        for slide in stored:
             if not overwrite:
                 _refuse_other(slide, name, facts)
             write_selection(slide, name, chosen[slide.slide_id], overwrite=True)
     if gallery is not None:
-        _draw(source, gallery, chosen, scores)
+        _draw(_pixels(source, stored, slides), gallery, chosen, scores)
         say(f"wrote {gallery}")
     counts = [len(selection.rows) for selection in chosen.values()]
     short = sum(count < k for count in counts)
     say(
         f"selection {name} in {source.location}: {sum(counts)} of "
-        f"{sum(slide.n_patches for slide in slides)} patches of {len(slides)} slides by rule "
+        f"{sum(slide.n_patches for slide in stored)} patches of {len(stored)} slides by rule "
         f"{rule}; {short} slides have fewer than {k} and are kept whole"
     )
     return 0
@@ -234,14 +236,23 @@ def _check_k(slides: list[StoredSlide], k: int, rule: Rule) -> None:
         say(f"{message} patches of all slides")
 
 
+def _pixels(store: FeatureStore, stored: list[StoredSlide], moved: Path | None) -> PatchCache:
+    """Where the pictures of a gallery come from."""
+    places = {} if moved is None else {s.slide_id: moved / _file_name(s) for s in stored}
+    return PatchCache(store, limit_bytes=0, slides=places)
+
+
+def _file_name(slide: StoredSlide) -> str:
+    return Path(str(slide.attributes["path"])).name
+
+
 def _draw(
-    store: FeatureStore,
+    cache: PatchCache,
     folder: Path,
     chosen: dict[str, Selection],
     scores: dict[str, NDArray[np.float32] | None],
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    cache = PatchCache(store, limit_bytes=0)
     for slide_id, selection in chosen.items():
         cache.check_slide(slide_id)
         rows = selection.rows.tolist()

@@ -1,5 +1,6 @@
 """The verb `study`: a whole comparison from one YAML."""
 
+import json
 import os
 import sys
 from collections import Counter
@@ -70,7 +71,20 @@ def study(arguments: list[str]) -> int:
 def record(plan: Plan, config: StudyConfig, resolved: str) -> None:
     """Write what is asked for and what that means."""
     write_text(config.folder / "study.yaml", resolved)
-    write_text(config.folder / "plan.json", plan.to_json(datetime.now(UTC).isoformat()))
+    path = config.folder / "plan.json"
+    created = _created(path, plan, config.note) or datetime.now(UTC).isoformat(timespec="seconds")
+    write_text(path, plan.to_json(created, config.note))
+
+
+def _created(path: Path, plan: Plan, note: str) -> str:
+    """When the very same plan was made first, so that going on gives the same report."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        created = str(before["created"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        # None yet, or damaged: then it is made now.
+        return ""
+    return created if json.loads(plan.to_json(created, note)) == before else ""
 
 
 def run(plan: Plan, config: StudyConfig) -> int:
@@ -89,6 +103,9 @@ def run(plan: Plan, config: StudyConfig) -> int:
     if len(results):
         write_text(table, results.to_csv(index=False))
         say(f"\n{format_table(results)}\n\nwrote {table}")
+    page = config.folder / "report" / "index.html"
+    if "report" in finished and page.is_file():
+        say(f"the report: {page}")
     return conclude(outcome, config.folder)
 
 

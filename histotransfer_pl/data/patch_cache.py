@@ -1,5 +1,7 @@
 """Patches of stored slides by row: each decoded once and kept as long as there is room."""
 
+import hashlib
+import json
 import logging
 import threading
 from collections import OrderedDict
@@ -9,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from histotransfer_pl.data.patch_shelf import DiskShelf, MemoryShelf, PatchShelf, Place
 from histotransfer_pl.data.tile import check_unmoved
-from histotransfer_pl.errors import SlideError, StoreMismatchError
+from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.reader import SlideReader, open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -22,14 +25,12 @@ _OPEN_SLIDES = 8
 class PatchCache:
     """Reads patches from the slides of a store.
 
-    What was read first stays: training and evaluation go through the same patches in turn, and a
-    cache that drops the oldest would then never hold the one that is asked for.
-
     Args:
         store: Store with coordinates and a grid.
         limit_bytes: Bytes of pixels to keep.
         slides: Files of slides that were moved since the store was made; others are where the
             store says.
+        folder: Keep them in files of this folder instead of in memory.
 
     Attributes:
         unreadable: Reason for each (slide, row) that could not be read.
@@ -40,6 +41,7 @@ class PatchCache:
         store: FeatureStore,
         limit_bytes: float,
         slides: Mapping[str, Path] | None = None,
+        folder: Path | None = None,
     ) -> None:
         if store.grid is None:
             raise StoreMismatchError(
@@ -48,11 +50,9 @@ class PatchCache:
             )
         self.grid = GridSettings.from_dict(store.grid)
         self.store = store
-        self.limit_bytes = limit_bytes
+        self.shelf = self._shelf(limit_bytes, folder)
         self.unreadable: dict[tuple[str, int], str] = {}
         self._slides = dict(slides or {})
-        self._kept: dict[tuple[str, int], NDArray[np.uint8]] = {}
-        self._bytes = 0
         self._open: OrderedDict[str, tuple[SlideReader, NDArray[np.int32]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -71,7 +71,7 @@ class PatchCache:
         except OSError as error:
             raise SlideError(
                 f"slide {slide_id!r} is not at {path} ({error.strerror}): give the folder that "
-                "holds the slides now with data.slides"
+                "holds the slides now with data.slides (--slides of select)"
             ) from error
         # Size and date tell at once; the content is only read where the date differs.
         if (status.st_size, status.st_mtime_ns) != (mark["size"], mark["mtime_ns"]):
@@ -80,8 +80,10 @@ class PatchCache:
     def read(self, slide_id: str, row: int) -> NDArray[np.uint8] | None:
         """A patch (P, P, 3), or None where the file is damaged: recorded, and said once."""
         key = (slide_id, row)
-        kept = self._kept.get(key)
-        if kept is not None or key in self.unreadable:
+        if key in self.unreadable:
+            return None
+        kept = self.shelf.get(slide_id, row)
+        if kept is not None:
             return kept
         try:
             reader, coords = self._reader(slide_id)
@@ -91,14 +93,12 @@ class PatchCache:
             self.unreadable[key] = str(error)
             _log.warning("patch %d of slide %s cannot be read: %s", row, slide_id, error)
             return None
-        with self._lock:
-            if self._bytes + patch.nbytes <= self.limit_bytes and key not in self._kept:
-                self._kept[key] = patch
-                self._bytes += patch.nbytes
+        self.shelf.put(slide_id, row, patch)
         return patch
 
     def close(self) -> None:
-        """Close the slides that are still open."""
+        """Close the files that are still open."""
+        self.shelf.close()
         with self._lock:
             while self._open:
                 self._open.popitem()[1][0].close()
@@ -116,6 +116,31 @@ class PatchCache:
                     self._open.popitem(last=False)
             self._open.move_to_end(slide_id)
         return found
+
+    def _shelf(self, limit_bytes: float, folder: Path | None) -> PatchShelf:
+        if folder is None:
+            return MemoryShelf(limit_bytes)
+        try:
+            return DiskShelf(folder, limit_bytes, self.grid.patch_px, self._place)
+        except OSError as error:
+            raise ConfigError(
+                f"no patches can be kept in {folder} ({error.strerror}): give a folder that can "
+                "be written with data.cache_dir, or take data.cache memory"
+            ) from error
+
+    def _place(self, slide_id: str) -> Place:
+        """Where a slide's patches are kept: under all that decides about their pixels."""
+        slide = self.store.slide(slide_id)
+        attributes = slide.attributes
+        facts = [
+            slide_id,
+            {key: attributes["fingerprint"][key] for key in ("size", "quick_hash")},
+            attributes["slide_mpp"],
+            [self.grid.patch_px, self.grid.mpp],
+            hashlib.sha256(slide.coords().tobytes()).hexdigest(),
+        ]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return Place(f"{digest[:32]}.patches", slide.n_patches)
 
     def _path(self, slide_id: str) -> Path:
         known = self._slides.get(slide_id)

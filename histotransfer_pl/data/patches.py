@@ -1,59 +1,26 @@
 """Patches of slides, in batches, for encoders."""
 
-import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from typing_extensions import override
 
 from histotransfer_pl.data.cohort import SlideEntry, slides_from_cohort, slides_from_folder
+from histotransfer_pl.data.patch_source import PatchBatch, PatchSource, Work
 from histotransfer_pl.data.tile import SlideOutcome, TileJob, tile_all
-from histotransfer_pl.errors import ConfigError, SlideError
+from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.slides.grid import GridSettings
-from histotransfer_pl.slides.reader import SlideReader, open_slide
+from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
 
-_OPEN_SLIDES = 4
-
-
-class PatchBatch(NamedTuple):
-    """Patches of one or several slides.
-
-    Attributes:
-        patches: (B, P, P, 3) uint8.
-        slides: (B,) places in the list of work.
-        rows: (B,) rows of the slides' arrays.
-        wanted: Arrays that at least one slide of the batch lacks.
-        failures: Place and reason of slides that could not be read.
-        read_seconds: Time one thread spent on reading.
-    """
-
-    patches: Tensor
-    slides: Tensor
-    rows: Tensor
-    wanted: list[str]
-    failures: list[tuple[int, str]]
-    read_seconds: float
-
-
-@dataclass(frozen=True)
-class Work:
-    """A slide to read: its file, coordinates in the store, and the arrays it lacks."""
-
-    entry: SlideEntry
-    n_patches: int
-    slide_mpp: float
-    missing: tuple[str, ...]
+__all__ = ["PatchBatch", "PatchDataModule", "PatchDataset", "Work", "share_out"]
 
 
 class WantsArrays(Protocol):
@@ -76,6 +43,7 @@ class PatchDataset(IterableDataset[PatchBatch]):
         batch_size: Patches of a batch.
         threads: Threads that read.
         ahead: Batches read ahead of the encoder.
+        reader: Who reads the pixels; see ``ReaderName``.
     """
 
     def __init__(
@@ -86,6 +54,7 @@ class PatchDataset(IterableDataset[PatchBatch]):
         batch_size: int,
         threads: int,
         ahead: int,
+        reader: ReaderName = "auto",
     ) -> None:
         self.store = store
         self.work = work
@@ -93,12 +62,13 @@ class PatchDataset(IterableDataset[PatchBatch]):
         self.batch_size = batch_size
         self.threads = threads
         self.ahead = ahead
+        self.reader: ReaderName = reader
 
     @override
     def __iter__(self) -> Iterator[PatchBatch]:
         info = get_worker_info()
         first, step = (info.id, info.num_workers) if info else (0, 1)
-        source = PatchSource(self.store, self.work, self.settings)
+        source = PatchSource(self.store, self.work, self.settings, self.reader)
         with ThreadPoolExecutor(self.threads) as pool:
             coming: deque[Future[PatchBatch]] = deque()
             try:
@@ -133,71 +103,6 @@ class PatchDataset(IterableDataset[PatchBatch]):
             yield pieces
 
 
-class PatchSource:
-    """Reads pieces of slides; keeps the last few slides open."""
-
-    def __init__(self, store: FeatureStore, work: Sequence[Work], settings: GridSettings) -> None:
-        self.store = store
-        self.work = work
-        self.settings = settings
-        self._open: OrderedDict[int, tuple[SlideReader, np.ndarray]] = OrderedDict()
-        self._failed: set[int] = set()
-
-    def read(self, pieces: Sequence[tuple[int, int, int]]) -> PatchBatch:
-        """Read the patches of the pieces; a slide that fails gives a failure instead."""
-        start_time = time.perf_counter()
-        patches: list[np.ndarray] = []
-        slides: list[int] = []
-        rows: list[int] = []
-        failures: list[tuple[int, str]] = []
-        for place, start, stop in pieces:
-            if place in self._failed:
-                continue
-            try:
-                patches += self._patches(place, start, stop)
-            except SlideError as error:
-                # The rest of the slide would be lost work: its arrays must be whole.
-                self._failed.add(place)
-                failures.append((place, str(error)))
-                continue
-            slides += [place] * (stop - start)
-            rows += range(start, stop)
-        side = self.settings.patch_px
-        images = np.stack(patches) if patches else np.empty((0, side, side, 3), np.uint8)
-        wanted = {name for place in set(slides) for name in self.work[place].missing}
-        return PatchBatch(
-            patches=torch.from_numpy(images),  # (B, P, P, 3)
-            slides=torch.tensor(slides, dtype=torch.long),  # (B,)
-            rows=torch.tensor(rows, dtype=torch.long),  # (B,)
-            wanted=sorted(wanted),
-            failures=failures,
-            read_seconds=time.perf_counter() - start_time,
-        )
-
-    def close(self) -> None:
-        """Close the slides that are still open."""
-        while self._open:
-            self._open.popitem()[1][0].close()
-
-    def _patches(self, place: int, start: int, stop: int) -> list[np.ndarray]:
-        reader, coords = self._reader(place)
-        px, mpp = self.settings.patch_px, self.settings.mpp
-        return [reader.read_patch(int(x), int(y), px, mpp) for x, y in coords[start:stop]]
-
-    def _reader(self, place: int) -> tuple[SlideReader, np.ndarray]:
-        found = self._open.get(place)
-        if found is None:
-            item = self.work[place]
-            reader = open_slide(item.entry.path, item.slide_mpp)
-            coords = self.store.slide(item.entry.slide_id).coords()
-            # Two threads may open the same slide at once; the first one stays.
-            found = self._open.setdefault(place, (reader, coords))
-            while len(self._open) > _OPEN_SLIDES:
-                # Threads may still read it: its last reference closes the file.
-                self._open.popitem(last=False)
-        return found
-
-
 class PatchDataModule(LightningDataModule):
     """Patches of all tissue of the slides, read for ``extract``.
 
@@ -213,6 +118,8 @@ class PatchDataModule(LightningDataModule):
         batch_size: Patches of a batch.
         num_workers: Processes that read; 0 reads in threads of this process.
         threads: Threads that read, in each process.
+        reader: ``auto`` decodes the tiles of plain TIFF and SVS files directly, with OpenSlide's
+            pixels, and leaves the rest to OpenSlide; ``openslide`` and ``direct`` insist on one.
     """
 
     def __init__(
@@ -227,6 +134,7 @@ class PatchDataModule(LightningDataModule):
         batch_size: int = 32,
         num_workers: int = 0,
         threads: int = 2,
+        reader: ReaderName = "auto",
     ) -> None:
         super().__init__()
         # One process of the whole job tiles: all nodes see the same store.
@@ -245,6 +153,7 @@ class PatchDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.threads = threads
+        self.reader: ReaderName = reader
         self.outcomes: dict[str, SlideOutcome] = {}
         self.work: list[Work] = []
         self._opened: FeatureStore | None = None
@@ -273,7 +182,9 @@ class PatchDataModule(LightningDataModule):
         """Tile what the store does not have yet; holds the store's lock until teardown."""
         self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_dict())
         self._lock.enter_context(self.store.writing())
-        job = TileJob(self.store, self.grid, self.slide_mpp, self.qc_folder, self.masks)
+        job = TileJob(
+            self.store, self.grid, self.slide_mpp, self.qc_folder, self.masks, self.reader
+        )
         self.outcomes = {
             outcome.slide_id: outcome
             for outcome in tile_all(job, self.entries(), threads=self.threads)
@@ -310,6 +221,7 @@ class PatchDataModule(LightningDataModule):
             self.batch_size,
             self.threads,
             ahead=2 * self.threads,
+            reader=self.reader,
         )
         return DataLoader(
             dataset,

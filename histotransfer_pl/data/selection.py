@@ -10,14 +10,16 @@ from typing_extensions import override
 
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.errors import StoreMismatchError
+from histotransfer_pl.store.checksum import CHECKSUM
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import decode_key, selection_path
+from histotransfer_pl.store.layout import COORDS, decode_key, selection_path
 from histotransfer_pl.store.slide import StoredSlide
 
 Rule = Literal["attention", "patch_logit", "random", "bottom", "uniform_grid"]
 """How patches are chosen: the highest attention, the highest patch logit, or a control."""
 
 CONTROLS = ("random", "bottom", "uniform_grid")
+_COORDS = "coords_checksum"
 SCORED = ("attention", "patch_logit", "bottom")
 """Rules that rank by what a run said of the patches."""
 
@@ -89,7 +91,7 @@ def write_selection(
     slide: StoredSlide, name: str, selection: Selection, *, overwrite: bool = False
 ) -> None:
     """Save a selection beside the features it belongs to; the store must be open for writing."""
-    attributes = {**selection.attributes, "k": selection.k}
+    attributes = {**selection.attributes, "k": selection.k, _COORDS: _coords_checksum(slide)}
     slide.write(selection_path(name), selection.candidates, attributes, overwrite=overwrite)
 
 
@@ -104,6 +106,13 @@ def read_selection(slide: StoredSlide, name: str) -> Selection:
     candidates: NDArray[np.int32] = slide.read(array)
     attributes = slide.info(array).attributes
     n = slide.n_patches
+    made_for, here = attributes.get(_COORDS), _coords_checksum(slide)
+    if made_for is not None and here is not None and made_for != here:
+        raise StoreMismatchError(
+            f"selection {name!r} of slide {slide.slide_id!r} was made for other patch coordinates "
+            f"({made_for}) than this store has ({here}): it belongs to another store; run select "
+            "again on this one"
+        )
     unique = len(np.unique(candidates)) == len(candidates)
     if not unique or (len(candidates) and not 0 <= candidates.min() <= candidates.max() < n):
         raise StoreMismatchError(
@@ -135,3 +144,11 @@ def selection_names(store: FeatureStore, slide_ids: list[str]) -> list[str]:
     arrays = {array for slide_id in slide_ids[:20] for array in store.slide(slide_id).arrays()}
     names = [array.split("/")[1] for array in sorted(arrays) if array.startswith("selections/")]
     return [decode_key(name) for name in names]
+
+
+def _coords_checksum(slide: StoredSlide) -> str | None:
+    """Checksum of the coordinates; None where there are none, as in imported arrays."""
+    if not slide.has(COORDS):
+        return None
+    checksum: str | None = slide.info(COORDS).attributes.get(CHECKSUM)
+    return checksum

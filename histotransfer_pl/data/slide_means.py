@@ -69,16 +69,30 @@ class LabelledSlides:
 
 
 def labelled_slides(
-    store: Path, cohort: Path, target: str, encoder: str, depths: Sequence[str]
+    store: Path,
+    cohort: Path,
+    target: str,
+    encoder: str,
+    depths: Sequence[str],
+    *,
+    strict: bool = True,
 ) -> LabelledSlides:
     """Join a cohort table with the features of an encoder.
+
+    Args:
+        store: The store.
+        cohort: The table.
+        target: Its column with the class of each slide.
+        encoder: Name of the encoder in the store.
+        depths: Depths that are needed of it.
+        strict: Refuse labelled slides without these features; else they are left out.
 
     Raises:
         CohortError: A missing column, nothing to join, or a single class.
         StoreMismatchError: Features that the store does not have.
     """
     opened = FeatureStore.open(store)
-    join = join_cohort(cohort, opened, feature_path(encoder, depths[-1]), target)
+    join = join_cohort(cohort, opened, feature_path(encoder, depths[-1]), target, strict=strict)
     if len(join.classes) < 2:
         raise CohortError(
             f"{cohort}: column {target} has only the class {join.classes}; a probe needs two"

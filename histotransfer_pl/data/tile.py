@@ -14,7 +14,7 @@ from histotransfer_pl.errors import SlideError, StoreMismatchError
 from histotransfer_pl.slides.files import fingerprint
 from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.qc import draw_qc
-from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.slides.reader import ReaderName, open_slide
 from histotransfer_pl.slides.tiling import TiledSlide, tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import encode_key
@@ -54,6 +54,7 @@ class TileJob:
             file gives one.
         qc_folder: Where thumbnails with tissue outline and grid go; None draws none.
         masks: Folder of ``<slide_id>.geojson`` tissue outlines that replace the detection.
+        reader: Who reads the pixels; see ``ReaderName``.
     """
 
     store: FeatureStore
@@ -61,6 +62,7 @@ class TileJob:
     slide_mpp: float | None = None
     qc_folder: Path | None = None
     masks: Path | None = None
+    reader: ReaderName = "auto"
 
     def run(self, entry: SlideEntry) -> SlideOutcome:
         """Tile one slide; a slide that cannot be read is an outcome, not an error."""
@@ -76,7 +78,8 @@ class TileJob:
         if entry.slide_id in self.store:
             return self._known(entry)
         mark = fingerprint(entry.path)
-        with closing(open_slide(entry.path, entry.mpp or self.slide_mpp)) as reader:
+        mpp = entry.mpp or self.slide_mpp
+        with closing(open_slide(entry.path, mpp, self.reader)) as reader:
             outline = self._outline(entry.slide_id)
             tiled = tile_slide(reader, self.settings, outline)
         attributes = self._attributes(entry, tiled, mark, outline)

@@ -51,7 +51,10 @@ class TopKPatchDataModule(FeatureDataModule):
         stain_jitter: Largest change of a stain; 0.05 is light, 0.2 strong, 0 none.
         strict: Refuse labelled slides whose features are missing.
         threads: Threads that read.
-        cache_gb: Decoded patches to keep in memory, on each device.
+        cache: Where decoded patches are kept: in ``memory`` (of each device), on ``disk``, where
+            the next run with the same ``cache_dir`` finds them, or ``none``.
+        cache_dir: Folder of the patches on disk; by default ``patches`` in the run's own folder.
+        cache_gb: How much to keep.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class TopKPatchDataModule(FeatureDataModule):
         stain_jitter: float = 0.05,
         strict: bool = True,
         threads: int = 2,
+        cache: Literal["memory", "disk", "none"] = "memory",
+        cache_dir: Path | None = None,
         cache_gb: float = 2.0,
     ) -> None:
         super().__init__(
@@ -98,6 +103,8 @@ class TopKPatchDataModule(FeatureDataModule):
         self.augment = augment
         self.stain_jitter = stain_jitter
         self.threads = threads
+        self.cache_place = cache
+        self.cache_dir = cache_dir
         self.candidates: dict[str, NDArray[np.int32]] = {}
         self._restored: dict[str, Tensor] = {}
         self._seed: int | None = None
@@ -107,7 +114,8 @@ class TopKPatchDataModule(FeatureDataModule):
         if self._ready:
             return
         super().setup(stage)
-        self.cache = PatchCache(self.store, self.cache_gb * 1e9, self._moved_slides())
+        limit = 0 if self.cache_place == "none" else self.cache_gb * 1e9
+        self.cache = PatchCache(self.store, limit, self._moved_slides(), self._cache_folder())
         require_selection(self.store, self.selection, self.split.train)
         for slide_id in self.split.train:
             selection = read_selection(self.store.slide(slide_id), self.selection)
@@ -135,6 +143,12 @@ class TopKPatchDataModule(FeatureDataModule):
     @override
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._whole_bags(None)
+
+    @override
+    def teardown(self, stage: str) -> None:
+        """Close slides and kept patches; they are opened again when asked for."""
+        if self._ready:
+            self.cache.close()
 
     @override
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -229,6 +243,15 @@ class TopKPatchDataModule(FeatureDataModule):
         ]
         dataset = BagPieceDataset(self.cache, bags, self.eval_patches, self.threads)
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
+
+    def _cache_folder(self) -> Path | None:
+        if self.cache_place != "disk":
+            return None
+        if self.cache_dir is not None:
+            return Path(self.cache_dir)
+        if self.trainer is None:
+            raise ConfigError("data.cache is disk, without a run: give data.cache_dir")
+        return Path(self.trainer.default_root_dir) / "patches"
 
     def _moved_slides(self) -> dict[str, Path]:
         if self.slides is None:

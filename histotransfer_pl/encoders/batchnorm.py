@@ -1,6 +1,7 @@
 """BatchNorm statistics of the random baseline."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,25 @@ def reestimate_batchnorm(encoder: PatchEncoder, batches: Iterable[Tensor]) -> in
     Raises:
         EncoderError: If there are no batches.
     """
+    count = 0
+    with reestimating(encoder) as layers:
+        for batch in batches:
+            encoder(batch)
+            count += 1
+    if count == 0:
+        raise EncoderError("no batches to estimate BatchNorm statistics from; give at least one")
+    return layers
+
+
+@contextmanager
+def reestimating(encoder: PatchEncoder) -> Iterator[int]:
+    """While it lasts, what the encoder sees replaces the running statistics of its BatchNorms.
+
+    For several encoders that see the same patches, which are then read once.
+
+    Yields:
+        How many layers are re-estimated.
+    """
     layers = [module for module in encoder.modules() if isinstance(module, _BatchNorm)]
     before: dict[nn.Module, tuple[bool, float | None]] = {
         layer: (layer.training, layer.momentum) for layer in layers
@@ -38,14 +58,8 @@ def reestimate_batchnorm(encoder: PatchEncoder, batches: Iterable[Tensor]) -> in
             layer.reset_running_stats()
             layer.momentum = None  # cumulative mean instead of a moving one
             layer.train()
-        count = 0
-        for batch in batches:
-            encoder(batch)
-            count += 1
+        yield len(layers)
     finally:
         for layer in layers:
             training, layer.momentum = before[layer]
             layer.train(training)
-    if count == 0:
-        raise EncoderError("no batches to estimate BatchNorm statistics from; give at least one")
-    return len(layers)

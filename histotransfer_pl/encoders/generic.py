@@ -1,5 +1,6 @@
 """Networks of other families, through timm's common interface for intermediate outputs."""
 
+import copy
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -32,7 +33,11 @@ class GenericTrunk(Trunk):
 
     @override
     def keys_behind(self, depth: str) -> set[str]:
-        return set()  # only a cut tells, so checkpoints of these networks must be whole
+        # Only a cut tells, so a copy is cut. The copy has the modules of its own, not the weights.
+        state = self.network.state_dict(keep_vars=True)
+        network: Any = copy.deepcopy(self.network, {id(value): value for value in state.values()})
+        network.prune_intermediate_layers([self._index(depth)], prune_norm=True, prune_head=True)
+        return set(state) - set(network.state_dict())
 
     @override
     def cut_after(self, depth: str) -> None:

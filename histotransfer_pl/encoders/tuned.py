@@ -39,7 +39,10 @@ def save_weights(
     tensors = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
+        aside.touch()  # as readable as the user's mask says; safetensors' own files are private
+        mode = aside.stat().st_mode
         safetensors.torch.save_file(tensors, aside, metadata={_FACTS: json.dumps(kept)})
+        aside.chmod(mode)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

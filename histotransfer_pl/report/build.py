@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from histotransfer_pl.callbacks.atomic import write_text
@@ -41,6 +41,7 @@ from histotransfer_pl.report.similarity import (
     heatmap,
     read_similarities,
 )
+from histotransfer_pl.report.story import insights, tell
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -111,10 +112,16 @@ def make_page(study: Study, settings: Settings) -> Page:
     matrices, wrong = read_similarities(study.folder)
     gains, damaged = read_gains(study.folder)
     gaps = [missing_table([*missing, *twice]), steps_table(study)]
+    if tasks:
+        more = insights(matrices, gains)
+        summary = replace(tasks[0].summary, answers=(*tasks[0].summary.answers, *more))
+        tasks[0] = replace(tasks[0], summary=summary)
     return Page(
         name=study.name,
         badges=_badges(study, arms, missing),
         notice=_notice(study, missing),
+        note=study.note,
+        story=tell(study, arms, store, similarity=bool(matrices), gain=bool(gains)),
         tasks=tasks,
         similarities=[_matrix(one) for one in matrices],
         diagonal=diagonals(matrices),
@@ -175,7 +182,8 @@ def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) ->
 
 _PLANNED = "Arms that differ in one thing only"
 _PLANNED_NOTE = (
-    "First less second, on the same test slides, with a 95 % interval over patients. Depths are "
+    "First less second, on the test slides of the trainings that both have (so an AUROC here may "
+    "differ from the one above), with a 95 % interval over patients. Depths are "
     "held against the deepest, tuned encoders against the frozen one and top-k against the "
     "control patches. The last p is corrected over all rows by Holm's method."
 )
@@ -249,7 +257,8 @@ def _matrix(one: Similarity) -> MatrixSection:
     warning = ""
     if isinstance(few, int) and few < FEW_PATCHES:
         warning = f"Only {few} patches: such values are uncertain; use {FEW_PATCHES:,} or more."
-    return MatrixSection(one.name, heatmap(one), one.as_table(), facts_in_words(one.facts), warning)
+    facts = [("file", f"similarity/{one.name}.csv"), *facts_in_words(one.facts)]
+    return MatrixSection(one.title, heatmap(one), one.as_table(), facts, warning)
 
 
 def _badges(
@@ -276,7 +285,8 @@ def _notice(study: Study, missing: Sequence[MissingRun]) -> str:
     if failed:
         parts.append(f"{failed} step{'s' if failed > 1 else ''} failed")
     if waiting:
-        parts.append(f"{waiting} {'are' if waiting > 1 else 'is'} still to run")
+        noun = "" if failed else " steps" if waiting > 1 else " step"
+        parts.append(f"{waiting}{noun} {'are' if waiting > 1 else 'is'} still to run")
     if missing and not parts:
         parts.append(f"{len(missing)} run{'s have' if len(missing) > 1 else ' has'} no predictions")
     if not parts:

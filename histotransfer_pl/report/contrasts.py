@@ -181,10 +181,10 @@ def _raw(c: Contrast) -> dict[str, object]:
 
 def _row(c: Contrast) -> dict[str, str]:
     if not c.question:
-        return {"Other arm": c.second.label, **_numbers(c)}
+        return {"Other arm": c.second.label, **_numbers(c), "Trainings": str(c.trainings)}
     first, second, shared = differing(c)
     who = {"First − second": f"{first} − {second}", "Question": QUESTIONS[c.question]}
-    return {**who, **_numbers(c), "All else equal": shared}
+    return {**who, **_numbers(c), "Trainings": str(c.trainings), "All else equal": shared}
 
 
 def _numbers(c: Contrast) -> dict[str, str]:

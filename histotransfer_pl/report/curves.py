@@ -26,6 +26,7 @@ _UNITS = {
     "patches_per_s": "more is cheaper",
 }
 _MAX_CURVES = len(COLOURS)
+_BACKGROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5}
 
 
 def forest(results: Sequence[ArmResult], name: str) -> Picture | None:
@@ -34,7 +35,7 @@ def forest(results: Sequence[ArmResult], name: str) -> Picture | None:
     if not able:
         return None
     with style():
-        figure = new_figure(7.2, 1.0 + 0.44 * len(able))
+        figure = new_figure(7.8, 1.0 + 0.44 * len(able))
         axis = figure.add_subplot()
         for row, result in enumerate(able):
             _draw_row(axis, row, result)
@@ -71,8 +72,10 @@ def _draw_row(axis: Axes, row: int, result: ArmResult) -> None:
     label = (
         f"{result.arm.label}   {interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
     )
-    # Above its line, so that long names need no margin of their own.
-    axis.text(0.505, row - 0.3, label, fontsize=9, color=colour, weight=weight, va="center")
+    # Above its line and out of the layout, so that long names leave the axis its width.
+    text = axis.text(0.004, row - 0.32, label, transform=axis.get_yaxis_transform(), fontsize=8.5,
+                     color=colour, weight=weight, va="center", bbox=_BACKGROUND)  # fmt: skip
+    text.set_in_layout(False)
 
 
 def against_depth(curves: Sequence[DepthCurve], name: str) -> Picture | None:

@@ -33,6 +33,12 @@ class GainCurve:
     facts: Mapping[str, Any]
 
     @property
+    def score(self) -> str:
+        """What was scored, as the page calls it."""
+        name = str(self.facts.get("score", "score"))
+        return {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy"}.get(name, name)
+
+    @property
     def n(self) -> str:
         """The data, folds and random networks behind it."""
         data = (
@@ -49,10 +55,27 @@ class GainCurve:
 
     def as_table(self) -> Table:
         """The curve as numbers."""
-        page = self.table.map(lambda v: f"{v:.3f}" if isinstance(v, float) else str(v))
-        page.columns = [str(c).replace("_", " ").capitalize() for c in page.columns]
+        page = self.table.map(lambda v: f"{v:.3f}" if isinstance(v, float) else _grouped(v))
+        page.columns = [_column(str(c)) for c in page.columns]
         caption = f"Knowledge gain, {self.n}"
         return Table(f"gain_{encode_key(self.name)}", caption, self.table, page)
+
+
+_COLUMNS = {
+    "gain": "Gain G(l)", "increment": "Increment g(l)", "fold_sd": "SD over folds",
+    "seed_sd": "SD over random networks", "n_folds": "Folds", "n_seeds": "Random networks",
+    "dim": "Dimensions", "macs": "MACs",
+}  # fmt: skip
+
+
+def _column(name: str) -> str:
+    base = name.removesuffix("_initial")
+    words = _COLUMNS.get(base, base.replace("_", " ").capitalize())
+    return words if base == name else f"{words}, initial BatchNorm"
+
+
+def _grouped(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def read_gains(study_dir: Path | None) -> tuple[list[GainCurve], list[str]]:
@@ -85,6 +108,9 @@ def gain_figure(curve: GainCurve) -> Picture:
         top, bottom = figure.subplots(2, 1, sharex=True)
         top.plot(x, table["pretrained"], "o-", color=COLOURS[0], label="pretrained")
         top.plot(x, table["random"], "s--", color=COLOURS[1], label="random weights (mean)")
+        if "random_initial" in table:
+            top.plot(x, table["random_initial"], "D-.", color=COLOURS[3], markersize=4,
+                     label="the same, initial BatchNorm")  # fmt: skip
         if "seed_sd" in table:
             low, high = table["random"] - table["seed_sd"], table["random"] + table["seed_sd"]
             top.fill_between(x, low, high, color=COLOURS[1], alpha=0.15, linewidth=0,
@@ -95,22 +121,33 @@ def gain_figure(curve: GainCurve) -> Picture:
             place = layers.index(sweet)
             top.plot(place, table["pretrained"].iloc[place], "o", markersize=14, fillstyle="none",
                      color=SWEET, markeredgewidth=2, label="sweet spot")  # fmt: skip
-        top.set_ylabel(f"Held-out {curve.facts.get('score', 'score')}")
+        top.set_ylabel(f"Held-out {curve.score}")
         top.legend(fontsize=8.5, ncols=2)
         note_n(top, curve.n)
         bottom.axhline(0, color="#6b7280", linewidth=0.8)
         bottom.bar(x, table["increment"], width=0.45, color="#cbd5e1", label="increment g(l)")
         bottom.errorbar(x, table["gain"], yerr=table["standard_error"], fmt="o-", capsize=3,
                         color=COLOURS[2], label="gain G(l) ± 1 SE")  # fmt: skip
+        if "gain_initial" in table:
+            bottom.plot(x, table["gain_initial"], "D-.", color=COLOURS[3], markersize=4,
+                        label="gain over initial BatchNorm")  # fmt: skip
         bottom.set_ylabel("Knowledge gain")
         bottom.set_xlabel("Layer, from shallow to deep")
         bottom.set_xticks(x, layers)
         bottom.legend(fontsize=8.5)
         best = table.iloc[int(table["gain"].argmax())]
+        words = str(curve.facts.get("random_batchnorm", "")).partition(";")[0]
+        norm = f" BatchNorm statistics of the random networks: {words}." if words else ""
+        both = (
+            " The dash-dotted curves are random networks with initial statistics: the size of the "
+            "gain depends on that choice."
+            if "gain_initial" in table
+            else ""
+        )
         return picture(
             figure,
             f"gain_{encode_key(curve.name)}",
             f"Knowledge gain of {curve.facts.get('encoder', curve.name)}: score of a linear probe "
-            f"on the pretrained network less the mean of random ones ({curve.n}).",
+            f"on the pretrained network less the mean of random ones ({curve.n}).{norm}{both}",
             f"The gain is largest at {best['layer']} ({best['gain']:.3f})",
         )

@@ -71,6 +71,8 @@ class Page:
     name: str
     badges: Sequence[tuple[str, str]]
     notice: str
+    note: str
+    story: Sequence[str]
     tasks: Sequence[TaskSection]
     similarities: Sequence[MatrixSection]
     diagonal: Picture | None

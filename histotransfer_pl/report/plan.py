@@ -105,6 +105,7 @@ class Study:
         steps: All steps of the plan, in order.
         runs: The run folders whose predictions are to be compared.
         settings: Text of ``study.yaml``, if any.
+        note: What the study says of itself, for the top of the page.
         places: Where its paths are.
     """
 
@@ -115,6 +116,7 @@ class Study:
     runs: tuple[PlannedRun, ...]
     settings: str = ""
     places: Places = Places(Path(), Path())
+    note: str = ""
 
     def of_kind(self, kind: str) -> list[Step]:
         """The steps of a kind."""
@@ -156,6 +158,7 @@ def load_study(folder: Path) -> Study:
         runs=tuple(_planned_runs(where, steps)),
         settings=settings.read_text(encoding="utf-8") if settings.is_file() else "",
         places=where,
+        note=str(plan.get("note") or ""),
     )
 
 

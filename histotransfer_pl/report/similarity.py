@@ -56,7 +56,24 @@ class Similarity:
         if not known:
             return ("first network", "second network")
         first, second = known[0]
-        return (str(self.facts[first]), str(self.facts[second]))
+        return (_said(str(self.facts[first])), _said(str(self.facts[second])))
+
+    @property
+    def diagonal(self) -> dict[str, float]:
+        """CKA of each block with the block of the same name, where it is defined."""
+        found: dict[str, float] = {}
+        for row, name in enumerate(self.layers_x):
+            if name in self.layers_y:
+                value = float(self.values[row, self.layers_y.index(name)])
+                found |= {name: value} if np.isfinite(value) else {}
+        return found
+
+    @property
+    def title(self) -> str:
+        """Both networks in words."""
+        known = any(all(isinstance(self.facts.get(n), str) for n in k) for k in _PAIRS)
+        maps = ", feature maps" if self.facts.get("space") == "flattened" else ""
+        return " and ".join(self.sides) + maps if known else self.name
 
     def as_table(self) -> Table:
         """The matrix as numbers."""
@@ -67,6 +84,12 @@ class Similarity:
 
 
 _PAIRS = (("x", "y"), ("first", "second"), ("encoder_x", "encoder_y"))
+
+
+def _said(name: str) -> str:
+    """A network as the page calls it: what a study tuned bears the fold in its name."""
+    base, _, fold = name.partition("@tuned-f")
+    return f"{base} tuned on top-k (fold {fold})" if fold else name
 
 
 def read_similarities(study_dir: Path | None) -> tuple[list[Similarity], list[str]]:
@@ -99,6 +122,10 @@ def _read(path: Path) -> Similarity:
     return Similarity(path.stem, names_x, names_y, values, facts)
 
 
+_DARK_BELOW = 0.48
+"""Values on cividis below which white letters have more contrast than black ones."""
+
+
 def heatmap(similarity: Similarity) -> Picture:
     """The matrix, deep blocks at the top right, each cell with its value."""
     x, y = similarity.sides
@@ -111,7 +138,7 @@ def heatmap(similarity: Similarity) -> Picture:
             similarity.values, cmap=SEQUENTIAL, vmin=0, vmax=1, origin="lower", aspect="auto"
         )
         for (i, j), value in np.ndenumerate(similarity.values):
-            colour = "black" if value > 0.55 else "white"
+            colour = "black" if value > _DARK_BELOW else "white"
             text = "–" if np.isnan(value) else f"{value:.2f}"
             axis.text(j, i, text, ha="center", va="center", fontsize=8, color=colour)
         axis.set_xticks(range(columns), similarity.layers_y, rotation=45, ha="right")
@@ -123,7 +150,8 @@ def heatmap(similarity: Similarity) -> Picture:
         return picture(
             figure,
             f"cka_{encode_key(similarity.name)}",
-            f"CKA of every block of {x} with every block of {y}, {similarity.n}.",
+            f"CKA of every block of {x} (rows) with every block of {y} (columns), both seeing the "
+            f"same patches, {similarity.n}. The diagonal compares a block with itself.",
             f"Heatmap of {rows} by {columns} CKA values from {np.nanmin(similarity.values):.2f} to "
             f"{np.nanmax(similarity.values):.2f}",
         )
@@ -135,7 +163,7 @@ def diagonals(similarities: Sequence[Similarity]) -> Picture | None:
     if not shown:
         return None
     with style():
-        figure = new_figure(8.2, 3.6)
+        figure = new_figure(8.2, 3.6 + 0.35 * len(shown))
         axis = figure.add_subplot()
         names = list(dict.fromkeys(n for s in shown for n in s.layers_x if n in s.layers_y))
         for number, one in enumerate(shown):
@@ -144,18 +172,18 @@ def diagonals(similarities: Sequence[Similarity]) -> Picture | None:
             _draw_floor(axis, one, names, number)
             axis.plot(
                 [names.index(n) for n in own], values, marker=MARKERS[number],
-                color=COLOURS[number], label=f"{one.name} ({one.n})",
+                color=COLOURS[number], label=f"{one.title} ({one.n})",
             )  # fmt: skip
         axis.set_xticks(range(len(names)), names)
         axis.set_xlabel("Block, from shallow to deep")
         axis.set_ylabel("CKA with the same block")
         axis.set_ylim(min([-0.03, *(float(np.nanmin(s.values)) for s in shown)]), 1.05)
-        axis.legend(fontsize=8.5)
+        figure.legend(loc="outside upper left", fontsize=8.5)
         return picture(
             figure,
             "cka_diagonal",
             "CKA of each block with the same block of the other network: where the curve drops, "
-            "the representations part.",
+            "the representations part. Dashed: the floor, the same network untrained.",
             f"{len(shown)} curves over {len(names)} blocks",
         )
 
@@ -175,7 +203,7 @@ def _draw_floor(axis: Axes, one: Similarity, names: Sequence[str], number: int) 
 
 def facts_in_words(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a JSON file says beside its table, one line a fact."""
-    return [(str(key), _words(value)) for key, value in facts.items()]
+    return [(str(key).replace("_", " "), _words(value)) for key, value in facts.items()]
 
 
 def _words(value: Any) -> str:

@@ -19,6 +19,9 @@ SAME_MPP = 1e-6
 """Relative difference up to which two resolutions are one: no resampling between them."""
 
 
+_BAND_ROWS = 256
+
+
 @dataclass(frozen=True)
 class GridSettings:
     """Which patches a slide is cut into; two stores agree only if these do.
@@ -128,7 +131,11 @@ def tissue_fractions(
     Returns:
         (ny, nx) shares from 0 to 1; what lies outside the mask is no tissue.
     """
-    columns = _box_sums(mask.astype(np.float64), x_level0, side_level0, pixel_level0)  # (h, nx)
+    # In bands: the sums take 16 times the memory of the mask, which is large already.
+    bands = [mask[top : top + _BAND_ROWS] for top in range(0, len(mask), _BAND_ROWS)]
+    columns = np.concatenate(
+        [_box_sums(b.astype(np.float64), x_level0, side_level0, pixel_level0) for b in bands]
+    )  # (h, nx)
     boxes = _box_sums(columns.T, y_level0, side_level0, pixel_level0).T  # (ny, nx)
     # Cumulative sums leave rounding dust around 0 and 1.
     return np.clip(boxes * (pixel_level0 / side_level0) ** 2, 0.0, 1.0)

@@ -1,31 +1,23 @@
-"""Reads patches and thumbnails of a slide at any resolution, through OpenSlide.
+"""Opens slides for reading patches and thumbnails at any resolution.
 
-A patch is read from the coarsest level that is still as fine as asked for, and resampled from
-there. If that level is level 0 at the very resolution asked for, nothing is resampled.
+OpenSlide reads every format. The tiles of plain TIFF and SVS files are decoded directly, which
+gives the same pixels in a fraction of the time.
 """
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from openslide import OpenSlide, OpenSlideError, OpenSlideUnsupportedFormatError
-from PIL import Image
-from typing_extensions import override
 
-from histotransfer_pl.errors import SlideError
-from histotransfer_pl.slides.grid import SAME_MPP, patch_size_level0
-from histotransfer_pl.slides.resolution import slide_resolution
+from histotransfer_pl.slides.direct_reader import DirectReader
+from histotransfer_pl.slides.openslide_reader import OpenSlideReader
 
-LEVEL_TOLERANCE = 0.01
-"""A level up to 1 % coarser than asked for still serves: real pyramids have downsamples such as
-4.0002 for 4, and the next finer level would cost 16 times the decoding."""
+__all__ = ["DirectReader", "OpenSlideReader", "ReaderName", "SlideReader", "open_slide"]
 
-_BLOCK_PX = 1024
-"""Side of the blocks, in pixels of the level read, in which a thumbnail is put together: a slide
-without a pyramid must not be held in memory as a whole."""
+ReaderName = Literal["auto", "openslide", "direct"]
+"""``direct`` decodes the tiles of a TIFF or SVS and refuses other files, ``openslide`` leaves
+everything to OpenSlide, ``auto`` decodes directly what can be and leaves the rest to OpenSlide."""
 
 
 class SlideReader(Protocol):
@@ -50,252 +42,20 @@ class SlideReader(Protocol):
         ...
 
 
-class OpenSlideReader:
-    """A slide that OpenSlide opens.
-
-    The file is opened by the process that reads, when it first reads: a reader can be pickled,
-    and forked or spawned workers never share a handle. Threads of a process share one.
-
-    Args:
-        path: The slide's file, for formats of several files the main one.
-        mpp: Micrometres per pixel of level 0, if it is known better than the file does.
-
-    Raises:
-        SlideError: If the file is missing or no slide.
-        MissingMppError: If the resolution is unknown, absurd or differs between x and y.
-    """
-
-    def __init__(self, path: str | Path, mpp: float | None = None) -> None:
-        self.path = Path(path)
-        # Keyed by process, and without a lock: a lock could be held while the process forks.
-        self._handles: dict[int, OpenSlide] = {}
-        slide = self._handle()
-        self.dimensions_level0: tuple[int, int] = slide.dimensions
-        self.properties: dict[str, str] = dict(slide.properties)
-        self.level_downsamples: tuple[float, ...] = true_downsamples(slide.level_dimensions)
-        self._openslide_downsamples: tuple[float, ...] = slide.level_downsamples
-        self.mpp: float = slide_resolution(self.path, self.properties, mpp)
-
-    @override
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": {}}
-
-    def __enter__(self) -> "OpenSlideReader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Releases the file; a later read opens it again."""
-        # Not closed by force: another thread may be reading, and the last user frees it.
-        self._handles.pop(os.getpid(), None)
-
-    def read_patch(
-        self, x_level0: int, y_level0: int, patch_px: int, mpp: float
-    ) -> NDArray[np.uint8]:
-        """Reads one patch; what lies outside the slide or was not scanned is white.
-
-        Args:
-            x_level0: Left edge in level-0 pixels.
-            y_level0: Top edge in level-0 pixels.
-            patch_px: Side of the patch in its own pixels.
-            mpp: Micrometres per pixel of the patch.
-
-        Returns:
-            (P, P, 3) uint8 RGB.
-
-        Raises:
-            SlideError: If that place of the file cannot be read.
-        """
-        side = patch_size_level0(patch_px, mpp, self.mpp)
-        return self._read(x_level0, y_level0, (side, side), (patch_px, patch_px))
-
-    def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
-        """Reads the whole slide at a coarse resolution.
-
-        Pixel (i, j) covers the square of side ``mpp / self.mpp`` level-0 pixels that starts at
-        that many times (j, i); the last row and column may reach beyond the slide, into white.
-
-        Args:
-            mpp: Micrometres per pixel of the thumbnail.
-
-        Returns:
-            (h, w, 3) uint8 RGB.
-
-        Raises:
-            SlideError: If a part of the file cannot be read.
-        """
-        pixel = patch_size_level0(1, mpp, self.mpp)
-        width, height = (max(1, int(np.ceil(n / pixel - 1e-6))) for n in self.dimensions_level0)
-        out = np.empty((height, width, 3), np.uint8)
-        step = max(1, int(_BLOCK_PX * self.level_downsamples[self._level(pixel)] / pixel))
-        for top in range(0, height, step):
-            for left in range(0, width, step):
-                rows, columns = min(step, height - top), min(step, width - left)
-                area = (columns * pixel, rows * pixel)
-                block = self._read(left * pixel, top * pixel, area, (columns, rows))
-                out[top : top + rows, left : left + columns] = block
-        return out
-
-    def _level(self, pixel_level0: float) -> int:
-        """The coarsest level whose pixels are no larger than asked for, within tolerance."""
-        fitting = [
-            level
-            for level, downsample in enumerate(self.level_downsamples)
-            if downsample <= pixel_level0 * (1 + LEVEL_TOLERANCE)
-        ]
-        return max(fitting, key=lambda level: self.level_downsamples[level], default=0)
-
-    def _read(
-        self, x: float, y: float, area_level0: tuple[float, float], size_px: tuple[int, int]
-    ) -> NDArray[np.uint8]:
-        """One area of the slide as RGB on white (h, w, 3), resampled to a size in pixels."""
-        level = self._level(area_level0[0] / size_px[0])
-        downsample = self.level_downsamples[level]
-        # OpenSlide divides by its own downsample; this lands within half a level-0 pixel.
-        scale = self._openslide_downsamples[level] / downsample
-        corner = (_nearest(x * scale), _nearest(y * scale))
-        width, height = (side / downsample for side in area_level0)
-        read_px = (int(np.ceil(width - 1e-6)), int(np.ceil(height - 1e-6)))
-        image = _on_white(self._read_region(corner, level, read_px))
-        return _pixels(_resample(image, (width, height), size_px))
-
-    def _read_region(
-        self, corner: tuple[int, int], level: int, size: tuple[int, int]
-    ) -> Image.Image:
-        """OpenSlide's pixels, RGBA; after a failure once more through a fresh handle.
-
-        A handle that met one damaged tile fails for ever, and so fails every thread that shares
-        it: only a handle of one's own tells whether this very place is damaged.
-        """
-        handle = self._handle()
-        try:
-            return handle.read_region(corner, level, size)
-        except OpenSlideError:
-            if self._handles.get(os.getpid()) is handle:
-                self.close()
-        fresh = _open(self.path)
-        try:
-            image = fresh.read_region(corner, level, size)
-        except OpenSlideError as error:
-            raise SlideError(
-                f"slide {self.path} cannot be read at level-0 pixel x={corner[0]}, y={corner[1]} "
-                f"(level {level}, {size[0]} x {size[1]} px): {error}; the file is damaged there, "
-                "copy it again from its source or leave the slide out"
-            ) from error
-        self._handles[os.getpid()] = fresh
-        return image
-
-    def _handle(self) -> OpenSlide:
-        """This process's handle, opened if there is none."""
-        handle = self._handles.get(os.getpid())
-        # setdefault is atomic: of two threads that open at once, one handle stays.
-        return handle or self._handles.setdefault(os.getpid(), _open(self.path))
-
-
-def open_slide(path: str | Path, mpp: float | None = None) -> OpenSlideReader:
-    """Opens a slide; see ``OpenSlideReader``.
+def open_slide(
+    path: str | Path, mpp: float | None = None, reader: ReaderName = "auto"
+) -> OpenSlideReader:
+    """Opens a slide; see ``OpenSlideReader`` and ``DirectReader``.
 
     Args:
         path: The slide's file.
         mpp: Micrometres per pixel of level 0 as the user knows it; wins over the file.
+        reader: Who reads the pixels, which are the same.
 
     Raises:
         SlideError: If the file is missing or no slide.
         MissingMppError: If the resolution is unknown, absurd or differs between x and y.
     """
-    return OpenSlideReader(path, mpp)
-
-
-def true_downsamples(dimensions: Sequence[tuple[int, int]]) -> tuple[float, ...]:
-    """How many times coarser each level is than level 0.
-
-    A scanner halves a level of odd width and rounds. The quotient of the widths, which OpenSlide
-    works with, then is 2.0005 where the pixels are exactly twice as large, and drifts from the
-    tissue by a pixel over a real slide. So a whole number that explains both sides is taken.
-
-    Args:
-        dimensions: Width and height of every level, the finest first.
-
-    Returns:
-        One number per level, the first 1.
-    """
-    width, height = dimensions[0]
-    downsamples = []
-    for level in dimensions:
-        quotient = (width / level[0] + height / level[1]) / 2
-        whole = round(quotient)
-        off = max(abs(width - whole * level[0]), abs(height - whole * level[1]))
-        downsamples.append(float(whole) if off < whole else quotient)
-    return tuple(downsamples)
-
-
-def _open(path: Path) -> OpenSlide:
-    """OpenSlide's handle, or one clear error."""
-    try:
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise SlideError(f"slide {path} is an empty file; copy it again from its source")
-        return OpenSlide(path)
-    except FileNotFoundError as error:
-        raise SlideError(f"slide {path} does not exist; check the folder and the name") from error
-    except OpenSlideUnsupportedFormatError as error:
-        raise SlideError(
-            f"slide {path} is not a whole-slide image that OpenSlide knows (a truncated copy, or "
-            "another kind of file?); convert it to a tiled pyramidal TIFF or copy it again"
-        ) from error
-    except OpenSlideError as error:
-        raise SlideError(
-            f"slide {path} cannot be opened: {error}; copy it again from its source"
-        ) from error
-    except SlideError:
-        raise
-    except OSError as error:
-        raise SlideError(f"slide {path} cannot be opened: {error.strerror}") from error
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Without transparency: the parts that no scanner saw become white."""
-    alpha = image.getchannel("A")
-    if alpha.getextrema() == (255, 255):
-        return image
-    white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(image, mask=alpha)
-    return white
-
-
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """The colours of an opaque picture as (h, w, 3), in memory of their own.
-
-    Twice as fast as convert("RGB") and np.array. An array over Pillow's memory would be
-    read-only, of which torch warns.
-    """
-    rgb = np.frombuffer(image.tobytes("raw", "RGB"), np.uint8)
-    return rgb.reshape(image.height, image.width, 3).copy()
-
-
-def _nearest(value: float) -> int:
-    """The nearest whole number, halves up."""
-    return int(np.floor(value + 0.5))
-
-
-def _resample(image: Image.Image, area: tuple[float, float], size: tuple[int, int]) -> Image.Image:
-    """The top-left area of the image at another size, each pixel the mean over its own area.
-
-    Whole-number ratios take the exact mean. Elsewhere it is Pillow's filter nearest to the true
-    mean, measured on a real slide: bilinear up to a ratio of 1.5 (0.3 to 1.6 grey levels off,
-    Hamming 1.5 to 3.4), Hamming beyond (0.7 to 1.5, bilinear 2 to 4, box 1 to 4).
-    """
-    ratio = area[0] / size[0]
-    factor = round(ratio)
-    whole_size = (size[0] * factor, size[1] * factor)
-    whole = abs(ratio - factor) <= SAME_MPP and image.size == whole_size
-    if whole and factor == 1:
-        return image
-    image = image.convert("RGB")  # three channels resample faster than four
-    if whole:
-        return image.reduce(factor)
-    filter_ = Image.Resampling.BILINEAR if ratio < 1.5 else Image.Resampling.HAMMING
-    box = (0, 0, min(area[0], image.width), min(area[1], image.height))
-    return image.resize(size, filter_, box=box)
+    if reader == "openslide":
+        return OpenSlideReader(path, mpp)
+    return DirectReader(path, mpp, strict=reader == "direct")

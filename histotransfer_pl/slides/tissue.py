@@ -20,6 +20,8 @@ which glass ends and stained tissue begins, it keeps nothing of the one and all 
 
 Method = Literal["otsu", "threshold", "non_white", "none"]
 
+_BAND_ROWS = 256
+
 
 @dataclass(frozen=True)
 class TissueSettings:
@@ -102,8 +104,11 @@ def _threshold(colour: NDArray[np.uint8], settings: TissueSettings) -> float:
 
 def _drop_small(mask: NDArray[np.bool_], min_px: float) -> NDArray[np.bool_]:
     """The mask without its connected pieces of fewer pixels."""
-    labels, _ = ndimage.label(mask)
-    keep = np.bincount(labels.ravel()) >= min_px
+    labels, pieces = ndimage.label(mask)
+    sizes = np.zeros(pieces + 1, np.int64)  # (pieces + 1,)
+    for top in range(0, len(labels), _BAND_ROWS):  # bincount copies what it counts as int64
+        sizes += np.bincount(labels[top : top + _BAND_ROWS].ravel(), minlength=pieces + 1)
+    keep = sizes >= min_px
     keep[0] = False  # label 0 is the background
     kept: NDArray[np.bool_] = keep[labels]
     return kept

@@ -164,10 +164,11 @@ def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -
 def report_step(config: StudyConfig, steps: Sequence[Step]) -> Step:
     """The page about all of it."""
     shown = tuple(step.name for step in steps if step.kind in SHOWN)
+    wandb = ("--wandb", "true") if config.wandb else ()
     return Step(
         name="report",
         kind="report",
-        argv=("report", "--study_dir", str(config.folder)),
+        argv=("report", "--study_dir", str(config.folder), *wandb),
         needs=shown,
         outputs=(str(config.folder / "report" / "index.html"),),
     )

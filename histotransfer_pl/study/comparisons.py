@@ -6,7 +6,7 @@ from typing import Any
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.study.commands import extract_step, place_options, run_folder, split_options
+from histotransfer_pl.study.commands import place_options, run_folder, split_options
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig
 from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.options import options, refuse_owned
@@ -29,33 +29,28 @@ def similarity_steps(config: StudyConfig, before: Sequence[Step]) -> Iterator[St
         yield _similarity(config, pair, first, before)
 
 
-def gain_steps(config: StudyConfig, before: Sequence[Step]) -> Iterator[Step]:
+def gain_steps(config: StudyConfig) -> Iterator[Step]:
     """Knowledge gain of each encoder: on labelled tiles if given, else on the slides.
 
-    On slides the random networks' features must be in the store: their extractions come first.
+    On slides the pretrained features are those of the store. The random networks see the patches
+    within the step itself, with BatchNorm statistics re-estimated on them, as on tiles: features
+    that were extracted with their initial statistics would measure another gain.
 
     Raises:
         ConfigError: A probe that names an encoder the study does not have.
     """
-    planned = {step.name: step for step in before}
     for probe in config.gain:
         refuse_owned(probe.options, _OWNED_BY_GAIN, "gain.options")
         encoder = _encoder(config, probe.encoder, "gain.encoder")
         if "tiles" in probe.options:
             yield _gain(config, probe, encoder, {}, ())
             continue
+        settings: dict[str, Any] = {"store": config.store, "cohort": config.cohort}
+        settings["label"] = config.target
+        settings |= {} if config.slides is None else {"images": config.slides}
+        settings |= {"strict": False} if config.lost_slides == "leave_out" else {}
         own = step_name("extract", encoder.store_name)
-        depths, needs, names = requested_depths(encoder), [own], []
-        for seed in probe.random_seeds:
-            alias = f"{encoder.store_name}-probe{seed}"
-            twin = replace(encoder, weights="random", seed=seed, alias=alias)
-            extraction = extract_step(config, twin, depths, planned[own].needs)
-            yield extraction
-            needs.append(extraction.name)
-            names.append(alias)
-        places = {"store": config.store, "cohort": config.cohort, "label": config.target}
-        settings = {**places, "random": names}
-        yield _gain(config, probe, replace(encoder, depths=depths), settings, tuple(needs))
+        yield _gain(config, probe, encoder, settings, (own,))
 
 
 def _similarity(
@@ -110,17 +105,17 @@ def _gain(
     name = step_name(probe.name or probe.encoder)
     table = str(config.folder / "gain" / f"{name}.csv")
     depths = None if "tiles" in probe.options else requested_depths(encoder)
-    random = {} if settings else {"random_seeds": probe.random_seeds}
     return Step(
         name=f"gain-{name}",
         kind="gain",
         argv=(
             "gain",
             *options({"encoder": compared(encoder, depths)}),
-            *options({**settings, **random, **probe.options}),
+            *options({**settings, "random_seeds": probe.random_seeds, **probe.options}),
             *("--output", table),
         ),
         needs=needs,
+        inputs=(str(config.cohort),) if settings else (),
         outputs=(table,),
         factors={"encoder": probe.encoder},
     )
@@ -149,7 +144,8 @@ def _encoder(config: StudyConfig, name: str, where: str) -> EncoderConfig:
 def _tuned(before: Sequence[Step], name: str) -> Step:
     """The first run that tuned an encoder on its top-k patches."""
     for step in before:
-        if step.kind == "finetune" and step.factors["encoder"] == name:
+        top = str(step.factors.get("variant", "")).startswith("topk")
+        if step.kind == "finetune" and step.factors["encoder"] == name and top:
             return step
     raise ConfigError(
         f"similarity compares {name} with itself tuned, but this study does not tune it: add topk "

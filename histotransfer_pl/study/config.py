@@ -85,6 +85,8 @@ class Probe:
     Attributes:
         encoder: Name in the store of the encoder. With `tiles` in the options all its depths are
             probed on labelled tiles; else those of this study, on the mean features of slides.
+            Either way the random networks are made within the step, their BatchNorm statistics
+            re-estimated on the images unless `random_batchnorm` in the options says otherwise.
         random_seeds: Random networks to compare with, at least five.
         options: Further settings of the verb `gain`, such as `tiles` and `label`.
         name: Name of the curve; the encoder's when null.
@@ -118,6 +120,7 @@ class StudyConfig:
 
     Attributes:
         name: Name of the study.
+        note: What a reader of the report must know of the data; stands at its top.
         cohort: CSV table with `slide_id`, `patient_id` and the target column.
         heads: Named heads, each with `class_path` and `init_args`.
         study_dir: Folder of everything the study writes; `studies/<name>` when null.
@@ -141,7 +144,8 @@ class StudyConfig:
         report: Also write the report page.
         lost_slides: `refuse`: slides that cannot be read stop what depends on them; `leave_out`:
             the study goes on without them.
-        wandb: Log each run to Weights & Biases; costs one to two seconds a run.
+        wandb: Log each run, and the report as a run of its own, to Weights & Biases; costs one to
+            two seconds a run.
         fit_threads: Threads of fit, test and predict; one is fastest for bags of few patches. All
             of the machine when null.
     """
@@ -150,6 +154,7 @@ class StudyConfig:
     cohort: Path
     heads: dict[str, dict[str, Any]]
     study_dir: Path | None = None
+    note: str = ""
     encoders: list[EncoderConfig] = field(default_factory=list)
     features: list[StoredFeatures] = field(default_factory=list)
     target: str = "label"

@@ -67,7 +67,7 @@ def make_plan(config: StudyConfig) -> Plan:
             stage1[Stage1.of(step.factors)] = step
     steps += tuning_steps(config, tuned, stage1)
     steps += similarity_steps(config, steps)
-    steps += gain_steps(config, steps)
+    steps += gain_steps(config)
     if config.report:
         steps.append(report_step(config, steps))
     plan = Plan(config.name, tuple(steps))

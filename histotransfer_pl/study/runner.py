@@ -1,5 +1,6 @@
 """Runs the steps of a study in this process, one after the other."""
 
+import gc
 import sys
 import time
 import traceback
@@ -20,6 +21,8 @@ Main = Callable[[Sequence[str]], int]
 """Runs a verb with its settings and returns the exit code."""
 
 INTERRUPTED = 130
+_LARGE = frozenset({"extract", "extract_tuned", "finetune", "similarity", "gain", "cost"})
+"""Kinds of steps that hold networks and patches in memory."""
 
 
 @dataclass
@@ -109,6 +112,10 @@ class Runner:
             streams.write(f"$ {step.command}\n")
             code = self._call(step)
         seconds = round(time.perf_counter() - start, 2)
+        if step.kind in _LARGE:
+            # A Trainer and what it trained refer to each other in circles: without this, encoders
+            # and decoded patches of a step outlive it by minutes. It takes too long for every fit.
+            gc.collect()
         if code == INTERRUPTED or self.interruption.asked:
             return None
         if code not in (0, self.accepted.get(step.kind, 0)):

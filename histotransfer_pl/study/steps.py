@@ -88,10 +88,11 @@ class Plan:
         """The steps of some kinds, in order."""
         return [step for step in self.steps if step.kind in kinds]
 
-    def to_json(self, created: str) -> str:
+    def to_json(self, created: str, note: str = "") -> str:
         """The plan as the content of `plan.json`."""
         # paths are relative to this folder unless they are absolute
-        facts = {"name": self.name, "created": created, "working_folder": str(Path.cwd())}
+        facts = {"name": self.name, "note": note, "created": created}
+        facts["working_folder"] = str(Path.cwd())
         return json.dumps({**facts, "steps": [asdict(step) for step in self.steps]}, indent=1)
 
 

@@ -11,6 +11,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.store.layout import feature_path
+from histotransfer_pl.tasks.heap import keep_freed_memory
 
 
 class FeatureExtractor(LightningModule):
@@ -82,6 +83,11 @@ class FeatureExtractor(LightningModule):
             for item in self._encoders()
             for depth in item.depths
         }
+
+    @override
+    def on_predict_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     @override
     def predict_step(self, batch: PatchBatch, batch_idx: int) -> dict[str, Tensor]:

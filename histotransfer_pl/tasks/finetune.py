@@ -18,6 +18,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
+from histotransfer_pl.tasks.attended import Attended, most_attended
 from histotransfer_pl.tasks.mil import (
     AttentionMIL,
     HeadCallable,
@@ -37,6 +38,9 @@ from histotransfer_pl.tasks.optimization import (
 from histotransfer_pl.tasks.out_of_memory import explain_out_of_memory
 from histotransfer_pl.tasks.refresh import REFRESHABLE, rank_all
 from histotransfer_pl.tasks.transfer import Stage1, check_stage1, read_stage1, transfer_head
+
+SHOWN_PATCHES = 8
+"""Most attended patches of each validation bag that are noted for the dashboard."""
 
 _SAME_FEATURES = ("architecture", "weights_sha256", "input_px", "mean", "std", "pooling")
 
@@ -123,6 +127,7 @@ class TopKFineTuner(AttentionMIL):
         self.checkpoint_activations = checkpoint_activations
         self.refresh_every_n_epochs = refresh_every_n_epochs
         self.open_bags = OpenBags()
+        self.attended: Attended = {}
         self._refreshed = 0
         self.encoder: PatchEncoder
         self.feature_mean: Tensor
@@ -199,6 +204,7 @@ class TopKFineTuner(AttentionMIL):
     @override
     def on_validation_epoch_start(self) -> None:
         self.open_bags.clear()
+        self.attended.clear()
 
     @override
     def on_test_epoch_start(self) -> None:
@@ -212,6 +218,7 @@ class TopKFineTuner(AttentionMIL):
     def validation_step(self, batch: BagPieces, batch_idx: int) -> None:  # type: ignore[override]
         prediction, labels = self._evaluate(batch)
         self.validation.update(prediction["probabilities"], labels, prediction["indices"])
+        self.attended |= most_attended(prediction, SHOWN_PATCHES)
 
     @override
     def test_step(  # type: ignore[override]
@@ -259,6 +266,11 @@ class TopKFineTuner(AttentionMIL):
     @property
     def _advice(self) -> str:
         data = topk_data(self)
+        if not self.training:
+            return (
+                f"lower model.chunk_patches (now {self.chunk_patches}) or data.eval_patches (now "
+                f"{data.eval_patches}), or take --trainer.precision bf16-mixed"
+            )
         return (
             f"lower data.batch_size (now {data.batch_size}) or model.chunk_patches (now "
             f"{self.chunk_patches}), set model.checkpoint_activations to true, take "
@@ -301,7 +313,17 @@ class TopKFineTuner(AttentionMIL):
     def _check_features(self, data: TopKPatchDataModule) -> None:
         """The encoder must be the one whose features stage 1 saw."""
         slide = data.store.slide(data.join.labelled["slide_id"].iloc[0])
-        slide.matches(data.array, {key: self.encoder.provenance[key] for key in _SAME_FEATURES})
+        stored, own = slide.info(data.array).attributes, self.encoder.provenance
+        wrong = [
+            f"{key} {stored.get(key)!r} there, {own[key]!r} here"
+            for key in _SAME_FEATURES
+            if stored.get(key) != own[key]
+        ]
+        if wrong:
+            raise StoreMismatchError(
+                f"model.encoder is not the network whose features ({data.array}) stage 1 saw: "
+                f"{'; '.join(wrong)}. Give encoder, weights, seed and input_px as in the extraction"
+            )
 
 
 def topk_data(module: AttentionMIL) -> TopKPatchDataModule:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from histotransfer_pl.analysis.gain import MIN_SEEDS, knowledge_gain, sweet_spot
+from histotransfer_pl.analysis.gain import MIN_SEEDS, LayerGain, knowledge_gain, sweet_spot
 from histotransfer_pl.analysis.probe import (
     INVERSE_PENALTIES,
     ProbeResult,
@@ -35,6 +35,8 @@ Layers = dict[str, NDArray[np.floating[Any]]]
 
 RandomBatchNorm = Literal["reestimated", "initial"]
 """BatchNorm statistics of random networks: those of the data, or mean 0 and variance 1."""
+Arms = Mapping[RandomBatchNorm, Sequence[Callable[[], Layers]]]
+"""Features of random networks; the first kind is what the gain is measured against."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,17 @@ class LayerProbe:
 
     Attributes:
         pretrained: Probe of the pretrained network.
-        random: Probes of the random ones.
+        random: Probes of the random ones, by their BatchNorm statistics.
     """
 
     pretrained: ProbeResult
-    random: Sequence[ProbeResult]
+    random: Mapping[RandomBatchNorm, Sequence[ProbeResult]]
 
     @classmethod
     def run(
         cls,
         pretrained: Callable[[], Layers],
-        random: Sequence[Callable[[], Layers]],
+        random: Arms,
         labels: NDArray[np.int64],
         groups: NDArray[np.str_],
         settings: ProbeSettings,
@@ -97,36 +99,50 @@ class LayerProbe:
         Raises:
             AnalysisError: Too few random networks, or labels that cannot be probed.
         """
-        if len(random) < MIN_SEEDS:
+        few = min(map(len, random.values()), default=0)
+        if few < MIN_SEEDS:
             raise AnalysisError(
-                f"{len(random)} random networks, at least {MIN_SEEDS} are needed: one alone may "
-                "be lucky"
+                f"{few} random networks, at least {MIN_SEEDS} are needed: one alone may be lucky"
             )
         known = settings.probe(pretrained(), labels, groups)
-        guesses = []
-        for number, features in enumerate(random):
-            guesses.append(settings.probe(features(), labels, groups))
-            _log.info("probed random network %d of %d", number + 1, len(random))
+        guesses: dict[RandomBatchNorm, list[ProbeResult]] = {kind: [] for kind in random}
+        for kind, networks in random.items():
+            for number, features in enumerate(networks):
+                guesses[kind].append(settings.probe(features(), labels, groups))
+                _log.info("probed random network %d of %d", number + 1, len(networks))
         return cls(known, guesses)
 
     def table(self, costs: Mapping[str, DepthCost] | None = None) -> pd.DataFrame:
-        """One row a layer: both arms, gain, increment, spreads, and cumulative costs."""
-        curve = knowledge_gain(
-            self.pretrained.scores,
-            {
-                layer: np.stack([probe.scores[layer] for probe in self.random])  # (seeds, folds)
-                for layer in self.pretrained.scores
-            },
-            chance=self.pretrained.chance,
-        )
+        """One row a layer: both arms, gain, increment, spreads, and cumulative costs.
+
+        Random networks of a second kind have columns of their own, such as ``gain_initial``.
+        """
+        main, *others = self.random
+        second = {kind: self._curve(kind) for kind in others}
         rows = []
-        for point in curve:
+        for place, point in enumerate(self._curve(main)):
             row = asdict(point)
+            for kind, curve in second.items():
+                other = curve[place]
+                row |= {f"random_{kind}": other.random, f"gain_{kind}": other.gain}
+                row |= {f"seed_sd_{kind}": other.seed_sd}
+                row |= {f"standard_error_{kind}": other.standard_error}
             if costs and point.layer in costs:
                 cost = costs[point.layer]
                 row |= {"dim": cost.dim, "parameters": cost.parameters, "macs": cost.macs}
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def _curve(self, kind: RandomBatchNorm) -> list[LayerGain]:
+        probes = self.random[kind]
+        return knowledge_gain(
+            self.pretrained.scores,
+            {
+                layer: np.stack([probe.scores[layer] for probe in probes])  # (seeds, folds)
+                for layer in self.pretrained.scores
+            },
+            chance=self.pretrained.chance,
+        )
 
     def sweet_spot(self) -> str:
         """The shallowest layer within one standard error of the best pretrained score."""

@@ -1,6 +1,7 @@
 """Mean features of slides from networks with random weights, without storing patch features."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule, draw_batches
 from histotransfer_pl.data.patches import PatchBatch, PatchDataset
-from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
+from histotransfer_pl.encoders.batchnorm import reestimating
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import SlideError
@@ -26,37 +27,41 @@ from histotransfer_pl.tasks.layer_probe import (
 
 def random_slide_means(
     config: EncoderConfig,
-    seeds: Sequence[int],
+    networks: Sequence[tuple[int, RandomBatchNorm]],
     data: PatchSampleDataModule,
     slide_ids: Sequence[str],
     device: str,
-    batchnorm: RandomBatchNorm = "reestimated",
 ) -> list[Layers]:
-    """Mean over the patches of each slide (S, D) at each depth, for each seed.
+    """Mean over the patches of each slide (S, D) at each depth, for each network.
 
     All networks see a patch when it is read, so that slides are read once. Re-estimated
     BatchNorm statistics come from patches drawn from all slides, without labels.
 
     Args:
         config: The encoder; its weights are replaced by random ones.
-        seeds: Seeds of the networks.
+        networks: Seed and kind of BatchNorm statistics of each network.
         data: Where the patches are; set up.
         slide_ids: The slides, in the order of the rows of the result.
         device: Where to compute.
-        batchnorm: BatchNorm statistics of the networks.
 
     Raises:
         SlideError: A patch that cannot be read: both arms must see the same ones.
     """
     encoders = [
         build_encoder(replace(config, weights="random", seed=seed, alias=None)).to(device)
-        for seed in seeds
+        for seed, _ in networks
     ]
     by_id = {item.entry.slide_id: item for item in data.work}
     work = [by_id[slide_id] for slide_id in slide_ids]
-    for encoder in encoders:
-        if batchnorm == "reestimated" and has_batchnorm(encoder):
-            reestimate_batchnorm(encoder, (some.to(device) for some in _drawn(data)))
+    _reestimate(
+        [
+            encoder
+            for encoder, (_, batchnorm) in zip(encoders, networks, strict=True)
+            if batchnorm == "reestimated" and has_batchnorm(encoder)
+        ],
+        data,
+        device,
+    )
     sums = [_zeros(encoder, len(work)) for encoder in encoders]
     dataset = PatchDataset(data.store, work, data.grid, data.batch_size, data.threads, data.threads)
     with torch.inference_mode():
@@ -67,6 +72,18 @@ def random_slide_means(
                     np.add.at(total[depth], places, values.double().cpu().numpy())
     sizes = np.array([item.n_patches for item in work])[:, None]  # (S, 1)
     return [{depth: total / sizes for depth, total in one.items()} for one in sums]
+
+
+def _reestimate(encoders: Sequence[PatchEncoder], data: PatchSampleDataModule, device: str) -> None:
+    """BatchNorm statistics of all encoders from the same patches, which are read once."""
+    if not encoders:
+        return
+    with ExitStack() as stack, torch.no_grad():
+        for encoder in encoders:
+            stack.enter_context(reestimating(encoder))
+        for patches in _drawn(data):
+            for encoder in encoders:
+                encoder(patches.to(device))
 
 
 def _drawn(data: PatchSampleDataModule) -> Iterator[Tensor]:

@@ -22,7 +22,7 @@ from histotransfer_pl.report.gain import gain_figure, read_gains
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.synthetic import write_pyramid
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.tasks.layer_probe import tile_features
+from histotransfer_pl.tasks.layer_probe import RandomBatchNorm, tile_features
 from histotransfer_pl.tasks.random_slides import random_slide_means
 
 NAME = "timm:test_resnet"
@@ -92,13 +92,23 @@ def test_facts_say_what_was_measured(images: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_random_arm_may_keep_its_initial_statistics(images: Path) -> None:
-    for name in ("reestimated", "initial"):
+    for name in ("reestimated", "initial", "both"):
         assert main(["gain", *TILES, "--random_batchnorm", name, "--output", f"{name}.csv"]) == 0
-    again, initial = (pd.read_csv(f"{name}.csv") for name in ("reestimated", "initial"))
+    again, initial, both = (
+        pd.read_csv(f"{name}.csv") for name in ("reestimated", "initial", "both")
+    )
     pd.testing.assert_series_equal(again["pretrained"], initial["pretrained"])
     assert (again["random"] != initial["random"]).any()
     facts = json.loads(Path("initial.json").read_text())
     assert facts["random_batchnorm"] == "initial (mean 0, variance 1)"
+    # asked for both, each is what it is alone
+    pd.testing.assert_frame_equal(both[again.columns], again)
+    for column in ("random", "gain", "standard_error"):
+        np.testing.assert_allclose(both[f"{column}_initial"], initial[column])
+    assert (
+        "; in the columns ..._initial"
+        in json.loads(Path("both.json").read_text())["random_batchnorm"]
+    )
 
 
 def test_tiles_of_slides_are_read_at_their_places(tmp_path: Path) -> None:
@@ -193,9 +203,11 @@ def test_random_networks_on_slides_see_the_patches_of_the_store(tuning_cohort: P
     data.setup("predict")
     ids = [f"s{i:02}" for i in reversed(range(12))]
     config = EncoderConfig(NAME, depths=["stem", "layer4"])
-    found = random_slide_means(config, [0, 3], data, ids, "cpu")
+    networks: list[tuple[int, RandomBatchNorm]] = [(0, "reestimated"), (3, "reestimated")]
+    networks.append((3, "initial"))
+    found = random_slide_means(config, networks, data, ids, "cpu")
     store = FeatureStore.open(Path("s.zarr"))
-    for seed, layers in zip((0, 3), found, strict=True):
+    for (seed, batchnorm), layers in zip(networks, found, strict=True):
         plain = EncoderConfig(NAME, weights="random", seed=seed, depths=["stem", "layer4"])
         encoder = build_encoder(plain)
         patches = []
@@ -204,7 +216,8 @@ def test_random_networks_on_slides_see_the_patches_of_the_store(tuning_cohort: P
                 coords = store.slide(slide_id).coords()
                 patches.append([reader.read_patch(int(x), int(y), 32, 0.5) for x, y in coords])
         pixels = torch.from_numpy(np.array(patches))  # (S, N, P, P, 3)
-        reestimate_batchnorm(encoder, [pixels.flatten(0, 1)])
+        if batchnorm == "reestimated":
+            reestimate_batchnorm(encoder, [pixels.flatten(0, 1)])
         with torch.inference_mode():
             expected = [encoder(some)["layer4"].mean(0).numpy() for some in pixels]
         np.testing.assert_allclose(layers["layer4"], expected, rtol=1e-3, atol=1e-4)

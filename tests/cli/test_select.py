@@ -65,6 +65,20 @@ def test_gallery_shows_the_patches_in_order(tuning_cohort: Path) -> None:
         assert page.size == (8 * 96, 2 * (96 + 14))
 
 
+def test_a_gallery_of_slides_that_were_moved_needs_their_folder(
+    tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("slides").rename("moved")
+    assert main([*STAGE1, "--k", "2", "--gallery", "g"]) == 1
+    assert "give the folder that holds the slides now" in capsys.readouterr().err
+    assert main([*STAGE1, "--k", "2", "--gallery", "g", "--slides", "moved"]) == 0
+    assert len(list(Path("g").iterdir())) == 12
+    # A file of the same name with other content is not taken for the slide.
+    Path("moved/s00.tiff").write_bytes(Path("moved/s01.tiff").read_bytes())
+    assert main([*STAGE1, "--k", "2", "--gallery", "g", "--slides", "moved"]) == 1
+    assert "is not the file that was tiled" in capsys.readouterr().err
+
+
 def test_a_selection_made_otherwise_is_not_replaced(
     tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

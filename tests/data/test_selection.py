@@ -1,5 +1,8 @@
 """Selections: which rows, in which order, and how they are kept."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,6 +85,25 @@ def test_rows_of_another_store_are_refused(store: FeatureStore, rows: list[int])
         write_selection(store.slide("a"), "top", Selection(np.array(rows, np.int32), 2, {}))
     with pytest.raises(StoreMismatchError, match="it belongs to another store"):
         read_selection(store.slide("a"), "top")
+
+
+def test_a_selection_of_a_store_with_another_grid_is_refused(tmp_path: Path) -> None:
+    stores = []
+    for name, step in (("a", 224), ("b", 256)):
+        store = FeatureStore.open_or_create(tmp_path / f"{name}.zarr", {"patch_px": step})
+        with store.writing():
+            corners = np.array([[0, 0], [step, 0], [0, step]], np.int32)
+            store.add_slide("s", corners, 3)
+            chosen = Selection(np.array([2, 0], np.int32), 1, {"rule": "attention"})
+            write_selection(store.slide("s"), "top", chosen)
+        stores.append(store)
+    read_selection(stores[1].slide("s"), "top")
+    shutil.rmtree(tmp_path / "b.zarr" / "s" / "selections")
+    shutil.copytree(tmp_path / "a.zarr/s/selections", tmp_path / "b.zarr/s/selections")
+    with pytest.raises(
+        StoreMismatchError, match=r"made for other patch coordinates .*select again"
+    ):
+        read_selection(FeatureStore.open(tmp_path / "b.zarr").slide("s"), "top")
 
 
 def test_a_missing_selection_names_those_there(store: FeatureStore) -> None:

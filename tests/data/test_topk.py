@@ -1,8 +1,10 @@
 """Selected patches in training, all patches in evaluation."""
 
+import errno
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -10,12 +12,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from histotransfer_pl.data.bag_pieces import cut_into_batches
 from histotransfer_pl.data.patch_cache import PatchCache
+from histotransfer_pl.data.patch_shelf import DiskShelf
 from histotransfer_pl.data.selection import read_selection
-from histotransfer_pl.data.topk import TopKPatchDataModule
-from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.data.topk import TopKDataset, TopKPatchDataModule
+from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from tests.tuning import PATCH_PX
@@ -89,26 +93,143 @@ def test_a_patient_bag_joins_the_selections_of_its_slides(tuning_cohort: Path) -
     assert bags["p0"] == ["s00", "s02"]
 
 
+class CountingReader:
+    """A reader that notes which corners it is asked for, and fails at some."""
+
+    def __init__(self, path: Path, mpp: float | None = None) -> None:
+        self.plain = open_slide(path, mpp)
+
+    reads: ClassVar[list[tuple[int, int]]] = []
+    damaged: ClassVar[set[tuple[int, int]]] = set()
+
+    def read_patch(self, x: int, y: int, px: int, mpp: float) -> NDArray[np.uint8]:
+        self.reads.append((x, y))
+        if (x, y) in self.damaged:
+            raise SlideError(f"damaged at {(x, y)}")
+        return self.plain.read_patch(x, y, px, mpp)
+
+    def close(self) -> None:
+        self.plain.close()
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> type[CountingReader]:
+    monkeypatch.setattr("histotransfer_pl.data.patch_cache.open_slide", CountingReader)
+    monkeypatch.setattr(CountingReader, "reads", [])
+    monkeypatch.setattr(CountingReader, "damaged", set())
+    return CountingReader
+
+
+def cache_of(limit: float, folder: Path | None = None) -> PatchCache:
+    return PatchCache(FeatureStore.open("s.zarr"), limit, folder=folder)
+
+
+@pytest.mark.parametrize("folder", [None, Path("kept")])
 def test_patches_are_decoded_once_within_the_limit(
-    tuning_cohort: Path, monkeypatch: pytest.MonkeyPatch
+    tuning_cohort: Path, reader: type[CountingReader], folder: Path | None
 ) -> None:
-    from histotransfer_pl.slides.reader import OpenSlideReader
-
-    reads: list[tuple[int, int]] = []
-    plain = OpenSlideReader.read_patch
-
-    def counted(self: OpenSlideReader, x: int, y: int, px: int, mpp: float) -> Any:
-        reads.append((x, y))
-        return plain(self, x, y, px, mpp)
-
-    monkeypatch.setattr(OpenSlideReader, "read_patch", counted)
-    patch_bytes = PATCH_PX * PATCH_PX * 3
-    cache = PatchCache(FeatureStore.open("s.zarr"), limit_bytes=2 * patch_bytes)
+    cache = cache_of(2 * PATCH_PX * PATCH_PX * 3, folder)
     for _ in range(3):
-        for row in range(3):
-            cache.read("s00", row)
-    assert len(reads) == 2 + 3  # two kept, the third read each time
+        found = [cache.read("s00", row) for row in range(3)]
+        np.testing.assert_array_equal(np.stack(present(found)), pixels("s00", range(3)))
+    assert len(reader.reads) == 2 + 3  # two kept, the third read each time
     cache.close()
+
+
+def present(patches: Sequence[NDArray[np.uint8] | None]) -> list[NDArray[np.uint8]]:
+    return [patch for patch in patches if patch is not None]
+
+
+def test_the_next_run_finds_the_patches_on_disk(
+    tuning_cohort: Path, reader: type[CountingReader]
+) -> None:
+    settings = {"cache": "disk", "cache_dir": tuning_cohort / "kept", "batch_size": 2}
+    first, again = (module(**settings) for _ in range(2))
+    for data in (first, again):
+        for batch in data.train_dataloader():
+            slides = data.bags.loc[batch.indices.tolist(), "bag_id"]
+            rows = [read_selection(data.store.slide(s), "top3").rows.tolist() for s in slides]
+            expected = [pixels(str(s), own) for s, own in zip(slides, rows, strict=True)]
+            np.testing.assert_array_equal(batch.features.numpy(), np.concatenate(expected))
+        data.teardown("fit")
+    assert len(reader.reads) == 3 * len(first.split.train)
+    # Only what was asked for takes room: files of 12 patches hold 3.
+    kept = sum(file.stat().st_blocks * 512 for file in (tuning_cohort / "kept").iterdir())
+    assert kept < 8 * PATCH_PX * PATCH_PX * 3 * len(first.split.train)
+
+
+def test_patches_of_other_settings_are_not_taken_for_these(
+    tuning_cohort: Path, reader: type[CountingReader]
+) -> None:
+    folder = tuning_cohort / "kept"
+    cache_of(1e9, folder).read("s00", 1)
+    for change in ({"patch_px": 16}, {"mpp": 0.25}):
+        other = cache_of(1e9)
+        other.grid = replace(other.grid, **change)
+        other.shelf = DiskShelf(folder, 1e9, other.grid.patch_px, other._place)
+        before = len(reader.reads)
+        other.read("s00", 1)
+        assert len(reader.reads) == before + 1
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("lost", ["pixels", "mark"])
+def test_a_patch_on_disk_is_there_whole_or_not_at_all(
+    tuning_cohort: Path, reader: type[CountingReader], lost: str
+) -> None:
+    folder = tuning_cohort / "kept"
+    cache = cache_of(1e9, folder)
+    cache.read("s00", 1)
+    cache.close()
+    (file,) = folder.iterdir()
+    content = bytearray(file.read_bytes())
+    start, stop = (12 * 8 + PATCH_PX * PATCH_PX * 3, -1) if lost == "pixels" else (0, 12 * 8)
+    content[start:stop] = bytes(len(content[start:stop]))
+    file.write_bytes(content)
+    found = cache_of(1e9, folder).read("s00", 1)
+    np.testing.assert_array_equal(found, pixels("s00", [1])[0])
+    assert len(reader.reads) == 2
+
+
+def test_a_full_disk_stops_the_keeping_and_not_the_run(
+    tuning_cohort: Path,
+    reader: type[CountingReader],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = cache_of(1e9, tuning_cohort / "kept")
+    monkeypatch.setattr("os.pwrite", full)
+    for _ in range(2):
+        found = cache.read("s00", 2)
+        np.testing.assert_array_equal(found, pixels("s00", [2])[0])
+    assert len(reader.reads) == 2
+    assert caplog.text.count("takes no more patches") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tuning_cohort: Path) -> None:
+    Path("kept").write_text("a file")
+    with pytest.raises(ConfigError, match=r"no patches can be kept in kept .* data.cache_dir"):
+        cache_of(1e9, Path("kept"))
+
+
+def test_the_next_in_rank_replaces_a_damaged_patch(
+    tuning_cohort: Path, reader: type[CountingReader], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = module(cache="none")
+    slide_id = data.split.train[0]
+    ranked = data.candidates[slide_id].tolist()
+    coords = data.store.slide(slide_id).coords()[ranked]
+    reader.damaged = {(int(x), int(y)) for x, y in coords[[0, 3]]}  # of 4: the first and the spare
+    dataset = data.train_dataloader().dataset
+    assert isinstance(dataset, TopKDataset)
+    bag = dataset[dataset.bags.index([slide_id]), 1.0]
+    expected = pixels(slide_id, [ranked[1], ranked[2], ranked[4]])
+    np.testing.assert_array_equal(bag.features.numpy(), expected)
+    assert set(data.cache.unreadable) == {(slide_id, ranked[0]), (slide_id, ranked[3])}
+    assert f"patch {ranked[0]} of slide {slide_id} cannot be read: damaged at" in caplog.text
 
 
 def test_moved_slides_keep_their_names(tuning_cohort: Path) -> None:

@@ -11,12 +11,14 @@ import pytest
 from PIL import Image
 from typing_extensions import override
 
+from histotransfer_pl.cli.main import main
+from histotransfer_pl.report.arms import Arm
 from histotransfer_pl.report.build import Report, Settings, build_report
 from histotransfer_pl.report.costs import costs_of, read_costs
-from histotransfer_pl.report.dashboard import log_report
-from histotransfer_pl.report.plan import load_runs, load_study
-from histotransfer_pl.report.runs import ArmKey
+from histotransfer_pl.report.plan import Step, Study, load_runs, load_study
+from histotransfer_pl.report.runs import ArmKey, Task
 from histotransfer_pl.report.similarity import read_similarities
+from histotransfer_pl.report.story import tell
 from tests.report.folders import predictions, write_run, write_study
 
 ARMS = {("enc", "d1"): 0.3, ("enc", "d2"): 1.5, ("enc", "d3"): 1.5, ("other", "d3"): 0.5}
@@ -67,10 +69,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "similarity" / "broken.csv").write_text("")
     gain = {"layer": layers, "pretrained": 0.8, "random": 0.6, "chance": 0.5, "gain": 0.2}
     gain |= {"increment": 0.1, "standard_error": 0.02, "n_folds": 5, "n_seeds": 5, "seed_sd": 0.01}
+    gain |= {"random_initial": 0.75, "gain_initial": 0.05}
     pd.DataFrame(gain).to_csv(folder / "gain" / "enc.csv", index=False)
     costs = {"encoder": "enc", "depth": layers, "dim": [8, 16, 32], "params": [1e4, 1e5, 1e6]}
     costs |= {"macs": [1e6, 2e6, 4e6], "patches_per_s": [300.0, 200.0, 100.0]}
     pd.DataFrame(costs).to_csv(folder / "costs.csv", index=False)
+    plan = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**plan, "note": "painted & not real"}))
     return folder
 
 
@@ -106,6 +111,35 @@ def test_names_are_shown_as_text(report: Report) -> None:
     assert "<b>" not in text
     assert "disk <full>" in page.words
     assert "a <vs> b" in page.words
+
+
+def test_the_page_says_what_was_done_and_what_networks_have_in_common(report: Report) -> None:
+    words = Page(report.html.read_text()).words
+    assert "painted & not real" in words
+    assert "cut at 3 depths (d1, d2 and d3)" in words
+    assert "Encoders: enc and other." in words
+    assert "once for each of 3 test folds" in words
+    assert "CKA of the same block is 1.00 at d1 and 1.00 at d3" in words
+    assert "a gain of +0.20, or +0.05 over random networks with initial BatchNorm" in words
+    assert "the same, initial BatchNorm" in (report.folder / "figures" / "gain_enc.svg").read_text()
+
+
+def test_tuning_is_told_with_its_controls() -> None:
+    variants = ["frozen", "topk", "topk-joint", "random"]
+    arms = [Arm(ArmKey("e", "default", "d", "h", v), Task("c", "t", "slide"), {}) for v in variants]
+    plain, told = (
+        tell(Study("s", None, "", steps, ()), some, None)
+        for steps, some in (
+            ((), arms[:1]),
+            ((Step("x", "select", ("select", "--k", "16")),), arms),
+        )
+    )
+    assert len(told) == len(plain) + 1
+    assert "taught nothing" not in plain[0]
+    untaught = Arm(ArmKey("e", "random", "d", "h", "frozen"), Task("c", "t", "slide"), {})
+    assert "taught nothing" in tell(Study("s", None, "", (), ()), [untaught], None)[0]
+    assert "the 16 patches of each slide with the most attention" in told[-1]
+    assert "the same was done with random patches" in told[-1]
 
 
 def test_what_is_missing_is_said_and_the_rest_is_shown(report: Report) -> None:
@@ -193,11 +227,16 @@ def test_long_and_wide_matrices_read_alike(tmp_path: Path) -> None:
 
 
 def test_the_summary_run_has_the_figures_and_tables(
-    report: Report, monkeypatch: pytest.MonkeyPatch
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    log_report(report)
-    media = list((report.folder / "wandb").glob("offline-run-*/files/media"))
+    quick = ("--slides", "0", "--resamples", "100", "--wandb", "true")
+    assert main(["report", "--study_dir", str(study), "--out", str(tmp_path), *quick]) == 0
+    media = list((tmp_path / "wandb").glob("offline-run-*/files/media"))
     assert len(media) == 1
     names = {path.name.rsplit("_", 2)[0] for path in media[0].rglob("*.*")}
-    assert {"arms", "depth", "cka_diagonal", "contrasts"} <= names
+    expected = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
+    expected |= {path.stem for path in (tmp_path / "tables").glob("*.csv")}
+    plain = {name for name in expected if "%" not in name}  # W&B writes its own for other signs
+    assert {"arms", "depth", "cka_diagonal", "gain_enc", "contrasts"} <= plain
+    assert plain <= names

@@ -7,8 +7,9 @@ import pytest
 import tifffile
 from openslide import OpenSlide
 
-from histotransfer_pl.slides import reader as reader_module
-from histotransfer_pl.slides.reader import SlideReader, open_slide, true_downsamples
+from histotransfer_pl.slides import openslide_reader
+from histotransfer_pl.slides.openslide_reader import true_downsamples
+from histotransfer_pl.slides.reader import SlideReader, open_slide
 from tests.slides.conftest import area_mean, level0_on_white
 
 
@@ -154,7 +155,7 @@ def test_thumbnail_in_blocks_has_no_seams(
 ) -> None:
     slide = open_slide(aperio)
     whole = slide.thumbnail(mpp).astype(int)
-    monkeypatch.setattr(reader_module, "_BLOCK_PX", 200)
+    monkeypatch.setattr(openslide_reader, "_BLOCK_PX", 200)
     difference = np.abs(slide.thumbnail(mpp) - whole)
     # A block may start up to half a level-0 pixel off.
     assert difference.mean() < 1.0

@@ -4,13 +4,15 @@ import time
 
 import pytest
 
+from benchmarks import store_read, store_scale
 from benchmarks.result import Result, compare
-from benchmarks.store_read import measure
 
 
 def test_the_benchmark_measures_every_row() -> None:
-    results = measure((20, 40), width=4, sampled_rows=5, slides=6, rounds_factor=0.01)
-    assert len(results) == 8
+    results = store_read.measure((20, 40), width=4, sampled_rows=5, rounds_factor=0.01)
+    assert len(results) == 5
+    results += store_scale.measure(slides=20, rounds=2)
+    assert len(results) == 9
     assert all(result.ratio > 0 for result in results)
     assert all(f"{result.name}: " in str(result) for result in results)
 

@@ -1,5 +1,6 @@
 """Steps of similarity and knowledge gain."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def test_a_tuned_encoder_is_compared_on_test_slides_of_its_fold(tmp_path: Path) 
     assert found["--output"] == step.outputs[0]
 
 
+def test_tuned_means_tuned_on_top_k_whatever_comes_first(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path,
+        variants=["frozen", "random", "topk"],
+        tuning=Tuning(folds=[0]),
+        similarity=[Pair("resnet18", "tuned")],
+    )
+    (step,) = make_plan(config).of_kind("similarity")
+    assert "-topk_joint-" in words(step)["--model.second.weights"]
+    only_controls = replace(config, variants=["frozen", "random"])
+    with pytest.raises(ConfigError, match="add topk to variants"):
+        make_plan(only_controls)
+
+
 def test_two_encoders_of_the_study_are_compared_at_all_depths(tmp_path: Path) -> None:
     pair = Pair("resnet18", "resnet18-random0")
     (step,) = make_plan(make_config(tmp_path, similarity=[pair])).of_kind("similarity")
@@ -58,18 +73,26 @@ def test_gain_on_tiles_needs_nothing_of_the_study(tmp_path: Path) -> None:
     assert Path(found["--output"]).name == "on_tiles.csv"
 
 
-def test_gain_on_slides_extracts_its_random_networks_first(tmp_path: Path) -> None:
-    probe = Probe("resnet18", random_seeds=[3, 4, 5, 6, 7])
-    plan = make_plan(make_config(tmp_path, gain=[probe], folds=Folds(n_folds=3)))
+def test_gain_on_slides_makes_its_random_networks_as_on_tiles(tmp_path: Path) -> None:
+    probe = Probe("resnet18", [3, 4, 5, 6, 7], {"random_batchnorm": "both"})
+    config = make_config(
+        tmp_path, gain=[probe], folds=Folds(n_folds=3), slides=Path("slides"),
+        lost_slides="leave_out",
+    )  # fmt: skip
+    plan = make_plan(config)
     (step,) = plan.of_kind("gain")
     found = words(step)
     own = words(plan["extract-resnet18"])
     assert found["--encoder.depths"] == own["--model.depths"]
     assert found["--store"] == own["--data.store"]
-    made = [plan[need] for need in step.needs[1:]]
-    assert [words(s)["--model.alias"] for s in made] == yaml.safe_load(found["--random"])
-    assert [words(s)["--model.seed"] for s in made] == ["3", "4", "5", "6", "7"]
-    assert {words(s)["--model.depths"] for s in made} == {own["--model.depths"]}
+    assert step.needs == ("extract-resnet18",)
+    assert step.inputs == (str(config.cohort),)
+    # not extracted: features of the store would have the initial BatchNorm statistics
+    assert "--random" not in found
+    assert yaml.safe_load(found["--random_seeds"]) == [3, 4, 5, 6, 7]
+    assert found["--random_batchnorm"] == "both"
+    assert found["--images"] == "slides"
+    assert found["--strict"] == "false"
 
 
 @pytest.mark.parametrize(

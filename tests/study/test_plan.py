@@ -206,9 +206,16 @@ def test_preparations_run_first_and_imported_features_need_them(tmp_path: Path) 
     assert words(fit)["--data.fold"] == "1"
 
 
+def test_the_report_is_logged_where_the_runs_are(tmp_path: Path) -> None:
+    (step,) = make_plan(make_config(tmp_path)).of_kind("report")
+    assert "--wandb" not in step.argv
+    (step,) = make_plan(make_config(tmp_path, wandb=True)).of_kind("report")
+    assert words(step)["--wandb"] == "true"
+
+
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
     plan = tuned(tmp_path)
-    (tmp_path / "plan.json").write_text(plan.to_json("today"))
+    (tmp_path / "plan.json").write_text(plan.to_json("today", "painted"))
     assert read_plan(tmp_path / "plan.json") == plan
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(ConfigError, match="no plan of a study"):

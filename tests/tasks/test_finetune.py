@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,9 +16,12 @@ from safetensors.torch import load_file
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
+from histotransfer_pl.errors import SlideError
+from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, feature_path
-from tests.tuning import TOPK, tuning
+from histotransfer_pl.tasks.finetune import TopKFineTuner
+from tests.tuning import ENCODER, TOPK, tuning
 
 
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -117,8 +121,15 @@ def test_resuming_after_a_kill_ends_with_the_weights_of_an_uninterrupted_fit(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--model.encoder", "timm:test_resnet", "--model.seed", "1"], "weights_sha256"),
-        (["--model.input_px", "64"], "input_px"),
+        (
+            ["--model.encoder", "timm:test_resnet", "--model.seed", "1"],
+            "weights_sha256 'random:0' there, 'random:1' here",
+        ),
+        (["--model.input_px", "64"], "input_px None there, 64 here.*as in the extraction"),
+        (
+            ["--model.encoder", "timm:resnet10t"],
+            "model.encoder is not the network .* architecture 'test_resnet' there, 'resnet10t'",
+        ),
         (["--model.head", "GatedAttentionHead"], "head: stage 1 'AttentionHead'"),
         (["--model.head", "AttentionHead", "--model.head.attention_dim", "8"], "other settings"),
         (["--model.stage1", "nowhere"], "no stage-1 checkpoint nowhere"),
@@ -145,6 +156,55 @@ def test_a_selection_of_another_run_is_refused(
     assert "is not the checkpoint other" in capsys.readouterr().err
 
 
+def test_a_stage1_on_another_depth_is_refused(
+    tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.qc", "false"]
+    grid = ["--data.grid.patch_px", "32", "--data.grid.tissue.method", "none"]
+    assert main(["extract", *data, *grid, *ENCODER, "--model.depths", "[layer2]"]) == 0
+    assert tuning("fit", "--run_dir", "layer2", "--data.depth", "layer2", epochs=1) == 0
+    capsys.readouterr()
+    assert tuning("fit", *TOPK, "--model.stage1", "layer2", "--run_dir", "bad") == 1
+    message = capsys.readouterr().err
+    assert "selection 'top3' was made with stage1/checkpoints/best.ckpt" in message
+    assert "run select --run with the run of model.stage1" in message
+
+
+@pytest.mark.parametrize(
+    ("verb", "advice"),
+    [("fit", r"lower data.batch_size \(now 1\)"), ("test", r"data.eval_patches \(now 64\)")],
+)
+def test_out_of_memory_says_what_to_lower(
+    tuning_cohort: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    advice: str,
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    if verb == "test":
+        assert tuning("fit", *TOPK, "--run_dir", "a", epochs=1) == 0
+    monkeypatch.setattr(TopKFineTuner, "_encode_chunk", full)
+    capsys.readouterr()
+    assert tuning(verb, *TOPK, "--run_dir", "a", epochs=1) == 1
+    assert re.search(f"out of memory: .*{advice}", capsys.readouterr().err)
+
+
+def test_bf16_tunes_as_fp32_does(tuning_cohort: Path) -> None:
+    found = {}
+    for precision in ("32-true", "bf16-mixed"):
+        settings = ["--model.encoder_lr", "1e-3", "--trainer.precision", precision]
+        assert tuning("fit", *TOPK, "--run_dir", precision, *settings) == 0
+        table = pd.read_csv(f"{precision}/metrics/fit/metrics.csv")
+        found[precision] = np.concatenate([table[c].dropna() for c in ("train/loss", "val/loss")])
+    exact, rounded = found.values()
+    assert np.isfinite(rounded).all()
+    np.testing.assert_allclose(rounded, exact, rtol=0.05)
+    assert not np.array_equal(rounded, exact)  # it did compute in another precision
+
+
 def test_moved_and_changed_slides(tuning_cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tuning_cohort / "moved").mkdir()
     (tuning_cohort / "slides").rename(tuning_cohort / "moved" / "slides")
@@ -159,22 +219,27 @@ def test_moved_and_changed_slides(tuning_cohort: Path, capsys: pytest.CaptureFix
 
 
 def test_unreadable_patches_are_replaced_and_reported(
-    tuning_cohort: Path, monkeypatch: pytest.MonkeyPatch
+    tuning_cohort: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from histotransfer_pl.errors import SlideError
-    from histotransfer_pl.slides.reader import OpenSlideReader
+    class Damaged:
+        def __init__(self, path: Path, mpp: float) -> None:
+            self.path = path
+            self.plain = open_slide(path, mpp)
 
-    plain = OpenSlideReader.read_patch
+        def read_patch(self, x: int, y: int, px: int, mpp: float) -> object:
+            if (x, y) == (0, 0):
+                raise SlideError(f"{self.path} is damaged here")
+            return self.plain.read_patch(x, y, px, mpp)
 
-    def damaged(self: OpenSlideReader, x: int, y: int, px: int, mpp: float) -> object:
-        if (x, y) == (0, 0):
-            raise SlideError(f"{self.path} is damaged here")
-        return plain(self, x, y, px, mpp)
+        def close(self) -> None:
+            self.plain.close()
 
-    monkeypatch.setattr(OpenSlideReader, "read_patch", damaged)
+    monkeypatch.setattr("histotransfer_pl.data.patch_cache.open_slide", Damaged)
     assert tuning("fit", *TOPK, "--run_dir", "tuned") == 0
     assert tuning("predict", *TOPK, "--run_dir", "tuned") == 0
     table = pd.read_csv("tuned/unreadable_patches.csv")
+    assert len(table) == 12  # patch 0 of every slide: predict reads them all
+    assert "12 patches of 12 slides could not be read" in capsys.readouterr().err
     assert set(table["row"]) == {0}
     assert "is damaged here" in table["reason"].iloc[0]
     values = FeatureStore.open("s.zarr").slide("s00").read(attention_path("tuned"))
@@ -199,7 +264,7 @@ def test_the_saved_encoder_is_that_of_the_best_epoch(tuning_cohort: Path) -> Non
     [
         ["--trainer.precision", "bf16-mixed", "--model.checkpoint_activations", "true"],
         ["--model.batchnorm", "trained", "--model.freeze_until", "layer2", "--model.beta", "0.01"],
-        ["--model.chunk_patches", "2", "--data.batch_size", "3", "--data.augment", "false"],
+        ["--model.chunk_patches", "2", "--data.batch_size", "3", "--data.cache", "disk"],
     ],
 )
 def test_variants_train(tuning_cohort: Path, settings: list[str]) -> None:
@@ -211,6 +276,8 @@ def test_variants_train(tuning_cohort: Path, settings: list[str]) -> None:
     moved = {name.split(".")[0] for name, value in tuned.items() if (value != before[name]).any()}
     assert ("layer1" in moved) == ("layer2" not in settings)
     assert "layer4" in moved
+    # 8 slides train and validate: their patches are kept in the run folder where asked for.
+    assert len(list(Path("tuned").glob("patches/*.patches"))) == (8 if "disk" in settings else 0)
 
 
 def untuned() -> dict[str, torch.Tensor]:

@@ -1,0 +1,162 @@
+"""Extraction against the encoder alone: `python -m benchmarks.extraction`."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from benchmarks.material import whole_grid, write_slides
+from benchmarks.program import run
+from benchmarks.result import Result, from_times, seconds
+from histotransfer_pl.callbacks.feature_writer import FeatureWriter
+from histotransfer_pl.callbacks.summary import describe_timings
+from histotransfer_pl.data.patches import PatchDataModule
+from histotransfer_pl.encoders.encoder import PatchEncoder
+from histotransfer_pl.slides.synthetic import SYNTHETIC_MPP
+from histotransfer_pl.tasks.extract import FeatureExtractor
+from histotransfer_pl.tasks.heap import keep_freed_memory
+
+
+class Extraction:
+    """Slides that are tiled into a store, and extracted under a new name each time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        slides: Path,
+        patch_px: int,
+        batch_size: int,
+        device: str,
+        encoder: str,
+        patch_mpp: float = SYNTHETIC_MPP,
+    ) -> None:
+        self.device = device
+        self.encoder = encoder
+        self.runs = 0
+        self.writer = FeatureWriter()
+        self._arguments = {
+            "store": folder / f"{slides.name}.zarr",
+            "slides": slides,
+            "grid": whole_grid(patch_px, patch_mpp),
+            "qc": False,
+            "batch_size": batch_size,
+        }
+        data = self._data()
+        data.prepare_data()
+        data.teardown("predict")
+        names = data.store.slide_ids()
+        self.patches = sum(data.store.slide(name).n_patches for name in names)
+
+    def prepare(self, depths: list[str]) -> Callable[[], object]:
+        """An extraction that only has to run: network, datamodule and Trainer are made."""
+        self.runs += 1
+        task = FeatureExtractor(self.encoder, "random", depths, alias=f"run{self.runs}")
+        self.writer = FeatureWriter()
+        trainer = Trainer(
+            accelerator="gpu" if self.device == "cuda" else "cpu",
+            devices=1,
+            precision="bf16-mixed" if self.device == "cuda" else "32-true",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[self.writer],
+        )
+        data = self._data()
+        return lambda: trainer.predict(task, data)
+
+    def read_all(self) -> None:
+        """All patches, without an encoder."""
+        task = FeatureExtractor(self.encoder, "random", alias="never stored")
+        data = self._data()
+        data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        data.trainer.strategy.connect(task)
+        data.prepare_data()
+        data.setup("predict")
+        for _ in data.predict_dataloader():
+            pass
+        data.teardown("predict")
+
+    def _data(self) -> PatchDataModule:
+        return PatchDataModule(**self._arguments)  # type: ignore[arg-type]
+
+
+def measure(
+    patches: int = 144,
+    slides: int = 16,
+    patch_px: int = 224,
+    batch_size: int = 32,
+    rounds: int = 3,
+    encoder: str = "resnet18",
+    device: str = "cpu",
+) -> list[Result]:
+    """Patches per second into the store by those of the encoder on batches in memory.
+
+    On a GPU the reference is the slower of the encoder and of reading alone.
+
+    Args:
+        patches: Patches of all slides, about.
+        slides: Slides of the row with many slides.
+        patch_px: Side of a patch.
+        batch_size: Patches of a batch.
+        rounds: Rounds.
+        encoder: Name of the encoder; its weights are random.
+        device: cpu or cuda.
+    """
+    keep_freed_memory()  # for both ways
+    results = []
+    for count in (1, slides):
+        side = max(1, round((patches / count) ** 0.5)) * patch_px
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_slides(folder / "slides", count, side, source_px=side)
+            work = Extraction(folder, folder / "slides", patch_px, batch_size, device, encoder)
+            results.append(_compare(work, count, batch_size, patch_px, rounds))
+    return results
+
+
+def _compare(work: Extraction, slides: int, batch_size: int, patch_px: int, rounds: int) -> Result:
+    task = FeatureExtractor(work.encoder, "random").to(work.device)
+    (network,) = (item for item in task.encoders if isinstance(item, PatchEncoder))
+    full, rest = divmod(work.patches, batch_size)
+    sizes = [batch_size] * full + [rest] * (rest > 0)
+    batches = [
+        torch.randint(0, 256, (n, patch_px, patch_px, 3), dtype=torch.uint8, device=work.device)
+        for n in sizes
+    ]
+    work.prepare(network.depths)()
+    encode(network, batches, work.device)
+    ours, alone = [], []
+    for _ in range(rounds):
+        alone.append(seconds(lambda: encode(network, batches, work.device)))
+        if work.device == "cuda":
+            alone[-1] = max(alone[-1], seconds(work.read_all))
+        ours.append(seconds(work.prepare(network.depths)))
+    against = "encoder or reader alone" if work.device == "cuda" else "encoder alone"
+    return from_times(
+        f"extraction of {slides} slides, {work.patches} patches, vs {against}",
+        0.9 if work.device == "cuda" else 0.95,
+        ours,
+        alone,
+        speedup=True,
+        notes=f"{work.encoder}, {describe_timings(work.writer.timings)}",
+        device=work.device,
+    )
+
+
+@torch.inference_mode()
+def encode(network: PatchEncoder, batches: list[Tensor], device: str) -> None:
+    """Encode batches that lie on the device; in bf16 on a GPU."""
+    network.eval()
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        for batch in batches:
+            for values in network(batch).values():
+                values.float().cpu()
+
+
+if __name__ == "__main__":
+    run("extraction", measure, {"patches": 16, "slides": 4, "patch_px": 64, "rounds": 2})

@@ -1,0 +1,128 @@
+"""Training through the Trainer against a bare loop: `python -m benchmarks.mil_epoch`."""
+
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from typing_extensions import override
+
+from benchmarks.material import FEATURES, ragged_lengths, write_bags
+from benchmarks.program import run
+from benchmarks.result import Result, from_times, seconds
+from histotransfer_pl.callbacks.loggers import default_loggers
+from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.models.heads import AttentionHead
+from histotransfer_pl.tasks.mil import AttentionMIL
+
+
+class BareLoop:
+    """The same head, optimizer and bags, and nothing else."""
+
+    def __init__(self, bags: list[Tensor], labels: list[int], width: int, device: str) -> None:
+        self.bags = [bag.to(device) for bag in bags]
+        self.labels = [torch.tensor([label], device=device) for label in labels]
+        self.lengths = [torch.tensor([len(bag)], device=device) for bag in bags]
+        self.head = AttentionHead(width, 2).to(device)
+        assert self.head.patch_classifier is not None
+        self.head.patch_classifier.requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.head.parameters(), lr=1e-3)
+        self.device = device
+
+    def epoch(self) -> None:
+        """One pass over all bags, in random order."""
+        for place in torch.randperm(len(self.bags)).tolist():
+            self.optimizer.zero_grad()
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+                output = self.head(self.bags[place], self.lengths[place])
+                loss = F.cross_entropy(output.logits, self.labels[place])
+            loss.backward()
+            self.optimizer.step()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+class TurnByTurn(Callback):
+    """Runs an epoch of the bare loop before each epoch of the Trainer, and times both."""
+
+    def __init__(self, bare: BareLoop) -> None:
+        self.bare = bare
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+        self._mark = 0.0
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # From one start to the next: logging and the checkpoint of the epoch count.
+        if trainer.current_epoch:
+            self.ours.append(time.perf_counter() - self._mark)
+            self.theirs.append(seconds(self.bare.epoch))
+        else:
+            self.bare.epoch()
+        self._mark = time.perf_counter()
+
+
+def measure(
+    bags: int = 60,
+    smallest: int = 500,
+    largest: int = 4_000,
+    width: int = 512,
+    epochs: int = 8,
+    device: str = "cpu",
+) -> list[Result]:
+    """`AttentionMIL` through datamodule, Trainer, CSV log and checkpoints, by a bare loop.
+
+    Args:
+        bags: Slides of the cohort, of which three fifths train.
+        smallest: Patches of the smallest bag.
+        largest: Patches of the largest.
+        width: Features of a patch.
+        epochs: Epochs that count.
+        device: cpu or cuda.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        root, table = folder / "bags.zarr", folder / "cohort.csv"
+        write_bags(root, table, ragged_lengths(bags, smallest, largest), width)
+        data = FeatureDataModule(root, table)
+        data.setup("fit")
+        train = data.bags[data.bags["part"] == "train"]
+        features = [
+            torch.from_numpy(data.store.slide(s).read(FEATURES)).float() for s in train["slide_id"]
+        ]
+        labels = [data.classes.index(label) for label in train["label"]]
+        watch = TurnByTurn(BareLoop(features, labels, width, device))
+        trainer = Trainer(
+            # The first epoch reads the bags; the last has no next start.
+            max_epochs=epochs + 2,
+            accelerator="gpu" if device == "cuda" else "cpu",
+            devices=1,
+            precision="bf16-mixed" if device == "cuda" else "32-true",
+            logger=default_loggers(folder, "fit"),
+            limit_val_batches=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            log_every_n_steps=1,
+            callbacks=[ModelCheckpoint(folder), watch],
+        )
+        trainer.fit(AttentionMIL(), data)
+    notes = f"{len(train)} bags of {smallest} to {largest} patches x {width}, first epoch left out"
+    return [
+        from_times(
+            "AttentionMIL epoch through the Trainer vs a bare loop",
+            1.15,
+            watch.ours[1:],
+            watch.theirs[1:],
+            notes=notes,
+            device=device,
+        )
+    ]
+
+
+if __name__ == "__main__":
+    run("mil_epoch", measure, {"bags": 10, "largest": 1_000, "epochs": 3})

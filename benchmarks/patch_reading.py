@@ -1,0 +1,96 @@
+"""Reading patches against OpenSlide: `python -m benchmarks.patch_reading`."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from openslide import OpenSlide
+
+from benchmarks.material import painted, write_slides
+from benchmarks.program import run
+from benchmarks.result import Result, compare
+from histotransfer_pl.slides.reader import open_slide
+
+Places = list[tuple[int, int]]
+MPP = 0.5
+JPEG_GOAL = 3.0
+OTHER_GOAL = 0.95
+"""Never slower, within what two runs of the same code differ by."""
+
+
+def measure(
+    patch_px: int = 224, rounds: int = 7, patches: int = 144, threads: tuple[int, ...] = (1, 2)
+) -> list[Result]:
+    """Patches of a grid, files opened anew in each round; speeds by `OpenSlide.read_region`.
+
+    Args:
+        patch_px: Side of the patches.
+        rounds: Rounds.
+        patches: Patches of a slide at most.
+        threads: Threads that read, of both ways.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        files = [(path, kind, goal) for path, kind, goal in slides(Path(name)) if path.is_file()]
+        return [
+            compare_file(path, kind, goal, patch_px, rounds, patches, number)
+            for path, kind, goal in files
+            for number in threads
+        ]
+
+
+def slides(folder: Path) -> list[tuple[Path, str, float]]:
+    """Files, what they are, and the goal for them; the real ones may be missing."""
+    real = Path(os.environ.get("HISTOTRANSFER_DATA", "../shared/data")) / "wsi_real"
+    plain = folder / "deflate.tiff"
+    with tifffile.TiffWriter(plain) as tiff:
+        tiff.write(painted(), tile=(256, 256), photometric="rgb", compression="deflate")
+    return [
+        (write_slides(folder, 1, 2688)[0], "painted JPEG TIFF", JPEG_GOAL),
+        (real / "CMU-1-Small-Region.svs", "Aperio JPEG", JPEG_GOAL),
+        (real / "tcga-cr-7395-01a-01-ts1.svs", "Aperio JPEG 2000", OTHER_GOAL),
+        (plain, "deflate TIFF, read by OpenSlide", OTHER_GOAL),
+    ]
+
+
+def compare_file(
+    path: Path, kind: str, goal: float, patch_px: int, rounds: int, patches: int, threads: int
+) -> Result:
+    with OpenSlide(path) as slide:
+        width, height = slide.dimensions
+    columns = range(0, width - patch_px + 1, patch_px)
+    places = [(x, y) for y in range(0, height - patch_px + 1, patch_px) for x in columns]
+    places = places[:patches]
+
+    def direct(_: int) -> None:
+        with open_slide(path, MPP) as reader:
+            _read(places, threads, lambda place: reader.read_patch(*place, patch_px, MPP))
+
+    def plain(_: int) -> None:
+        with OpenSlide(path) as slide:
+            size = (patch_px, patch_px)
+            _read(
+                places,
+                threads,
+                lambda place: np.asarray(slide.read_region(place, 0, size).convert("RGB")),
+            )
+
+    name = f"patches/s of a {kind}, {patch_px} px, {threads} threads, vs OpenSlide.read_region"
+    notes = f"{len(places)} patches, opening included"
+    return compare(name, goal, direct, plain, rounds, speedup=True, notes=notes)
+
+
+def _read(
+    places: Places, threads: int, read: Callable[[tuple[int, int]], NDArray[np.uint8]]
+) -> None:
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(read, places):
+            pass
+
+
+if __name__ == "__main__":
+    run("patch_reading", measure, {"rounds": 2, "patches": 16})

@@ -1,0 +1,72 @@
+"""Which epoch is kept when several are equally good."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+from typing_extensions import override
+
+from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint
+
+
+class Scripted(LightningModule):
+    """Logs one given value each epoch."""
+
+    def __init__(self, values: list[float]) -> None:
+        super().__init__()
+        self.values = values
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    @override
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return self.weight * batch[0].sum()
+
+    @override
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        value = torch.tensor(self.values[self.current_epoch])
+        self.log("val/accuracy", value, batch_size=1)
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def kept_epoch(folder: Path, values: list[float], mode: str, **settings: Any) -> int:
+    best = BestCheckpoint(
+        dirpath=folder, filename="best", monitor="val/accuracy", mode=mode,
+        enable_version_counter=False, **settings,
+    )  # fmt: skip
+    trainer = Trainer(
+        max_epochs=len(values), callbacks=[best], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0,
+    )  # fmt: skip
+    batches = DataLoader(TensorDataset(torch.ones(1)))
+    trainer.fit(Scripted(values), batches, batches)
+    assert [path.name for path in folder.iterdir()] == ["best.ckpt"]
+    return int(torch.load(folder / "best.ckpt", weights_only=True)["epoch"])
+
+
+@pytest.mark.filterwarnings(
+    # One batch of one number needs no workers.
+    "ignore:.*does not have many workers",
+    "ignore:The number of training batches",
+)
+@pytest.mark.parametrize(
+    ("values", "mode", "settings", "epoch"),
+    [
+        ([0.5, 0.7, 0.7, 0.6], "max", {}, 1),
+        ([0.5, 0.7, 0.7, 0.6], "max", {"ties": "earliest"}, 1),
+        ([0.5, 0.7, 0.7, 0.6], "max", {"ties": "latest"}, 2),
+        ([0.7, 0.7, 0.7], "max", {"ties": "latest"}, 2),
+        ([0.7, 0.6, 0.7, 0.6], "min", {"ties": "latest"}, 3),
+        ([0.7, float("nan"), 0.5], "max", {"ties": "latest"}, 0),
+    ],
+)
+def test_the_latest_of_equally_good_epochs_is_kept_where_asked_for(
+    tmp_path: Path, values: list[float], mode: str, settings: dict[str, Any], epoch: int
+) -> None:
+    assert kept_epoch(tmp_path, values, mode, **settings) == epoch

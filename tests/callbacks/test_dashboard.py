@@ -1,0 +1,74 @@
+"""What W&B is given: figures, tables and the patches a network looks at."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import attention_path
+from histotransfer_pl.tasks.attended import most_attended
+from histotransfer_pl.tasks.mil import SlidePrediction
+from tests.tuning import PATCH_PX, TOPK, tuning
+
+
+def test_most_attended_are_the_first_of_a_stable_sort() -> None:
+    attention = torch.tensor([0.1, 0.5, 0.4, 0.3, 0.3, 0.1, 0.3])
+    prediction = SlidePrediction(
+        attention=attention, lengths=torch.tensor([3, 4]), indices=torch.tensor([7, 2])
+    )
+    found = most_attended(prediction, 2)
+    assert {index: [row for row, _ in rows] for index, rows in found.items()} == {
+        7: [1, 2],
+        2: [0, 1],
+    }
+    assert found[7][0][1] == pytest.approx(0.5)
+    assert len(most_attended(prediction, 9)[7]) == 3
+
+
+def media(run: Path) -> Path:
+    (folder,) = (run / "wandb").glob("offline-run-*/files/media")
+    return folder
+
+
+def test_tuning_shows_after_each_epoch_the_patches_it_attends_to(
+    tuning_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert tuning("fit", *TOPK, "--run_dir", "a", epochs=2) == 0
+    shown = media(Path("a")) / "images" / "val" / "top_patches"
+    slides = sorted({path.name.split("_")[0] for path in shown.iterdir()})
+    assert len(list(shown.iterdir())) == 4 * 2 * 8  # slides, epochs, patches
+    assert len(slides) == 4
+    # The patches of the last epoch are those of the attention that the last checkpoint gives.
+    last = ("--ckpt_path", "a/checkpoints/last.ckpt")
+    assert tuning("predict", *TOPK, "--run_dir", "a", *last) == 0
+    for slide_id in slides:
+        slide = FeatureStore.open("s.zarr").slide(slide_id)
+        weight = slide.read(attention_path("a"))[:, 0]
+        best = slide.coords()[int(np.argmax(weight))]
+        with open_slide(slide.attributes["path"]) as reader:
+            expected = reader.read_patch(int(best[0]), int(best[1]), PATCH_PX, 0.5)
+        assert any(np.array_equal(expected, pixels(path)) for path in shown.glob(f"{slide_id}*"))
+
+
+def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_a_fit_on_features_shows_figures_a_table_and_patches(
+    tuning_cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert tuning("fit", "--run_dir", "a", epochs=1) == 0
+    folder = media(Path("a"))
+    names = {path.relative_to(folder).as_posix().rsplit("_", 2)[0] for path in folder.rglob("*.*")}
+    assert {"images/val/roc", "images/val/confusion", "table/val/predictions"} <= names
+    assert len(list((folder / "images/val/top_patches").iterdir())) == 4 * 8
+    (table,) = (folder / "table/val").glob("predictions_*.json")
+    assert len(json.loads(table.read_text())["data"]) == 4
