@@ -13,7 +13,7 @@ from histotransfer_pl.tasks.similarity import ComparedEncoder, RepresentationSim
 
 def measure(
     encoder: str = "timm:vit_tiny_patch16_224",
-    patches: int = 128,
+    patches: int = 64,
     patch_px: int = 224,
     batch_size: int = 64,
     rounds: int = 3,

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
 from histotransfer_pl import __version__
+from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint
 from histotransfer_pl.callbacks.dashboard import Dashboard
 from histotransfer_pl.callbacks.feature_writer import FeatureWriter
 from histotransfer_pl.callbacks.loggers import default_loggers
@@ -45,7 +46,7 @@ class RunCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=Path, default=Path("runs/default"), help=_RUN_DIR)
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
                 "seed_everything": 0,

@@ -185,7 +185,7 @@ def build_encoder(config: EncoderConfig) -> PatchEncoder:
         found = require_weights(entry, config.weights, allow_download=config.allow_download)
         facts = read_facts(found.path, entry)
         state = entry.keys.apply(read_state_dict(found.path))
-        load_weights(network, state, f"{entry.name}: {found.path}", trunk.keys_behind(depths[-1]))
+        load_weights(network, state, f"{entry.name}: {found.path}", _lacking(trunk, depths, facts))
         provenance |= {"weights": found.origin, "weights_sha256": found.sha256()}
         provenance |= {"tuned": facts} if facts is not None else {}
     return PatchEncoder(
@@ -197,6 +197,15 @@ def build_encoder(config: EncoderConfig) -> PatchEncoder:
         input_px=config.input_px,
         channels_last=config.channels_last,
     ).eval()
+
+
+def _lacking(trunk: Trunk, depths: Sequence[str], facts: Mapping[str, Any] | None) -> set[str]:
+    """Keys that a checkpoint may lack: those behind the cut; a tuned encoder has its own cut."""
+    deepest = depths[-1]
+    saved = [] if facts is None else [d for d in facts["depths"] if d in trunk.depths]
+    if saved and trunk.depths.index(saved[-1]) > trunk.depths.index(deepest):
+        deepest = saved[-1]
+    return trunk.keys_behind(deepest)
 
 
 def select_depths(

@@ -69,10 +69,8 @@ class DirectReader(OpenSlideReader):
         pixels = self._decoded(corner, level, size) if self._equal.get(level, True) else None
         if pixels is None:
             return super()._region(corner, level, size)
-        if level not in self._equal:
-            self._equal[level] = self._probe(corner, level, pixels)
-            if not self._equal[level]:
-                return super()._region(corner, level, size)
+        if level not in self._equal and not self._probe(corner, level, pixels):
+            return super()._region(corner, level, size)
         return pixels
 
     def _decoded(
@@ -93,7 +91,10 @@ class DirectReader(OpenSlideReader):
             return None
 
     def _probe(self, corner: tuple[int, int], level: int, pixels: NDArray[np.uint8]) -> bool:
-        """Whether OpenSlide sees the same, in a part that costs little to read."""
+        """Whether OpenSlide sees the same, in a part that costs little to read.
+
+        A part of one colour proves nothing: the level's next area is looked at too.
+        """
         height, width = (min(_PROBE_PX, side) for side in pixels.shape[:2])
         top = left = 0
         downsample = self._openslide_downsamples[level]
@@ -102,6 +103,8 @@ class DirectReader(OpenSlideReader):
         place = (corner[0] + left * int(downsample), corner[1] + top * int(downsample))
         seen = super()._region(place, level, (width, height))
         equal = np.array_equal(pixels[top : top + height, left : left + width], seen)
+        if not equal or seen.min() != seen.max():
+            self._equal[level] = equal
         if not equal:
             _log.warning("%s: OpenSlide reads level %d, its pixels differ", self.path, level)
         return equal

@@ -32,6 +32,7 @@ _WINDOWS_DEVICES = frozenset(
 )
 
 
+@functools.lru_cache(maxsize=1 << 16)  # every look at a slide asks for its key
 def encode_key(name: str) -> str:
     """The key of a name; ``decode_key`` gives the name back.
 

@@ -27,7 +27,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path, painted: Path) -> FeatureStore:
-    """Slides of 25, 16 and 5 patches; the second at a finer grid of its own."""
+    """Slides of 25, 16 and 5 patches, off the tiles of their files."""
     opened = FeatureStore.open_or_create(tmp_path / "s.zarr", GRID.to_dict())
     corners = np.array([(x, y) for y in range(0, 416, 96) for x in range(0, 416, 96)], np.int32)
     with opened.writing():

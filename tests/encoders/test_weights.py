@@ -249,6 +249,16 @@ def test_a_tuned_encoder_comes_back_with_its_facts(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["tuned.safetensors"]
 
 
+def test_a_tuned_encoder_can_be_read_at_any_depth_it_has(tmp_path: Path) -> None:
+    tuned = resnet18(seed=4, depths=["layer1", "layer2"])
+    path = tmp_path / "tuned.safetensors"
+    tuned.save(path, {})
+    back = resnet18(weights=str(path), depths=["layer1"])
+    patches = random_patches(1, 64)
+    with torch.inference_mode():
+        assert torch.equal(back(patches)["layer1"], tuned(patches)["layer1"])
+
+
 def test_a_tuned_encoder_is_not_deeper_than_it_was(tmp_path: Path) -> None:
     path = tmp_path / "tuned.safetensors"
     resnet18(depths=["layer2"]).save(path, {})

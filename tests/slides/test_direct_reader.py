@@ -86,6 +86,16 @@ def test_auto_decodes_here_and_openslide_does_not(
         calls.clear()
 
 
+def test_a_probe_of_one_colour_proves_nothing(
+    aperio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = _count_openslide(monkeypatch)
+    reader = open_slide(aperio)
+    for place in ((-500, -500), (-500, 0), (600, 1200), (900, 1200)):
+        reader.read_patch(*place, 224, 0.499)
+    assert len(calls) == 3
+
+
 def _count_openslide(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     calls: list[tuple[Any, ...]] = []
     plain = OpenSlide.read_region
