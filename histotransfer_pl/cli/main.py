@@ -9,6 +9,7 @@ from importlib import import_module
 
 from histotransfer_pl import __version__
 from histotransfer_pl.errors import HistoTransferError
+from histotransfer_pl.tasks.heap import keep_freed_memory
 
 _VERBS: dict[str, tuple[str, str]] = {
     # verb: (module:function, what it does)
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if verb not in _VERBS:
         return _unknown(verb)
     function = _load(verb)
+    keep_freed_memory()
     _quieten()
     whole = [verb, *rest] if _VERBS[verb][0] == "network:run" else rest
     try:

@@ -40,9 +40,10 @@ class Bag(NamedTuple):
 
 
 def pack(bags: Sequence[Bag]) -> BagBatch:
-    """Put bags one behind the other."""
+    """Put bags one behind the other; a bag on its own is not copied."""
+    features = [bag.features for bag in bags]
     return BagBatch(
-        features=torch.cat([bag.features for bag in bags]),  # (sum N, D)
+        features=features[0] if len(bags) == 1 else torch.cat(features),  # (sum N, D)
         lengths=torch.tensor([len(bag.features) for bag in bags]),  # (S,)
         labels=torch.tensor([bag.label for bag in bags]),  # (S,)
         indices=torch.tensor([bag.number for bag in bags]),  # (S,)
@@ -107,7 +108,8 @@ class BagDataset(Dataset[Bag]):
 
     def _read(self, place: int, *, sample: bool) -> Tensor:
         slides = [self.store.slide(slide_id) for slide_id in self.bags[place]]
-        counts = [slide.n_patches for slide in slides]
+        sample = sample and self.max_patches is not None
+        counts = [slide.n_patches for slide in slides] if sample else []
         rows = self._sample(sum(counts)) if sample else None
         if rows is None:
             parts = [torch.from_numpy(slide.read(self.array)) for slide in slides]

@@ -110,7 +110,7 @@ def join_cohort(
         without_tissue=sorted(empty),
         not_in_table=sorted(stored - set(table["slide_id"])),
     )
-    _check(join, frame, store, array, strict=strict)
+    _check(join, frame, store, array, known, strict=strict)
     return join
 
 
@@ -135,9 +135,14 @@ def clean_labels(values: pd.Series) -> "pd.Series[str]":
 
 
 def _check(
-    join: Join, frame: pd.DataFrame, store: FeatureStore, array: str, *, strict: bool
+    join: Join,
+    frame: pd.DataFrame,
+    store: FeatureStore,
+    array: str,
+    known: list[str],
+    *,
+    strict: bool,
 ) -> None:
-    known = [s for s in frame["slide_id"] if s in store]
     if not known:
         raise CohortError(
             f"none of the {join.in_table} slides of the table is in {store.path}; the table has "
