@@ -101,7 +101,10 @@ def _classes() -> Iterator[type]:
 
 
 def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.35)
+    names = set(known)
+    if name in names:  # of another class: data.encoder, where only the model has an encoder
+        return "; the class that was chosen does not take it"
+    close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.35)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 

@@ -14,6 +14,8 @@ from histotransfer_pl.cli.main import main
          "no class 'AttentonMIL' (in model); did you mean AttentionMIL?"),
         (["fit", "--data.store", "s", "--data.cohort", "c", "--model.head", "GatedAtention"],
          "did you mean GatedAttentionHead?"),
+        (["fit", "--data", "TopKPatchDataModule", "--data.encoder", "x"],
+         "no setting 'encoder'; the class that was chosen does not take it"),
         (["fit", "--config", "nope.yaml"], "nope.yaml"),
         (["extract", "--data.slides", "x"], "data.store must be given"),
         (["verify", "--stor", "x"], "did you mean --store?"),
