@@ -91,11 +91,7 @@ class BagDataset(Dataset[Bag]):
     @override
     def __getitem__(self, item: tuple[int, float]) -> Bag:
         place, weight = item
-        features = self._features(place)  # (N, D)
-        if self.scaling is not None:
-            mean, deviation = self.scaling
-            features = (features.float() - mean) / deviation  # (N, D)
-        return Bag(features, self.labels[place], self.indices[place], weight)
+        return Bag(self._features(place), self.labels[place], self.indices[place], weight)
 
     def _features(self, place: int) -> Tensor:
         if self._kept is None:
@@ -113,13 +109,20 @@ class BagDataset(Dataset[Bag]):
         rows = self._sample(sum(counts)) if sample else None
         if rows is None:
             parts = [torch.from_numpy(slide.read(self.array)) for slide in slides]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            return self._scaled(parts[0] if len(parts) == 1 else torch.cat(parts))
         parts, start = [], 0
         for slide, count in zip(slides, counts, strict=True):
             own = rows[(rows >= start) & (rows < start + count)] - start
             parts.append(torch.from_numpy(slide.read(self.array, own.numpy())))
             start += count
-        return torch.cat(parts)
+        return self._scaled(torch.cat(parts))
+
+    def _scaled(self, features: Tensor) -> Tensor:
+        """Features (N, D) as the head gets them; what is kept in memory is scaled once."""
+        if self.scaling is None:
+            return features
+        mean, deviation = self.scaling
+        return (features.float() - mean) / deviation  # (N, D)
 
     def _sample(self, n: int) -> Tensor | None:
         """Sorted random rows, or None to take all: sorted reads are sequential reads."""

@@ -129,15 +129,11 @@ class AttentionMIL(LightningModule):
         self._require_finite(losses, batch)
         # A mean over slides and not over steps: the same on one rank and on several.
         self.training_loss.update(losses.detach(), weight=(batch.weights > 0).float())
-        self.log(
-            "train/loss",
-            self.training_loss,
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(losses),
-        )
         return (losses * batch.weights).sum()
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self.training_loss, prog_bar=True)
 
     @override
     def validation_step(self, batch: BagBatch, batch_idx: int) -> None:
