@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from typing_extensions import override
 
-from histotransfer_pl.data.patches import PatchBatch, PatchDataModule
+from histotransfer_pl.data.patch_source import PatchBatch
+from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.data.tile import SlideOutcome
 from histotransfer_pl.errors import ConfigError, StoreError
 from histotransfer_pl.store.writer import ArrayWriter

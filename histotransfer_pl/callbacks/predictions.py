@@ -27,10 +27,11 @@ PATCH_COLUMN = "patch_{}"
 class PredictionWriter(Callback):
     """Writes what ``test`` and ``predict`` found into the run folder.
 
-    ``test`` writes ``test_predictions.csv`` and ``test_metrics.json``. ``predict`` writes
-    ``predictions.csv`` for every slide of the cohort (its column ``part`` says which slides were
-    trained on) and the attention of every patch into the store, in ``attention/<run>``: (N, 2),
-    the softmax weight and the logit, row by row as the coordinates.
+    ``test`` writes ``test_predictions.csv``, ``test_confusion.csv`` (slides; rows are labels,
+    columns predictions) and ``test_metrics.json``. ``predict`` writes ``predictions.csv`` for
+    every slide of the cohort (its column ``part`` says which slides were trained on) and the
+    attention of every patch into the store, in ``attention/<run>``: (N, 2), the softmax weight
+    and the logit, row by row as the coordinates.
     """
 
     def __init__(self) -> None:
@@ -85,6 +86,8 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             write_text(folder / "test_predictions.csv", table.to_csv(index=False))
+            confusion = confusion_table(table, feature_data(pl_module).classes)
+            write_text(folder / "test_confusion.csv", confusion.to_csv())
             metrics = {
                 name.removeprefix("test/"): float(value)
                 for name, value in trainer.callback_metrics.items()
@@ -134,6 +137,12 @@ def prediction_row(
         "predicted": data.classes[int(probabilities.argmax())],
         **{f"p_{c}": float(p) for c, p in zip(data.classes, probabilities, strict=True)},
     }
+
+
+def confusion_table(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """Confusion matrix in slides (C, C): rows are the labels, columns what was predicted."""
+    table = pd.crosstab(predictions["label"], predictions["predicted"])
+    return table.reindex(index=classes, columns=classes, fill_value=0)
 
 
 def write_attention(

@@ -12,7 +12,12 @@ from histotransfer_pl.data.checkup import (
     check_store,
     estimate_work,
 )
-from histotransfer_pl.data.cohort import SlideEntry, slides_from_cohort, slides_from_folder
+from histotransfer_pl.data.cohort import (
+    SlideEntry,
+    read_cohort,
+    slides_from_cohort,
+    slides_from_folder,
+)
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import CohortError, ConfigError
 from histotransfer_pl.slides.grid import GridSettings
@@ -64,7 +69,9 @@ def _doctor(
             found, work = estimate_work(good, grid, sample, slide_mpp)
             findings += found
     if cohort is not None:
-        findings += check_labels(cohort, target, n_folds, readable)
+        said = {finding.text for finding in problems}  # a table that can't be read fails twice
+        labels = check_labels(cohort, target, n_folds, readable)
+        findings += (finding for finding in labels if finding.text not in said)
     if encoder is not None:
         findings += check_encoder(encoder, grid, work, store or Path())
     if store is not None and store.exists():
@@ -75,16 +82,11 @@ def _doctor(
 def _entries(slides: Path | None, cohort: Path | None) -> tuple[list[SlideEntry], list[Finding]]:
     """The slides of the folder or the table; a table alone may name no files."""
     try:
-        if cohort is not None and (slides is not None or _has_paths(cohort)):
+        if cohort is not None and (slides is not None or "path" in read_cohort(cohort)):
             return slides_from_cohort(cohort, slides), []
         return (slides_from_folder(slides) if slides is not None else []), []
     except CohortError as error:
         return [], [Finding("slides", str(error), problem=True)]
-
-
-def _has_paths(cohort: Path) -> bool:
-    with cohort.open(encoding="utf-8") as file:
-        return "path" in file.readline().strip().split(",")
 
 
 def _print(findings: list[Finding]) -> int:

@@ -167,7 +167,7 @@ def print_results(trainer: Trainer, stage: str) -> None:
     folder = Path(trainer.default_root_dir)
     names = {
         "fit": ["config.yaml", "checkpoints/best.ckpt", "metrics/fit/metrics.csv", FILE],
-        "test": ["test_metrics.json", "test_predictions.csv"],
+        "test": ["test_metrics.json", "test_predictions.csv", "test_confusion.csv"],
         "predict": ["predictions.csv"],
     }
     for name in names.get(stage, []):

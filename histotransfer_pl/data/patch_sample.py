@@ -22,7 +22,8 @@ from histotransfer_pl.data.cohort import (
     slides_from_folder,
 )
 from histotransfer_pl.data.features import FeatureDataModule, stored_features
-from histotransfer_pl.data.patches import PatchBatch, PatchDataset, Work
+from histotransfer_pl.data.patch_source import PatchBatch, Work
+from histotransfer_pl.data.patches import PatchDataset
 from histotransfer_pl.data.tile import check_unmoved
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.slides.grid import GridSettings

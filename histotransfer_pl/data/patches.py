@@ -20,8 +20,6 @@ from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
 
-__all__ = ["PatchBatch", "PatchDataModule", "PatchDataset", "Work", "share_out"]
-
 
 class WantsArrays(Protocol):
     """A task that fills arrays of the store, named as ``features/<encoder>/<depth>``."""

@@ -31,10 +31,6 @@ class Split:
         """The slide ids of ``train``, ``validation`` or ``test``."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
-    def part_of(self, slide_id: str) -> str:
-        """The part a slide is in, or an empty word."""
-        return next((name for name in _PARTS if slide_id in self.part(name)), "")
-
 
 def split_by_seed(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Split:
     """Cut patients into folds; one is the test part, the next one the validation part.

@@ -193,10 +193,6 @@ _RANKING_NOTE = (
 )
 
 
-def _ranking_caption(best: ArmResult | None) -> str:
-    return "" if best is None else f"{best.arm.label} against every other arm"
-
-
 def _contrasts(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table | None:
     return contrasts_table(contrasts, name, caption, note) if contrasts else None
 

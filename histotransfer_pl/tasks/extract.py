@@ -6,7 +6,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
-from histotransfer_pl.data.patches import PatchBatch
+from histotransfer_pl.data.patch_source import PatchBatch
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError

@@ -10,7 +10,6 @@ from torchmetrics.functional.classification import (
     auroc,
     average_precision,
     calibration_error,
-    confusion_matrix,
     f1_score,
 )
 from typing_extensions import override
@@ -95,16 +94,6 @@ def slide_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
             probabilities, labels, task="multiclass", num_classes=c, n_bins=15
         ),
     }
-
-
-def slide_confusion(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Confusion matrix (C, C): rows are true classes, columns predicted ones."""
-    return confusion_matrix(
-        probabilities.argmax(-1),
-        labels,
-        task="multiclass",
-        num_classes=probabilities.shape[1],
-    )
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:

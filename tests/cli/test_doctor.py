@@ -89,3 +89,12 @@ def test_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_nothing_to_look_at(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 1
     assert "nothing to look at" in capsys.readouterr().err
+
+
+def test_a_missing_cohort_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--cohort", str(tmp_path / "missing.csv")]) == 1
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    assert len([x for x in captured.out.splitlines() if "missing.csv" in x]) == 1

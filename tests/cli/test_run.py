@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import confusion_matrix
 
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path
@@ -36,6 +37,10 @@ def test_fit_test_predict(run: Run, cohort: Path, head: str) -> None:
         joined["p_1_x"].astype(float), joined["p_1_y"].astype(float), atol=1e-6
     )
     assert metrics(cohort / "r")["auroc"] > 0.6
+    found = pd.read_csv(cohort / "r" / "test_confusion.csv", index_col="label")
+    assert list(found.index) == [int(name) for name in found.columns] == [0, 1]
+    expected = confusion_matrix(table["label"], table["predicted"], labels=["0", "1"])
+    assert (found.to_numpy() == expected).all()
 
 
 def test_attention_lies_beside_the_features_row_by_row(run: Run, cohort: Path) -> None:

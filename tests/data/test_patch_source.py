@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from histotransfer_pl.data.cohort import SlideEntry
-from histotransfer_pl.data.patches import PatchBatch, PatchDataset, Work
+from histotransfer_pl.data.patch_source import PatchBatch, Work
+from histotransfer_pl.data.patches import PatchDataset
 from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
 from histotransfer_pl.slides.reader import ReaderName
