@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from lightning import Trainer
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.material import whole_grid, write_slides
 from benchmarks.program import run
-from benchmarks.result import Result, from_times, seconds
+from benchmarks.result import Result, compare, from_times, seconds
 from histotransfer_pl.callbacks.feature_writer import FeatureWriter
 from histotransfer_pl.callbacks.summary import describe_timings
 from histotransfer_pl.data.patches import PatchDataModule
@@ -32,9 +33,12 @@ class Extraction:
         device: str,
         encoder: str,
         patch_mpp: float = SYNTHETIC_MPP,
+        *,
+        compiled: bool = False,
     ) -> None:
         self.device = device
         self.encoder = encoder
+        self.compiled = compiled
         self.runs = 0
         self.writer = FeatureWriter()
         self._arguments = {
@@ -53,7 +57,7 @@ class Extraction:
     def prepare(self, depths: list[str]) -> Callable[[], object]:
         """An extraction that only has to run: network, datamodule and Trainer are made."""
         self.runs += 1
-        task = FeatureExtractor(self.encoder, "random", depths, alias=f"run{self.runs}")
+        task = self.task(depths, f"run{self.runs}")
         self.writer = FeatureWriter()
         trainer = Trainer(
             accelerator="gpu" if self.device == "cuda" else "cpu",
@@ -69,9 +73,13 @@ class Extraction:
         data = self._data()
         return lambda: trainer.predict(task, data)
 
+    def task(self, depths: list[str] | Literal["last"], alias: str) -> FeatureExtractor:
+        """The task with a fresh network."""
+        return FeatureExtractor(self.encoder, "random", depths, alias=alias, compiled=self.compiled)
+
     def read_all(self) -> None:
         """All patches, without an encoder."""
-        task = FeatureExtractor(self.encoder, "random", alias="never stored")
+        task = self.task("last", "never stored")
         data = self._data()
         data.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
         data.trainer.strategy.connect(task)
@@ -93,6 +101,8 @@ def measure(
     rounds: int = 3,
     encoder: str = "resnet18",
     device: str = "cpu",
+    *,
+    compiled: bool = False,
 ) -> list[Result]:
     """Patches per second into the store by those of the encoder on batches in memory.
 
@@ -106,6 +116,7 @@ def measure(
         rounds: Rounds.
         encoder: Name of the encoder; its weights are random.
         device: cpu or cuda.
+        compiled: Let torch.compile make the kernels, in both ways; a row tells what that gains.
     """
     keep_freed_memory()  # for both ways
     results = []
@@ -114,20 +125,54 @@ def measure(
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_slides(folder / "slides", count, side, source_px=side)
-            work = Extraction(folder, folder / "slides", patch_px, batch_size, device, encoder)
+            work = Extraction(
+                folder,
+                folder / "slides",
+                patch_px,
+                batch_size,
+                device,
+                encoder,
+                compiled=compiled,
+            )
             results.append(_compare(work, count, batch_size, patch_px, rounds))
-    return results
+    return [*results, _compiling(work, batch_size, patch_px, rounds)] if compiled else results
 
 
-def _compare(work: Extraction, slides: int, batch_size: int, patch_px: int, rounds: int) -> Result:
-    task = FeatureExtractor(work.encoder, "random").to(work.device)
+def _compiling(work: Extraction, batch_size: int, patch_px: int, rounds: int) -> Result:
+    """What torch.compile gains, after it has compiled."""
+    batches = _batches(work, batch_size, patch_px)
+    eager, compiled = (_network(work, compiled=choice) for choice in (False, True))
+    return compare(
+        f"encoding {work.patches} patches with torch.compile, vs without",
+        1.0,
+        lambda _: encode(compiled, batches, work.device),
+        lambda _: encode(eager, batches, work.device),
+        rounds,
+        speedup=True,
+        notes=work.encoder,
+        device=work.device,
+    )
+
+
+def _network(work: Extraction, *, compiled: bool) -> PatchEncoder:
+    task = FeatureExtractor(work.encoder, "random", compiled=compiled).to(work.device)
     (network,) = (item for item in task.encoders if isinstance(item, PatchEncoder))
+    return network
+
+
+def _batches(work: Extraction, batch_size: int, patch_px: int) -> list[Tensor]:
+    """Random patches, cut into batches as the extraction cuts them."""
     full, rest = divmod(work.patches, batch_size)
     sizes = [batch_size] * full + [rest] * (rest > 0)
-    batches = [
+    return [
         torch.randint(0, 256, (n, patch_px, patch_px, 3), dtype=torch.uint8, device=work.device)
         for n in sizes
     ]
+
+
+def _compare(work: Extraction, slides: int, batch_size: int, patch_px: int, rounds: int) -> Result:
+    network = _network(work, compiled=work.compiled)
+    batches = _batches(work, batch_size, patch_px)
     work.prepare(network.depths)()
     encode(network, batches, work.device)
     ours, alone = [], []

@@ -17,6 +17,7 @@ from benchmarks.result import Result, from_times, seconds
 from histotransfer_pl.callbacks.loggers import default_loggers
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.models.heads import AttentionHead
+from histotransfer_pl.tasks.heap import keep_freed_memory
 from histotransfer_pl.tasks.mil import AttentionMIL
 
 
@@ -71,7 +72,7 @@ def measure(
     smallest: int = 500,
     largest: int = 4_000,
     width: int = 512,
-    epochs: int = 8,
+    epochs: int = 12,
     device: str = "cpu",
 ) -> list[Result]:
     """`AttentionMIL` through datamodule, Trainer, CSV log and checkpoints, by a bare loop.
@@ -84,6 +85,7 @@ def measure(
         epochs: Epochs that count.
         device: cpu or cuda.
     """
+    keep_freed_memory()  # for both ways, as the command line does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         root, table = folder / "bags.zarr", folder / "cohort.csv"

@@ -87,6 +87,17 @@ def test_row_i_is_the_patch_at_coords_i(extract: Extract, slides: Path, tmp_path
     assert store.verify() == []
 
 
+@pytest.mark.slow
+def test_compiled_encoders_give_the_same_features(
+    extract: Extract, slides: Path, tmp_path: Path
+) -> None:
+    assert extract("--model.dtype", "float32", "--model.compiled", "true") == 0
+    store = open_store(tmp_path)
+    for path in sorted(slides.iterdir()):
+        found = store.slide(path.stem).read(ARRAYS[1])
+        np.testing.assert_allclose(found, recompute(store, path.stem, path), atol=1e-4)
+
+
 def test_again_skips_and_only_what_is_missing_is_computed(
     extract: Extract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
