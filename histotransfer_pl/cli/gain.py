@@ -157,7 +157,7 @@ def _on_tiles(
     )
     facts = {
         **_identity(encoder),
-        "unit": "tile",
+        "unit": "tiles",
         **_counts(tiles.labels, tiles.classes, tiles.groups),
         "random_seeds": seeds,
         "random_batchnorm": _in_words(kinds) if has_batchnorm(encoder) else "none",
@@ -216,7 +216,7 @@ def _slide_facts(
     return {
         "encoder": config.store_name,
         **{key: known[key] for key in _FACTS if key in known},
-        "unit": "slide (mean of its patches)",
+        "unit": "slides (mean of their patches)",
         **_counts(slides.labels, slides.classes, slides.groups),
         "counted_px": known.get("input_px") or (slides.store.grid or {}).get("patch_px"),
     }
@@ -299,7 +299,7 @@ def _write(
         "sweet_spot_rule": "shallowest layer within one standard error of the best",
     }
     write_text(output.with_suffix(".json"), json.dumps(facts, indent=1))
-    say(f"knowledge gain of {facts['encoder']}, {facts['n']} x {facts['unit']}, {probe.score}")
+    say(f"knowledge gain of {facts['encoder']}, {facts['n']} {facts['unit']}, {probe.score}")
     say(table.to_string(index=False, float_format="{:.3f}".format))
     say(f"sweet spot: {facts['sweet_spot']} ({facts['sweet_spot_rule']})")
     say(f"wrote {output}")

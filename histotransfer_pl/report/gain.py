@@ -42,7 +42,7 @@ class GainCurve:
     def n(self) -> str:
         """The data, folds and random networks behind it."""
         data = (
-            [f"n = {self.facts['n']} × {self.facts.get('unit', 'item')}"]
+            [f"n = {int(self.facts['n']):,} {self.facts.get('unit', 'items')}"]
             if "n" in self.facts
             else []
         )

@@ -54,7 +54,7 @@ def test_the_table_is_the_probe_of_both_arms_and_the_report_reads_it(images: Pat
     assert main(["gain", *TILES, "--output", str(output)]) == 0
     curves, problems = read_gains(Path("study"))
     assert problems == []
-    assert curves[0].n == "n = 48 × tile, 3 folds, 5 random networks"
+    assert curves[0].n == "n = 48 tiles, 3 folds, 5 random networks"
     assert b"<svg" in gain_figure(curves[0]).svg
     table = pd.read_csv(output).set_index("layer")
     assert list(table.index) == ["stem", "layer1"]
