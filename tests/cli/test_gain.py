@@ -88,7 +88,7 @@ def test_facts_say_what_was_measured(images: Path, capsys: pytest.CaptureFixture
     assert facts["random_batchnorm"].startswith("re-estimated")
     assert facts["counted_px"] == 32
     assert facts["sweet_spot"] in ("stem", "layer1")
-    assert "knowledge gain of timm_test_resnet, 48 x tile, auroc" in capsys.readouterr().out
+    assert "knowledge gain of timm_test_resnet, 48 tiles, auroc" in capsys.readouterr().out
 
 
 def test_the_random_arm_may_keep_its_initial_statistics(images: Path) -> None:
