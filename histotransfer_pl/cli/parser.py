@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
 from histotransfer_pl.models.heads import MILHead
+
+# Where any value is accepted, no class of a file's choice is made.
+set_parsing_settings(instantiate_subclass_spec_in_any=False)
 
 _OPTION = re.compile(r"Option '([^']+)' is not accepted")
 _KEY = re.compile(r"(?:[Kk]ey|[Gg]roup) '([^']+)' (?:is not expected|does not accept.*)")

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from histotransfer_pl.callbacks.atomic import write_text
@@ -17,6 +18,7 @@ from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.study.config import StudyConfig
+from histotransfer_pl.study.options import override
 from histotransfer_pl.study.plan import make_plan
 from histotransfer_pl.study.progress import estimate, left_to_do
 from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
@@ -24,6 +26,9 @@ from histotransfer_pl.study.snakefile import snakefile
 from histotransfer_pl.study.state import StudyState
 from histotransfer_pl.study.steps import Plan, Step
 from histotransfer_pl.study.summary import format_table, summarise
+
+_PASSED_ON = ("fit", "extract", "tuning.fit", "heads")
+"""Sections whose settings belong to other verbs."""
 
 _SLIDES_LOST = 3
 _FAILED = 1
@@ -47,7 +52,10 @@ def study(arguments: list[str]) -> int:
         "--dry_run", action="store_true", help="Print the command of every step; run none."
     )
     parser.add_argument("--snakefile", type=Path, help="Write the plan as a Snakefile; run none.")
+    arguments, changes = split_overrides(arguments)
     parsed = parser.parse_args(arguments)
+    for section, name, value in changes:
+        override(parsed[section], name, value)
     resolved = parser.dump(parsed, skip_none=False, format="yaml")
     values: dict[str, Any] = parser.instantiate(parsed).as_dict()
     dry_run, target = values.pop("dry_run"), values.pop("snakefile")
@@ -66,6 +74,30 @@ def study(arguments: list[str]) -> int:
     with only_one(config.folder), variables(environment(config)):
         record(plan, config, resolved)
         return run(plan, config)
+
+
+def split_overrides(arguments: list[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:
+    """Take ``--fit.trainer.max_epochs 3`` and the like out of the arguments.
+
+    The parser would put them in the place of the whole section.
+
+    Returns:
+        The other arguments; and section, dotted name and value of each of these.
+    """
+    kept: list[str] = []
+    changes: list[tuple[str, str, Any]] = []
+    words = iter(arguments)
+    for word in words:
+        option, equals, value = word.partition("=")
+        section = next((s for s in _PASSED_ON if option.startswith(f"--{s}.")), None)
+        if section is None:
+            kept.append(word)
+            continue
+        text = value if equals else next(words, None)
+        if text is None or text.startswith("--"):
+            raise ConfigError(f"{option} has no value")
+        changes.append((section, option.removeprefix(f"--{section}."), yaml.safe_load(text)))
+    return kept, changes
 
 
 def record(plan: Plan, config: StudyConfig, resolved: str) -> None:

@@ -2,11 +2,17 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.slides.grid import GridSettings
+
+if TYPE_CHECKING:
+    Settings = dict[str, Any]
+else:
+    # Of a dict[str, Any] the parser takes every class_path for a class that it should make.
+    Settings = dict
 
 Variant = Literal["frozen", "topk", "random", "bottom"]
 """Features of the encoder as it came, or after tuning on the top, random or bottom k patches."""
@@ -75,7 +81,7 @@ class Tuning:
     folds: list[int] | None = None
     seeds: list[int] | None = None
     k: int = 64
-    fit: dict[str, Any] = field(default_factory=dict)
+    fit: Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Probe:
 
     encoder: str
     random_seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Settings = field(default_factory=dict)
     name: str | None = None
 
 
@@ -111,7 +117,7 @@ class Pair:
 
     first: str
     second: str
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ class StudyConfig:
 
     name: str
     cohort: Path
-    heads: dict[str, dict[str, Any]]
+    heads: dict[str, Settings]
     study_dir: Path | None = None
     note: str = ""
     encoders: list[EncoderConfig] = field(default_factory=list)
@@ -162,8 +168,8 @@ class StudyConfig:
     slide_mpp: float | None = None
     grid: GridSettings = field(default_factory=GridSettings)
     prepare: list[Preparation] = field(default_factory=list)
-    extract: dict[str, Any] = field(default_factory=dict)
-    fit: dict[str, Any] = field(default_factory=dict)
+    extract: Settings = field(default_factory=dict)
+    fit: Settings = field(default_factory=dict)
     variants: list[Variant] = field(default_factory=lambda: ["frozen"])
     tuning: Tuning = field(default_factory=Tuning)
     folds: Folds = field(default_factory=Folds)

@@ -31,6 +31,16 @@ def spell(value: Any) -> str:
     return json.dumps(value)
 
 
+def override(settings: dict[str, Any], name: str, value: Any) -> None:
+    """Change one setting of nested settings in place; ``trainer.max_epochs`` leaves the others."""
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"{name}: {section} holds {settings!r}, no settings of its own")
+    settings[last] = value
+
+
 def refuse_owned(settings: Mapping[str, Any], owned: Collection[str], where: str) -> None:
     """Refuse settings that the plan sets itself, such as the fold a run is tested on.
 

@@ -1,6 +1,7 @@
 """`study` through the command line, on bags of plain arrays."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -197,6 +198,34 @@ def test_a_dry_run_prints_commands_and_writes_nothing(
     assert not (tmp_path / "study").exists()
 
 
+def test_classes_of_other_verbs_are_passed_on_as_they_stand(
+    config: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    optimizer = {"class_path": "torch.optim.AdamW"}
+    stop = {
+        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+        "init_args": {"monitor": "val/loss"},
+    }
+    settings = yaml.safe_load(config.read_text())
+    settings["fit"] |= {"model": {"optimizer": optimizer}}
+    settings["fit"]["trainer"]["callbacks"] = [stop]
+    settings["heads"]["mean"]["class_path"] = "histotransfer_pl.models.heads.MeanPoolHead"
+    config.write_text(yaml.safe_dump(settings))
+    # One setting is changed, and its neighbours stay.
+    changes = ["--fit.trainer.max_epochs", "7", "--heads.mean.init_args.hidden=[4]"]
+    assert main(["study", "--config", str(config), *changes, "--dry_run"]) == 0
+    said = capfd.readouterr().out
+    (fit, *_) = [line for line in said.splitlines() if " fit " in line]
+    words = shlex.split(fit)
+    given = {name: words[words.index(f"--{name}") + 1] for name in (
+        "model.optimizer", "trainer.callbacks", "trainer.max_epochs", "model.head"
+    )}  # fmt: skip
+    assert json.loads(given["model.optimizer"]) == optimizer
+    assert json.loads(given["trainer.callbacks"]) == [stop]
+    assert given["trainer.max_epochs"] == "7"
+    assert json.loads(given["model.head"])["init_args"] == {"hidden": [4]}
+
+
 def test_a_snakefile_comes_with_the_plan(
     config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +242,8 @@ def test_a_snakefile_comes_with_the_plan(
         (["--seds", "[1]"], "no setting --seds; did you mean --seeds?"),
         (["--variants", "[topk]"], "variants must hold frozen"),
         (["--fit", '{"data": {"fold": 1}}'], "fit sets data.fold"),
+        (["--fit.trainer.max_epochs", "--dry_run"], "--fit.trainer.max_epochs has no value"),
+        (["--fit.trainer.max_epochs.x", "1"], "max_epochs holds 2, no settings of its own"),
         (["--heads", '{"a": {"class_path": "MeanPolHead"}}'], "did you mean MeanPoolHead?"),
     ],
 )
