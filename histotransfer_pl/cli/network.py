@@ -24,6 +24,7 @@ from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.tasks.extract import FeatureExtractor
 from histotransfer_pl.tasks.mil import AttentionMIL
+from histotransfer_pl.tasks.transfer import read_checkpoint
 
 SLIDES_FAILED = 3
 """Exit code of a run that ended, but lost slides; the summary says which and why."""
@@ -80,6 +81,8 @@ class RunCLI(LightningCLI):
                 f"no checkpoint {config.ckpt_path}: run fit with the same --run_dir first, or "
                 "give --ckpt_path"
             )
+        if config.ckpt_path is not None:
+            read_checkpoint(Path(config.ckpt_path))  # refuses in one line what torch would in ten
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

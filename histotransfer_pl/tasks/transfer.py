@@ -50,11 +50,8 @@ def read_stage1(path: Path) -> Stage1:
         raise ConfigError(
             f"no stage-1 checkpoint {file}: give the run folder of a finished fit of AttentionMIL"
         )
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ConfigError(f"{file} is not a checkpoint that can be read: {error}") from error
-    provenance = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
+    content = read_checkpoint(file)
+    provenance = content.get(CHECKPOINT_KEY)
     if not isinstance(provenance, dict) or "head" not in provenance:
         raise ConfigError(
             f"{file} does not say on which features it was trained: give a checkpoint that fit "
@@ -76,6 +73,26 @@ def read_stage1(path: Path) -> Stage1:
         head={k.removeprefix(_HEAD): v for k, v in state.items() if k.startswith(_HEAD)},
         scaling=None if scaling is None else (scaling[0], scaling[1]),
     )
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """The content of a checkpoint, read without executing anything.
+
+    Raises:
+        ConfigError: If it is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ConfigError(
+            f"{file} is no checkpoint, or one that could execute code; nothing was loaded: give a "
+            "checkpoint that fit wrote"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ConfigError(
+            f"{file} is damaged: run fit again, or give another checkpoint"
+        ) from error
+    return content if isinstance(content, dict) else {}
 
 
 def check_stage1(stage1: Stage1, present: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ import timm
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
-from typing_extensions import override
 
 from histotransfer_pl.encoders.catalogue import CATALOGUE, find_entry
 from histotransfer_pl.encoders.config import EncoderConfig
@@ -22,6 +21,7 @@ from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.encoders.weights import WEIGHTS_FOLDER, find_weights, read_state_dict
 from histotransfer_pl.errors import EncoderError, WeightsError
 from tests.encoders.test_truncation import random_patches
+from tests.payload import Payload
 
 
 @pytest.fixture(autouse=True)
@@ -182,17 +182,6 @@ def test_a_lacking_prefix_is_recognised(tmp_path: Path) -> None:
     torch.save({key.removeprefix("features."): value for key, value in state.items()}, path)
     with pytest.raises(WeightsError, match=r"fit with the prefix 'features\."):
         resnet18(name="densenet121", weights=str(path), depths="all")
-
-
-class Payload:
-    """Unpickling it creates a file, as an attack would run a command."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    @override
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.trace,))
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -21,6 +21,7 @@ from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, feature_path
 from histotransfer_pl.tasks.finetune import TopKFineTuner
+from tests.payload import Payload
 from tests.tuning import ENCODER, TOPK, tuning
 
 
@@ -62,6 +63,21 @@ def test_round_trip_to_features_of_the_tuned_encoder(
     capsys.readouterr()
     assert tuning("fit", *features, "--data.fold", "1") == 1
     assert "comes from an encoder tuned on" in capsys.readouterr().err
+
+
+def test_before_any_step_it_says_what_stage_1_said(tuning_cohort: Path) -> None:
+    stage1 = ["--run_dir", "scaled", "--data.standardize", "true"]
+    for verb in ("fit", "test", "predict"):
+        assert tuning(verb, *stage1, epochs=6) == 0
+    assert main(["select", "--run", "scaled", "--k", "3", "--name", "scaled3"]) == 0
+    own = ["--model.stage1", "scaled", "--data.selection", "scaled3", "--run_dir", "still"]
+    still = ["--model.encoder_lr", "0", "--model.head_lr", "0", "--model.weight_decay", "0"]
+    for verb in ("fit", "test"):
+        assert tuning(verb, *TOPK, *own, *still, epochs=1) == 0
+    before, after = (pd.read_csv(f"{run}/test_predictions.csv") for run in ("scaled", "still"))
+    assert before["p_1"].std() > 0.01
+    # Stored features are rounded to float16, those of the encoder are not.
+    np.testing.assert_allclose(after["p_1"], before["p_1"], atol=2e-3)
 
 
 def test_test_metrics_count_every_slide_once_on_all_its_patches(tuning_cohort: Path) -> None:
@@ -145,6 +161,23 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     assert tuning("fit", *TOPK, "--run_dir", "bad", *change) == 1
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+@pytest.mark.parametrize("damage", ["code", "cut", "empty"])
+def test_a_checkpoint_that_is_damaged_or_would_run_code_is_refused_in_one_line(
+    tuning_cohort: Path, capsys: pytest.CaptureFixture[str], verb: str, damage: str
+) -> None:
+    trace, file = Path("executed"), Path("stage1/checkpoints/best.ckpt")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2 if damage == "cut" else 0])
+    if damage == "code":
+        torch.save({"state_dict": {}, "hyper_parameters": Payload(trace)}, file)
+    arguments = [*TOPK, "--run_dir", "tuned"] if verb == "fit" else ["--run_dir", "stage1"]
+    assert tuning(verb, *arguments) == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert ("could execute code" if damage == "code" else "is damaged") in line
+    assert not trace.exists()
 
 
 def test_a_selection_of_another_run_is_refused(

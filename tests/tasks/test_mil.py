@@ -1,0 +1,67 @@
+"""What AttentionMIL learns from: the loss by the paper's formula, and which patches it is shown."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from histotransfer_pl.data.bags import BagBatch
+from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.models.heads import AttentionHead
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import feature_path
+from histotransfer_pl.tasks.mil import AttentionMIL
+
+LENGTHS = [2, 5, 3]
+LABELS = [1, 0, 1]
+
+
+@pytest.fixture
+def batch() -> BagBatch:
+    generator = torch.Generator().manual_seed(0)
+    return BagBatch(
+        features=torch.randn(sum(LENGTHS), 4, generator=generator),
+        lengths=torch.tensor(LENGTHS),
+        labels=torch.tensor(LABELS),
+        indices=torch.arange(3),
+        weights=torch.full((3,), 1 / 3),
+    )
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_loss_of_a_slide_is_that_of_slide_and_patches_times_its_class_weight(
+    batch: BagBatch, beta: float
+) -> None:
+    task = AttentionMIL(alpha=2.0, beta=beta)
+    task.head = AttentionHead(4, 2).eval()
+    task.register_buffer("class_weight", torch.tensor([0.25, 3.0]))
+    output = task(batch.features, batch.lengths)
+    found = task.losses(output, batch)  # (3,)
+    for place, (label, bag) in enumerate(
+        zip(LABELS, output.patch_logits.split(LENGTHS), strict=True)
+    ):
+        slide = -F.log_softmax(output.logits[place], -1)[label]
+        patches = torch.stack([-F.log_softmax(logits, -1)[label] for logits in bag]).mean()
+        expected = (0.25, 3.0)[label] * (2.0 * slide + beta * patches)
+        torch.testing.assert_close(found[place], expected)
+
+
+def test_only_training_samples_patches(tmp_path: Path) -> None:
+    names = [f"s{number}" for number in range(6)]
+    table = {"slide_id": names, "patient_id": names, "label": [0, 1] * 3}
+    pd.DataFrame(table).to_csv(tmp_path / "c.csv", index=False)
+    store = FeatureStore.open_or_create(tmp_path / "s.zarr", {"patch_px": 32, "mpp": 1.0})
+    with store.writing():
+        for name in names:
+            values = np.ones((9, 4), np.float32)
+            store.add_slide(name, None, 9).write(feature_path("e", "d"), values, {})
+    data = FeatureDataModule(tmp_path / "s.zarr", tmp_path / "c.csv", n_folds=3, max_patches=5)
+    for stage in ("fit", "test", "predict"):
+        data.setup(stage)
+    assert {int(batch.lengths[0]) for batch in data.train_dataloader()} == {5}
+    loaders = (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader())
+    for loader in loaders:
+        assert {int(batch.lengths[0]) for batch in loader} == {9}
