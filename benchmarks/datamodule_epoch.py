@@ -13,9 +13,9 @@ from histotransfer_pl.store.layout import encode_key
 
 
 def measure(
-    bags: int = 60,
+    bags: int = 40,
     smallest: int = 200,
-    largest: int = 8_000,
+    largest: int = 20_000,
     width: int = 1024,
     batch_size: int = 1,
     rounds: int = 15,

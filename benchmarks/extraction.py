@@ -98,7 +98,7 @@ def measure(
     slides: int = 16,
     patch_px: int = 224,
     batch_size: int = 32,
-    rounds: int = 3,
+    rounds: int = 5,
     encoder: str = "resnet18",
     device: str = "cpu",
     *,

@@ -75,8 +75,10 @@ def _unknown_argument(words: str, options: Iterable[str]) -> str:
 
 
 def known_options(parser: Any) -> set[str]:
-    """Dotted options of a parser, and the bare names of the settings of known classes."""
+    """Dotted options of a parser; with a Trainer also the settings of classes it can be given."""
     dotted = {action.dest for action in getattr(parser, "_actions", [])}
+    if not isinstance(parser, LightningArgumentParser):
+        return dotted
     bare = {
         name
         for cls in (*_classes(), Trainer, ModelCheckpoint)

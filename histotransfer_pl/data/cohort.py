@@ -109,13 +109,19 @@ def slides_from_cohort(cohort: Path, folder: Path | None = None) -> list[SlideEn
         folder: The folder of the slides.
 
     Raises:
-        CohortError: If a path leaves the folder, or there is neither a column nor a folder.
+        CohortError: If a path leaves the folder, there is neither a column nor a folder, or not
+            one of the files exists.
     """
     frame = read_cohort(cohort)
     mpps = _mpps(frame, cohort)
     if "path" in frame:
         root = (folder or cohort.parent).resolve()
         paths = [_inside(root, str(name), cohort) for name in frame["path"]]
+        if not any(path.exists() for path in paths):
+            raise CohortError(
+                f"none of the {len(paths)} files that {cohort} names exists, {paths[0]} for "
+                "instance: relative paths start at data.slides, or without it at the table's folder"
+            )
     elif folder is not None:
         found = {entry.slide_id: entry.path for entry in slides_from_folder(folder)}
         paths = [found.get(name, folder / name) for name in frame["slide_id"]]

@@ -35,6 +35,9 @@ def test_duplicate_and_empty_ids(tmp_path: Path) -> None:
 
 def test_paths_start_at_the_table_and_stay_below_it(tmp_path: Path) -> None:
     table = write(tmp_path / "c.csv", "slide_id,path,mpp\na,slides/x.svs,0.25\nb,y.tif,\n")
+    with pytest.raises(CohortError, match=r"none of the 2 files .* relative paths start at"):
+        slides_from_cohort(table)
+    (tmp_path / "y.tif").touch()  # one lost file of two is found out when it is read
     first, second = slides_from_cohort(table)
     assert first.path == tmp_path / "slides" / "x.svs"
     assert first.mpp == 0.25
@@ -47,6 +50,8 @@ def test_paths_start_at_the_table_and_stay_below_it(tmp_path: Path) -> None:
 
 def test_an_absolute_path_is_fine_below_the_folder_given(tmp_path: Path) -> None:
     folder = tmp_path / "slides"
+    folder.mkdir()
+    (folder / "x.svs").touch()
     table = write(tmp_path / "c.csv", f"slide_id,path\na,{folder}/x.svs\n")
     assert slides_from_cohort(table, folder)[0].path == folder / "x.svs"
 
