@@ -49,7 +49,7 @@ def test_loss_of_a_slide_is_that_of_slide_and_patches_times_its_class_weight(
         torch.testing.assert_close(found[place], expected)
 
 
-def test_only_training_samples_patches(tmp_path: Path) -> None:
+def test_each_loader_reads_its_part_and_only_training_samples_patches(tmp_path: Path) -> None:
     names = [f"s{number}" for number in range(6)]
     table = {"slide_id": names, "patient_id": names, "label": [0, 1] * 3}
     pd.DataFrame(table).to_csv(tmp_path / "c.csv", index=False)
@@ -61,7 +61,15 @@ def test_only_training_samples_patches(tmp_path: Path) -> None:
     data = FeatureDataModule(tmp_path / "s.zarr", tmp_path / "c.csv", n_folds=3, max_patches=5)
     for stage in ("fit", "test", "predict"):
         data.setup(stage)
-    assert {int(batch.lengths[0]) for batch in data.train_dataloader()} == {5}
-    loaders = (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader())
-    for loader in loaders:
-        assert {int(batch.lengths[0]) for batch in loader} == {9}
+    loaders = {
+        "train": data.train_dataloader(),
+        "validation": data.val_dataloader(),
+        "test": data.test_dataloader(),
+    }
+    for part, loader in loaders.items():
+        batches = list(loader)
+        read = {data.bags.loc[int(batch.indices[0]), "slide_id"] for batch in batches}
+        assert read == set(data.split.part(part))
+        assert {int(batch.lengths[0]) for batch in batches} == {5 if part == "train" else 9}
+    everyone = list(data.predict_dataloader())
+    assert [int(batch.lengths[0]) for batch in everyone] == [9] * 6
