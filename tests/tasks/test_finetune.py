@@ -80,6 +80,23 @@ def test_before_any_step_it_says_what_stage_1_said(tuning_cohort: Path) -> None:
     np.testing.assert_allclose(after["p_1"], before["p_1"], atol=2e-3)
 
 
+@pytest.mark.parametrize("resting", ["encoder", "head"])
+def test_encoder_and_head_have_learning_rates_of_their_own(
+    tuning_cohort: Path, resting: str
+) -> None:
+    moving = {"encoder": "head", "head": "encoder"}[resting]
+    rates = [f"--model.{resting}_lr", "0", f"--model.{moving}_lr", "1e-3"]
+    assert tuning("fit", *TOPK, "--run_dir", "a", *rates, "--model.weight_decay", "0") == 0
+    encoder = build_encoder(EncoderConfig("timm:test_resnet", weights="random"))
+    before = {f"encoder.{name}": value.data for name, value in encoder.named_parameters()}
+    stage1 = weights(Path("stage1"), "best")
+    before |= {name: value for name, value in stage1.items() if name.startswith("head.")}
+    after = weights(Path("a"))
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert moved
+    assert {name.split(".")[0] for name in moved} == {moving}
+
+
 def test_test_metrics_count_every_slide_once_on_all_its_patches(tuning_cohort: Path) -> None:
     assert tuning("fit", *TOPK, "--run_dir", "a", "--data.eval_patches", "5") == 0
     found = []

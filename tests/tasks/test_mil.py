@@ -51,7 +51,8 @@ def test_loss_of_a_slide_is_that_of_slide_and_patches_times_its_class_weight(
 
 def test_each_loader_reads_its_part_and_only_training_samples_patches(tmp_path: Path) -> None:
     names = [f"s{number}" for number in range(6)]
-    table = {"slide_id": names, "patient_id": names, "label": [0, 1] * 3}
+    label = dict(zip(names, [0, 0, 1, 1, 1, 0], strict=True))
+    table = {"slide_id": names, "patient_id": names, "label": list(label.values())}
     pd.DataFrame(table).to_csv(tmp_path / "c.csv", index=False)
     store = FeatureStore.open_or_create(tmp_path / "s.zarr", {"patch_px": 32, "mpp": 1.0})
     with store.writing():
@@ -68,8 +69,11 @@ def test_each_loader_reads_its_part_and_only_training_samples_patches(tmp_path: 
     }
     for part, loader in loaders.items():
         batches = list(loader)
-        read = {data.bags.loc[int(batch.indices[0]), "slide_id"] for batch in batches}
-        assert read == set(data.split.part(part))
+        read = {
+            data.bags.loc[int(batch.indices[0]), "slide_id"]: int(batch.labels[0])
+            for batch in batches
+        }
+        assert read == {name: label[name] for name in data.split.part(part)}
         assert {int(batch.lengths[0]) for batch in batches} == {5 if part == "train" else 9}
     everyone = list(data.predict_dataloader())
     assert [int(batch.lengths[0]) for batch in everyone] == [9] * 6
