@@ -66,6 +66,7 @@ class RunCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        self._epochs_done = 0
         if config.trainer.default_root_dir is not None:
             raise ConfigError("trainer.default_root_dir is set by run_dir: give --run_dir instead")
         folder = checkpoint_folder(config.run_dir)
@@ -82,7 +83,8 @@ class RunCLI(LightningCLI):
                 "give --ckpt_path"
             )
         if config.ckpt_path is not None:
-            read_checkpoint(Path(config.ckpt_path))  # refuses in one line what torch would in ten
+            # Read here, too: it refuses in one line what Lightning would in many.
+            self._epochs_done = int(read_checkpoint(Path(config.ckpt_path)).get("epoch", -1)) + 1
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -94,7 +96,8 @@ class RunCLI(LightningCLI):
         best: ModelCheckpoint = config.checkpoint
         best.dirpath = best.dirpath or str(folder)
         if config.trainer.logger is None:
-            kwargs["logger"] = default_loggers(config.run_dir, str(self.subcommand))
+            epochs = self._epochs_done if self.subcommand == "fit" else 0
+            kwargs["logger"] = default_loggers(config.run_dir, str(self.subcommand), epochs)
         always = [*self.trainer_defaults["callbacks"], last_checkpoint(folder)]
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": always}
         return super().instantiate_trainer(**kwargs)

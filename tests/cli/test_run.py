@@ -97,8 +97,15 @@ def test_resuming_ends_with_the_weights_of_an_uninterrupted_fit(run: Run, cohort
     import torch
 
     run("fit", "--run_dir", "whole", epochs=4)
-    run("fit", "--run_dir", "parts", epochs=2)
-    run("fit", "--run_dir", "parts", "--ckpt_path", "last", epochs=4)
+    first_is_best = ["--checkpoint.monitor", "train/loss", "--checkpoint.mode", "max"]
+    run("fit", "--run_dir", "parts", *first_is_best, epochs=2)
+    best = torch.load(cohort / "parts" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == 0
+    run("fit", "--run_dir", "parts", *first_is_best, "--ckpt_path", "last", epochs=4)
+    # Every epoch once: none was trained again, and those before stay in the table.
+    table = pd.read_csv(cohort / "parts" / "metrics" / "fit" / "metrics.csv")
+    assert table.dropna(subset="train/loss")["epoch"].tolist() == [0, 1, 2, 3]
+    assert table.dropna(subset="val/auroc")["epoch"].tolist() == [0, 1, 2, 3]
     states = [
         torch.load(cohort / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         for name in ("whole", "parts")
