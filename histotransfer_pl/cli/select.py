@@ -15,6 +15,7 @@ from histotransfer_pl.data.gallery import draw_gallery
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.selection import (
     CONTROLS,
+    SAME_FOR_ALL,
     SCORED,
     Rule,
     Selection,
@@ -29,7 +30,6 @@ from histotransfer_pl.store.layout import encode_key, feature_path, selection_pa
 from histotransfer_pl.store.slide import StoredSlide
 from histotransfer_pl.tasks.transfer import Stage1, read_stage1
 
-_BINDING = ("rule", "seed", "checkpoint_sha256", "patch_class", "k", "pool")
 _POOL = 4
 
 
@@ -221,7 +221,7 @@ def _slides(store: FeatureStore, array: str, stage1: Stage1) -> Iterator[StoredS
 def _refuse_other(slide: StoredSlide, name: str, facts: dict[str, Any]) -> None:
     """Refuse to replace a selection that was made otherwise."""
     try:
-        slide.matches(selection_path(name), {key: facts[key] for key in _BINDING})
+        slide.matches(selection_path(name), {key: facts[key] for key in SAME_FOR_ALL})
     except StoreMismatchError as error:
         raise StoreMismatchError(f"{error}; or replace it with --overwrite true") from error
 

@@ -11,14 +11,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from histotransfer_pl.data.cohort import SlideEntry, read_cohort, require_columns, shorten
+from histotransfer_pl.data.cohort import (
+    SlideEntry,
+    read_cohort,
+    require_columns,
+    require_patients,
+    shorten,
+)
 from histotransfer_pl.data.join import clean_labels
 from histotransfer_pl.data.splits import split_by_seed
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import HistoTransferError, SlideError
 from histotransfer_pl.slides.grid import GridSettings
-from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.tiling import tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -71,7 +76,7 @@ def check_slides(
     mpps: list[float] = []
     for entry in entries:
         try:
-            with closing(open_slide(entry.path, entry.mpp or slide_mpp)) as reader:
+            with closing(entry.open(slide_mpp)) as reader:
                 width, height = reader.dimensions_level0
                 reader.read_patch(width // 2, height // 2, 32, reader.mpp)
                 mpps.append(reader.mpp)
@@ -99,6 +104,7 @@ def check_labels(
     try:
         frame = read_cohort(cohort)
         require_columns(frame, ["patient_id", target], cohort)
+        require_patients(frame, cohort)
     except HistoTransferError as error:
         yield Finding("labels", str(error), problem=True)
         return
@@ -138,26 +144,30 @@ def estimate_work(
     Returns:
         What was found, and the work of all slides together; None without any patch.
     """
+    findings: list[Finding] = []
     counts: list[int] = []
     seconds: list[float] = []
     places = np.unique(np.linspace(0, len(entries) - 1, min(sample, len(entries))).astype(int))
     for entry in (entries[int(place)] for place in places):
-        with closing(open_slide(entry.path, entry.mpp or slide_mpp)) as reader:
-            coords = tile_slide(reader, grid).coords
+        try:
+            with closing(entry.open(slide_mpp)) as reader:
+                coords = tile_slide(reader, grid).coords
+                for x, y in coords[:: max(1, len(coords) // 8)]:
+                    start = time.perf_counter()
+                    reader.read_patch(int(x), int(y), grid.patch_px, grid.mpp)
+                    seconds.append(time.perf_counter() - start)
             counts.append(len(coords))
-            for x, y in coords[:: max(1, len(coords) // 8)]:
-                start = time.perf_counter()
-                reader.read_patch(int(x), int(y), grid.patch_px, grid.mpp)
-                seconds.append(time.perf_counter() - start)
+        except SlideError as error:
+            findings.append(Finding("patches", str(error), problem=True))
     if not seconds:
         text = f"no tissue in {len(counts)} slides tried; look at the pictures that tile draws"
-        return [Finding("patches", text, problem=True)], None
+        return [*findings, Finding("patches", text, problem=True)], None
     total = round(float(np.mean(counts)) * len(entries))
     text = (
         f"about {total} patches of {grid.patch_px} px at {grid.mpp:g} um in {len(entries)} slides "
         f"({min(counts)} to {max(counts)} a slide in {len(counts)} tried)"
     )
-    return [Finding("patches", text)], Work(total, float(np.median(seconds)))
+    return [*findings, Finding("patches", text)], Work(total, float(np.median(seconds)))
 
 
 def check_encoder(

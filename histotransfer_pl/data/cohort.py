@@ -4,13 +4,19 @@ A cohort is a CSV file with one row a slide and the columns ``slide_id``, ``pati
 training), the target columns, and optionally ``path``, ``mpp`` and a fold column.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from histotransfer_pl.errors import CohortError
+from histotransfer_pl.errors import CohortError, MissingMppError
 from histotransfer_pl.slides.files import find_slides
+from histotransfer_pl.slides.openslide_reader import OpenSlideReader
+from histotransfer_pl.slides.reader import ReaderName, open_slide
+
+MISSING = ["", "NA", "N/A", "NaN", "nan", "<NA>"]
+"""Fields that say nothing, as spreadsheets, R and pandas write them."""
 
 _SHOWN = 5
 
@@ -28,6 +34,24 @@ class SlideEntry:
     slide_id: str
     path: Path
     mpp: float | None = None
+
+    def open(self, slide_mpp: float | None = None, reader: ReaderName = "auto") -> OpenSlideReader:
+        """Open the slide; its own mpp wins over the file's.
+
+        Args:
+            slide_mpp: Micrometres per pixel of level 0 if neither the user's table nor the file
+                gives it.
+            reader: Who reads the pixels.
+
+        Raises:
+            SlideError: If the file is missing or no slide, or its resolution is unknown.
+        """
+        try:
+            return open_slide(self.path, self.mpp, reader)
+        except MissingMppError:
+            if slide_mpp is None:
+                raise
+            return open_slide(self.path, slide_mpp, reader)
 
 
 def shorten(names: list[str]) -> str:
@@ -49,7 +73,7 @@ def read_cohort(path: Path) -> pd.DataFrame:
         CohortError: If the file, the column or an id is missing, or an id stands twice.
     """
     try:
-        frame = pd.read_csv(path, dtype={"slide_id": str, "patient_id": str})
+        frame = read_table(path, {"slide_id": str, "patient_id": str})
     except FileNotFoundError as error:
         raise CohortError(
             f"no cohort table at {path}: give a CSV file with the column slide_id"
@@ -57,6 +81,9 @@ def read_cohort(path: Path) -> pd.DataFrame:
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise CohortError(f"{path} is not a CSV table: {error}") from error
     require_columns(frame, ["slide_id"], path)
+    for column in {"slide_id", "patient_id"} & set(frame.columns):
+        # A stray space would make two patients of one, on two sides of a split.
+        frame[column] = frame[column].str.strip().replace("", None)
     without_id = frame.index[frame["slide_id"].isna()]
     if len(without_id):
         raise CohortError(f"{path}: line {without_id[0] + 2} has no slide_id")
@@ -69,6 +96,11 @@ def read_cohort(path: Path) -> pd.DataFrame:
     return frame
 
 
+def read_table(path: Path, dtype: dict[str, type]) -> pd.DataFrame:
+    """A CSV table; ``None`` and ``null`` are words, which may name a class."""
+    return pd.read_csv(path, dtype=dtype, keep_default_na=False, na_values=MISSING)
+
+
 def require_columns(frame: pd.DataFrame, columns: list[str], path: Path) -> None:
     """Raise a CohortError that names the missing columns and the ones found."""
     missing = [column for column in columns if column not in frame]
@@ -76,6 +108,13 @@ def require_columns(frame: pd.DataFrame, columns: list[str], path: Path) -> None
         raise CohortError(
             f"{path} has no column {', '.join(missing)}; found: {', '.join(frame.columns)}"
         )
+
+
+def require_patients(frame: pd.DataFrame, path: Path) -> None:
+    """Raise a CohortError that names the slides without a patient."""
+    nameless = frame.loc[frame["patient_id"].isna(), "slide_id"].tolist()
+    if nameless:
+        raise CohortError(f"{path}: no patient_id for {shorten(nameless)}")
 
 
 def slides_from_folder(folder: Path) -> list[SlideEntry]:
@@ -115,7 +154,10 @@ def slides_from_cohort(cohort: Path, folder: Path | None = None) -> list[SlideEn
     frame = read_cohort(cohort)
     mpps = _mpps(frame, cohort)
     if "path" in frame:
-        root = (folder or cohort.parent).resolve()
+        empty = frame.loc[frame["path"].isna(), "slide_id"].tolist()
+        if empty:
+            raise CohortError(f"{cohort}: no path for {shorten(empty)}; fill it in or drop the row")
+        root = (folder or cohort.parent).absolute()
         paths = [_inside(root, str(name), cohort) for name in frame["path"]]
         if not any(path.exists() for path in paths):
             raise CohortError(
@@ -152,8 +194,9 @@ def _mpps(frame: pd.DataFrame, cohort: Path) -> list[float | None]:
 
 def _inside(root: Path, name: str, cohort: Path) -> Path:
     """The path of ``name`` below ``root``: a table may not point out of its folder."""
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):
+    path = Path(os.path.normpath(root / name))
+    # A link within the folder may lead out of it: that is its owner's doing, not the table's.
+    if not (path.is_relative_to(root) or path.resolve().is_relative_to(root.resolve())):
         raise CohortError(
             f"{cohort}: path {name!r} lies outside {root}; give the folder that holds all "
             "slides with data.slides"

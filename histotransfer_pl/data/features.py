@@ -38,6 +38,8 @@ class FeatureDataModule(LightningDataModule):
         fold_column: Take the split from this column instead (words or fold numbers).
         bag: What a bag holds: the patches of one slide, or of all slides of one patient (then
             two classes only, and a patient is positive if any of its slides is).
+        positive: The class that makes a patient positive; of the numbers 0 and 1 it is 1, words
+            must be told apart here once a patient has slides of both.
         batch_size: Bags of a step on each device.
         max_patches: In training keep at most so many random patches of a bag.
         standardize: Scale features to mean 0 and deviation 1 over the training patches.
@@ -58,6 +60,7 @@ class FeatureDataModule(LightningDataModule):
         split_seed: int = 0,
         fold_column: str | None = None,
         bag: Literal["slide", "patient"] = "slide",
+        positive: str | None = None,
         batch_size: int = 1,
         max_patches: int | None = None,
         standardize: bool = False,
@@ -81,6 +84,7 @@ class FeatureDataModule(LightningDataModule):
         self.split_seed = split_seed
         self.fold_column = fold_column
         self.bag = bag
+        self.positive = positive
         self.batch_size = batch_size
         self.max_patches = max_patches
         self.standardize = standardize
@@ -107,6 +111,7 @@ class FeatureDataModule(LightningDataModule):
                 f"column {self.target} has only the class {self.classes}; need at least two"
             )
         self.split = self._split(self.join.labelled)
+        require_same_encoder(self.store, self.array, self.join.labelled["slide_id"].tolist())
         refuse_seen_patients(self.store, self.array, self.join.labelled, self.split)
         self.bags = self._bags()
         first = self.store.slide(self.join.labelled["slide_id"].iloc[0]).info(self.array)
@@ -214,18 +219,31 @@ class FeatureDataModule(LightningDataModule):
             )
         rows = []
         for patient, own in frame.groupby("patient_id"):
-            labels = own.loc[own["label"] != "", "label"]
-            positive = self.classes[1] in set(labels)
+            labels = set(own.loc[own["label"] != "", "label"])
             rows.append(
                 {
                     "bag_id": patient,
                     "slide_ids": own["slide_id"].tolist(),
                     "patient_id": patient,
-                    "label": "" if labels.empty else self.classes[int(positive)],
+                    "label": self._patient_label(str(patient), labels),
                     "part": next((p for p in own["part"] if p), ""),
                 }
             )
-        return pd.DataFrame(rows)
+        return require_classes(pd.DataFrame(rows), self.classes)
+
+    def _patient_label(self, patient: str, labels: set[str]) -> str:
+        """The class of a patient: the positive one if any slide is of it."""
+        if len(labels) < 2:
+            return next(iter(labels), "")
+        positive = self.positive
+        if positive is None and self.classes == ["0", "1"]:
+            positive = "1"
+        if positive not in self.classes:
+            raise ConfigError(
+                f"patient {patient!r} has slides of both classes, {' and '.join(self.classes)}: "
+                f"say with data.positive which of them makes a patient positive (it is {positive})"
+            )
+        return positive
 
     def read_bag(self, slide_ids: list[str]) -> Tensor:
         """Features (N, D) of a bag, scaled as in training."""
@@ -309,6 +327,42 @@ def stored_features(slide: StoredSlide) -> list[tuple[str, str]]:
     """The encoders and depths a slide has features of."""
     names = [name.split("/") for name in slide.arrays() if name.startswith("features/")]
     return [(decode_key(encoder), decode_key(depth)) for _, encoder, depth in names]
+
+
+def require_classes(bags: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+    """The same bags, if those to train on and to choose by are of every class.
+
+    Raises:
+        SplitError: If a class is missing there.
+    """
+    for part in ("train", "validation"):
+        found = set(bags.loc[bags["part"] == part, "label"])
+        missing = [name for name in classes if name not in found]
+        if missing:
+            raise SplitError(
+                f"the {part} part has no patient of class {shorten(missing)}: use fewer folds, "
+                "another split_seed, or bags of slides"
+            )
+    return bags
+
+
+def require_same_encoder(store: FeatureStore, array: str, slide_ids: list[str]) -> None:
+    """Refuse features that are not all of one network, as after an extraction in two parts.
+
+    Raises:
+        StoreMismatchError: It names slides of each.
+    """
+    made_with: dict[str, list[str]] = {}
+    for slide_id in slide_ids:
+        info = store.slide(slide_id).info(array)
+        facts = f"{info.shape[1]} wide, weights {info.attributes.get('weights_sha256', '')!s:.12}"
+        made_with.setdefault(facts, []).append(slide_id)
+    if len(made_with) > 1:
+        ways = "; ".join(f"{facts}: {shorten(names)}" for facts, names in made_with.items())
+        raise StoreMismatchError(
+            f"{array} in {store.location} was not made with one network ({ways}): extract all "
+            "slides with the same weights, under another alias"
+        )
 
 
 def refuse_seen_patients(

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from histotransfer_pl.data.cohort import read_cohort, require_columns, shorten
+from histotransfer_pl.data.cohort import (
+    read_cohort,
+    require_columns,
+    require_patients,
+    shorten,
+)
 from histotransfer_pl.errors import CohortError, StoreMismatchError
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -93,9 +98,7 @@ def join_cohort(
     """
     table = read_cohort(cohort)
     require_columns(table, ["patient_id", target, *columns], cohort)
-    nameless = table.loc[table["patient_id"].isna(), "slide_id"].tolist()
-    if nameless:
-        raise CohortError(f"{cohort}: no patient_id for {shorten(nameless)}")
+    require_patients(table, cohort)
     label = clean_labels(table[target])
     stored = set(store.slide_ids())
     known = [slide_id for slide_id in table["slide_id"] if slide_id in stored]

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from histotransfer_pl.data.cohort import require_columns, shorten, slides_from_folder
+from histotransfer_pl.data.cohort import (
+    read_table,
+    require_columns,
+    shorten,
+    slides_from_folder,
+)
 from histotransfer_pl.data.join import sort_classes
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError
 from histotransfer_pl.slides.reader import SlideReader, open_slide
@@ -149,13 +154,15 @@ def read_tiles(
         CohortError: No such table, a missing column or group, or a single class.
     """
     try:
-        table = pd.read_csv(path, dtype={"slide_id": str, label: str, group: str})
+        table = read_table(path, {"slide_id": str, label: str, group: str})
     except FileNotFoundError as error:
         raise CohortError(f"no table of tiles at {path}") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise CohortError(f"{path} is not a CSV table: {error}") from error
     place = ["path"] if "path" in table else ["slide_id", "x", "y"]
     require_columns(table, [*place, label, group], path)
+    for column in (label, group):
+        table[column] = table[column].str.strip().replace("", None)
     table = table[table[label].notna()]
     nameless = table[table[group].isna()]
     if len(nameless):

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from histotransfer_pl.data.cohort import SlideEntry, slides_from_cohort, slides_from_folder
 from histotransfer_pl.data.patch_source import PatchBatch, PatchSource, Work
-from histotransfer_pl.data.tile import SlideOutcome, TileJob, tile_all
+from histotransfer_pl.data.tile import SlideOutcome, TileJob, require_outlines, tile_all
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.reader import ReaderName
@@ -183,9 +183,11 @@ class PatchDataModule(LightningDataModule):
         job = TileJob(
             self.store, self.grid, self.slide_mpp, self.qc_folder, self.masks, self.reader
         )
+        entries = self.entries()
+        if self.masks is not None:
+            require_outlines(self.masks, [entry.slide_id for entry in entries])
         self.outcomes = {
-            outcome.slide_id: outcome
-            for outcome in tile_all(job, self.entries(), threads=self.threads)
+            outcome.slide_id: outcome for outcome in tile_all(job, entries, threads=self.threads)
         }
 
     @override
@@ -197,6 +199,9 @@ class PatchDataModule(LightningDataModule):
             self._lock.enter_context(self.store.writing(lock=False))
         arrays = self._arrays()
         failed = {s for s, outcome in self.outcomes.items() if outcome.state == "failed"}
+        if self.trainer is not None:
+            # Only the first rank has tiled, and all must share out the same work.
+            failed = self.trainer.strategy.broadcast(failed)
         self.work = []
         for entry in self.entries():
             if entry.slide_id in failed or entry.slide_id not in self.store:

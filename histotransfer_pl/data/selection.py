@@ -24,6 +24,10 @@ SCORED = ("attention", "patch_logit", "bottom")
 """Rules that rank by what a run said of the patches."""
 
 
+SAME_FOR_ALL = ("rule", "seed", "checkpoint_sha256", "patch_class", "k", "pool")
+"""What the selections of one name must agree in."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """Patches of a slide in the order of preference.
@@ -120,6 +124,28 @@ def read_selection(slide: StoredSlide, name: str) -> Selection:
             "not have: it belongs to another store; run select again"
         )
     return Selection(candidates, int(attributes["k"]), attributes)
+
+
+def read_selections(store: FeatureStore, name: str, slide_ids: list[str]) -> dict[str, Selection]:
+    """The selections of slides, which must have been made in one way.
+
+    Raises:
+        StoreMismatchError: If a slide has none, or they differ in what they were made with, as
+            after a `select` that was interrupted while it replaced another.
+    """
+    require_selection(store, name, slide_ids)
+    found = {slide_id: read_selection(store.slide(slide_id), name) for slide_id in slide_ids}
+    ways: dict[str, list[str]] = {}
+    for slide_id, selection in found.items():
+        facts = ", ".join(f"{key} {selection.attributes.get(key)}" for key in SAME_FOR_ALL)
+        ways.setdefault(facts, []).append(slide_id)
+    if len(ways) > 1:
+        said = "; ".join(f"{facts}: {shorten(names)}" for facts, names in ways.items())
+        raise StoreMismatchError(
+            f"selection {name!r} in {store.location} was not made in one way ({said}): run select "
+            "again with --overwrite true, or under another name"
+        )
+    return found
 
 
 def require_selection(store: FeatureStore, name: str, slide_ids: list[str]) -> None:

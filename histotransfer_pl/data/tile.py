@@ -1,6 +1,8 @@
 """Slides to patch coordinates in the store."""
 
+import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from histotransfer_pl.data.cohort import SlideEntry
-from histotransfer_pl.errors import SlideError, StoreMismatchError
+from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.slides.files import fingerprint
 from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.qc import draw_qc
-from histotransfer_pl.slides.reader import ReaderName, open_slide
+from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.slides.tiling import TiledSlide, tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import encode_key
@@ -78,8 +80,7 @@ class TileJob:
         if entry.slide_id in self.store:
             return self._known(entry)
         mark = fingerprint(entry.path)
-        mpp = entry.mpp or self.slide_mpp
-        with closing(open_slide(entry.path, mpp, self.reader)) as reader:
+        with closing(entry.open(self.slide_mpp, self.reader)) as reader:
             outline = self._outline(entry.slide_id)
             tiled = tile_slide(reader, self.settings, outline)
         attributes = self._attributes(entry, tiled, mark, outline)
@@ -92,18 +93,33 @@ class TileJob:
         return SlideOutcome(entry.slide_id, "done" if n else "no tissue", n, reason=tiled.reason)
 
     def _known(self, entry: SlideEntry) -> SlideOutcome:
-        """A slide of the store; its file must still be the one that was tiled."""
+        """A slide of the store; file, resolution and outline must be those it was tiled with."""
         slide = self.store.slide(entry.slide_id)
         check_unmoved(entry.path, slide.attributes)
+        self._check_same(entry, slide.attributes)
         reason = str(slide.attributes.get("reason", ""))
         state: State = "skipped" if slide.n_patches else "no tissue"
         return SlideOutcome(entry.slide_id, state, slide.n_patches, reason=reason)
 
+    def _check_same(self, entry: SlideEntry, stored: dict[str, Any]) -> None:
+        mpp = entry.mpp
+        if mpp is None and stored.get("slide_mpp_given"):
+            mpp = self.slide_mpp
+        wrong = []
+        if mpp is not None and not math.isclose(mpp, stored["slide_mpp"]):
+            wrong.append(f"mpp: there {stored['slide_mpp']:g}, now {mpp:g}")
+        outline = self._outline(entry.slide_id)
+        if outline is not None and _sha256(outline) != stored.get("tissue_outline_sha256"):
+            there = stored.get("tissue_outline") or "none"
+            wrong.append(f"tissue outline: there {there}, now {outline.name} of other content")
+        if wrong:
+            raise StoreMismatchError(
+                f"slide {entry.slide_id!r} was tiled otherwise ({'; '.join(wrong)}): delete its "
+                f"folder in {self.store.location} to tile it again, or use a new store"
+            )
+
     def _outline(self, slide_id: str) -> Path | None:
-        if self.masks is None:
-            return None
-        path = self.masks / f"{encode_key(slide_id)}.geojson"
-        return path if path.is_file() else None
+        return None if self.masks is None else find_outline(self.masks, slide_id)
 
     def _attributes(
         self, entry: SlideEntry, tiled: TiledSlide, mark: dict[str, Any], outline: Path | None
@@ -112,12 +128,41 @@ class TileJob:
             "path": str(entry.path),
             "fingerprint": mark,
             "slide_mpp": tiled.slide_mpp,
+            "slide_mpp_given": entry.mpp is None and tiled.slide_mpp == self.slide_mpp,
             "dimensions_level0": list(tiled.dimensions_level0),
             "patch_size_level0": tiled.patch_size_level0,
             "tissue_share": float(tiled.mask.mean()),
             "tissue_outline": "" if outline is None else outline.name,
+            "tissue_outline_sha256": "" if outline is None else _sha256(outline),
             "reason": tiled.reason,
         }
+
+
+def find_outline(masks: Path, slide_id: str) -> Path | None:
+    """The tissue outline of a slide: a GeoJSON file of its name, or of the name's key."""
+    names = [slide_id] if Path(slide_id).name == slide_id else []
+    paths = [masks / f"{name}.geojson" for name in (*names, encode_key(slide_id))]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def require_outlines(masks: Path, slide_ids: list[str]) -> None:
+    """Refuse a folder of outlines that has none for any of the slides.
+
+    Raises:
+        ConfigError: If it does not exist or no name fits.
+    """
+    if not masks.is_dir():
+        raise ConfigError(f"no folder {masks}: data.masks holds <slide_id>.geojson outlines")
+    if not any(find_outline(masks, slide_id) for slide_id in slide_ids):
+        raise ConfigError(
+            f"{masks} has no outline of any of the {len(slide_ids)} slides: its files must be "
+            f"called as the slides are, such as {slide_ids[0]}.geojson"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_unmoved(path: Path, attributes: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from histotransfer_pl.data.bags import BagBatch, BagDataset
 from histotransfer_pl.data.cohort import slides_from_cohort
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patch_cache import PatchCache
-from histotransfer_pl.data.selection import read_selection, require_selection
+from histotransfer_pl.data.selection import read_selections, require_selection
 from histotransfer_pl.errors import ConfigError, SplitError
 from histotransfer_pl.store.layout import selection_path
 
@@ -45,6 +45,7 @@ class TopKPatchDataModule(FeatureDataModule):
         split_seed: Seed of the folds.
         fold_column: Take the split from this column instead (words or fold numbers).
         bag: What a bag holds: the patches of one slide, or of all slides of one patient.
+        positive: The class that makes a patient positive; see ``FeatureDataModule``.
         batch_size: Bags of a training step on each device.
         eval_patches: Patches of a batch in evaluation.
         augment: Turn, mirror and restain training patches.
@@ -69,6 +70,7 @@ class TopKPatchDataModule(FeatureDataModule):
         split_seed: int = 0,
         fold_column: str | None = None,
         bag: Literal["slide", "patient"] = "slide",
+        positive: str | None = None,
         batch_size: int = 1,
         eval_patches: int = 64,
         augment: bool = True,
@@ -88,6 +90,7 @@ class TopKPatchDataModule(FeatureDataModule):
             split_seed=split_seed,
             fold_column=fold_column,
             bag=bag,
+            positive=positive,
             batch_size=batch_size,
             strict=strict,
             cache_gb=cache_gb,
@@ -116,12 +119,12 @@ class TopKPatchDataModule(FeatureDataModule):
         super().setup(stage)
         limit = 0 if self.cache_place == "none" else self.cache_gb * 1e9
         self.cache = PatchCache(self.store, limit, self._moved_slides(), self._cache_folder())
-        require_selection(self.store, self.selection, self.split.train)
-        for slide_id in self.split.train:
-            selection = read_selection(self.store.slide(slide_id), self.selection)
-            self.candidates[slide_id] = selection.candidates
-        self.k = selection.k
-        self.selection_facts = selection.attributes
+        # Unlabelled slides of a patient are in its bag too.
+        trained = self.bags.loc[self.bags["part"] == "train", "slide_ids"].explode().tolist()
+        selections = read_selections(self.store, self.selection, trained)
+        self.candidates = {name: found.candidates for name, found in selections.items()}
+        first = selections[trained[0]]
+        self.k, self.selection_facts = first.k, first.attributes
         self.provenance |= {
             "selection": self.selection,
             "rule": str(self.selection_facts["rule"]),
