@@ -2,7 +2,6 @@
 
 from typing import Any, Literal
 
-import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
@@ -28,6 +27,7 @@ class BestCheckpoint(ModelCheckpoint):
             return True
         if current is None or self.ties == "earliest" or not self.kth_best_model_path:
             return False
-        tied = torch.equal(current, self.best_k_models[self.kth_best_model_path])
+        # Not torch.equal: after resuming, the best value lies on the CPU.
+        tied = bool(current == self.best_k_models[self.kth_best_model_path])
         decided: bool = trainer.strategy.reduce_boolean_decision(tied)
         return decided

@@ -64,9 +64,14 @@ def save_best_encoder(trainer: Trainer, task: TopKFineTuner) -> Path:
 def tuned_facts(trainer: Trainer, task: TopKFineTuner) -> dict[str, Any]:
     """On whom and from what the encoder was tuned; they follow its features into the store."""
     data = topk_data(task)
+    before = task.encoder.provenance.get("tuned", {})  # it may have been tuned already, on others
+
+    def all_patients(part: str, key: str) -> list[str]:
+        return sorted({*data.patients(part), *before.get(key, [])})
+
     return {
-        "tuned_on_patients": data.patients("train"),
-        "tuned_validation_patients": data.patients("validation"),
+        "tuned_on_patients": all_patients("train", "tuned_on_patients"),
+        "tuned_validation_patients": all_patients("validation", "tuned_validation_patients"),
         "tuned_fold": data.fold,
         "tuned_run": str(Path(trainer.default_root_dir)),
         "tuned_stage1": str(task.stage1),

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.cli.files import call, say
+from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.features import stored_features
 from histotransfer_pl.data.labelled_tiles import LabelledTiles, read_tiles
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
@@ -20,7 +21,7 @@ from histotransfer_pl.encoders.catalogue import find_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import DepthCost, count_costs
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
-from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.errors import AnalysisError, ConfigError, StoreMismatchError
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.tasks.layer_probe import (
     Arms,
@@ -118,6 +119,7 @@ def _gain(
             raise ConfigError("features of slides need their labels: give --cohort")
         depths = _stored_depths(encoder, store)
         slides = labelled_slides(store, cohort, label, encoder.store_name, depths, strict=strict)
+        refuse_tuned_on(slides.facts(encoder.store_name, depths[-1]), slides.groups)
         if random is None:
             data = PatchSampleDataModule(store, cohort, images, batch_size=batch_size)
             kinds = _KINDS[random_batchnorm]
@@ -137,6 +139,21 @@ def _gain(
     return 0
 
 
+def refuse_tuned_on(facts: Mapping[str, Any], groups: NDArray[np.str_]) -> None:
+    """Refuse to probe a tuned encoder on patients whose labels it was tuned with.
+
+    Raises:
+        AnalysisError: It names them.
+    """
+    keys = ("tuned_on_patients", "tuned_validation_patients")
+    seen = sorted({name for key in keys for name in facts.get(key, [])} & set(groups.tolist()))
+    if seen:
+        raise AnalysisError(
+            f"the encoder was tuned on {len(seen)} of these patients ({shorten(seen)}), so the "
+            "probe would not be held out: give a table of other patients"
+        )
+
+
 def _on_tiles(
     config: ComparedEncoder,
     tiles: LabelledTiles,
@@ -147,6 +164,7 @@ def _on_tiles(
     device: str,
 ) -> tuple[LayerProbe, dict[str, Any]]:
     encoder = build_encoder(config).to(device)
+    refuse_tuned_on(encoder.provenance.get("tuned", {}), tiles.groups)
     kinds = kinds if has_batchnorm(encoder) else kinds[:1]
     found = LayerProbe.run(
         lambda: tile_features(encoder, tiles, batch_size),

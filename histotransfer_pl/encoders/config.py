@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+PoolingChoice = Literal["default", "token", "mean"]
+
 
 @dataclass
 class EncoderConfig:
@@ -29,7 +31,7 @@ class EncoderConfig:
     depths: list[str] | Literal["all", "last"] = "last"
     alias: str | None = None
     input_px: int | None = None
-    pooling: Literal["default", "token", "mean"] = "default"
+    pooling: PoolingChoice = "default"
     allow_download: bool = False
     channels_last: bool = True
 

@@ -164,6 +164,12 @@ def build_encoder(config: EncoderConfig) -> PatchEncoder:
         EncoderError: If the encoder or a depth does not exist.
         WeightsError: If the weights are missing, damaged or of another network.
     """
+    # Lightning builds on the GPU, whose random numbers, and so random weights, are others.
+    with torch.device("cpu"):
+        return _build(config)
+
+
+def _build(config: EncoderConfig) -> PatchEncoder:
     entry = find_entry(config.name, allow_download=config.allow_download)
     pooling: Pooling = entry.pooling if config.pooling == "default" else config.pooling
     network = build_network(entry, config.seed if config.weights == "random" else None)

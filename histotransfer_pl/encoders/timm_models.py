@@ -143,7 +143,7 @@ def build_trunk(network: nn.Module, pooling: Pooling) -> Trunk:
         return Trunk(network, densenet_stages(network))
     if isinstance(network, EfficientNet):
         return Trunk(network, efficientnet_stages(network))
-    if isinstance(network, ConvNeXt):
+    if isinstance(network, ConvNeXt) and hasattr(network.head, "norm"):
         return ConvNextTrunk(network, convnext_stages(network))
     return GenericTrunk(network)
 

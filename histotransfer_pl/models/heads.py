@@ -110,8 +110,11 @@ class MILHead(nn.Module, ABC):
             features = features.to(self.slide_classifier.weight.dtype)  # (sumN, D)
         patches = self.trunk(features)  # (sumN, E)
         pooled = self.pool(patches, lengths)
+        embedding = pooled.embedding  # (S, E), float32 from the sums
+        if not torch.is_autocast_enabled(features.device.type):
+            embedding = embedding.to(self.slide_classifier.weight.dtype)
         return MILOutput(
-            logits=self.slide_classifier(pooled.embedding),  # (S, C)
+            logits=self.slide_classifier(embedding),  # (S, C)
             attention_logits=pooled.attention_logits,
             attention=pooled.attention,
             patch_logits=None if self.patch_classifier is None else self.patch_classifier(patches),

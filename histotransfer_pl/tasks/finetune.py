@@ -1,5 +1,6 @@
 """End-to-end training of encoder and head on the patches that stage 1 attended to."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,8 +14,9 @@ from typing_extensions import override
 
 from histotransfer_pl.data.bag_pieces import BagPieces
 from histotransfer_pl.data.bags import BagBatch
+from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.topk import TopKPatchDataModule
-from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.config import EncoderConfig, PoolingChoice
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
@@ -58,6 +60,7 @@ class TopKFineTuner(AttentionMIL):
         seed: Seed of random weights.
         input_px: Side to which patches are resized on the device, as in the extraction.
         allow_download: Whether missing weights may be fetched from the hub.
+        pooling: As in the extraction; for ViTs.
         head: Network on the bag, with the settings of stage 1.
         alpha: Weight of the slide loss.
         beta: Weight of the patch loss.
@@ -67,7 +70,8 @@ class TopKFineTuner(AttentionMIL):
         weight_decay: Weight decay of both; biases and norms are left out.
         warmup_steps: Steps over which the learning rates rise.
         schedule: What follows the warm-up: ``constant`` or ``cosine``.
-        optimizer: Optimizer of the parameter groups.
+        optimizer: Optimizer of the parameter groups, whose ``lr`` and ``weight_decay`` are those
+            above and not its own.
         freeze_until: Keep the blocks up to this one as they are.
         batchnorm: ``frozen_statistics`` (scale and shift train), ``frozen`` or ``trained``.
         chunk_patches: Patches encoded at once.
@@ -85,6 +89,7 @@ class TopKFineTuner(AttentionMIL):
         seed: int = 0,
         input_px: int | None = None,
         allow_download: bool = False,
+        pooling: PoolingChoice = "default",
         head: HeadCallable = AttentionHead,
         alpha: float = 1.0,
         beta: float = 0.0,
@@ -114,7 +119,12 @@ class TopKFineTuner(AttentionMIL):
             )
         self.stage1 = Path(stage1)
         self.encoder_config = EncoderConfig(
-            encoder, weights, seed, input_px=input_px, allow_download=allow_download
+            encoder,
+            weights,
+            seed,
+            input_px=input_px,
+            allow_download=allow_download,
+            pooling=pooling,
         )
         self.encoder_lr = encoder_lr
         self.head_lr = head_lr
@@ -241,9 +251,11 @@ class TopKFineTuner(AttentionMIL):
                 self.encoder, self.head, self.encoder_lr, self.head_lr, self.weight_decay
             )
         )
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self.trainer.estimated_stepping_batches if self.schedule == "cosine" else 0
+        if math.isinf(total):
+            raise ConfigError("model.schedule cosine needs an end: give trainer.max_epochs")
         schedule = LambdaLR(
-            optimizer, lambda step: lr_factor(step, total, self.warmup_steps, self.schedule)
+            optimizer, lambda step: lr_factor(step, int(total), self.warmup_steps, self.schedule)
         )
         return {
             "optimizer": optimizer,
@@ -292,6 +304,12 @@ class TopKFineTuner(AttentionMIL):
         if bags is None:
             return no_prediction(self.head.num_classes, self.device), batch.labels[:0]
         output = self.head(bags.features, bags.counts)
+        if not output.logits.isfinite().all():
+            names = topk_data(self).bags["bag_id"]
+            raise ConfigError(
+                f"no finite output at {shorten([str(names[int(i)]) for i in bags.indices])}: "
+                "training diverged; lower model.encoder_lr or model.head_lr"
+            )
         prediction = self.prediction(output, bags.counts, bags.indices)
         return fill_unreadable(prediction, bags), bags.labels
 
@@ -322,7 +340,8 @@ class TopKFineTuner(AttentionMIL):
         if wrong:
             raise StoreMismatchError(
                 f"model.encoder is not the network whose features ({data.array}) stage 1 saw: "
-                f"{'; '.join(wrong)}. Give encoder, weights, seed and input_px as in the extraction"
+                f"{'; '.join(wrong)}. Give encoder, weights, seed, input_px and pooling as in the "
+                "extraction"
             )
 
 

@@ -50,12 +50,13 @@ class AttentionMIL(LightningModule):
     Args:
         head: Network on the bag; it is given the feature dimension and the number of classes.
             Default: the attention network of HistoTransfer.
-        alpha: Weight of the slide loss.
+        alpha: Weight of the slide loss, above 0.
         beta: Weight of the patch loss.
         class_weights: ``none``, ``balanced`` (inverse to the training slides of a class, mean
             1 over slides), or one weight a class, in the order of the classes.
         optimizer: Optimizer of the parameters.
-        lr_scheduler: Learning-rate schedule, stepped each epoch.
+        lr_scheduler: Learning-rate schedule, stepped each epoch; ReduceLROnPlateau watches
+            ``val/loss``, or what Lightning's class of that name is told to.
     """
 
     def __init__(
@@ -68,8 +69,11 @@ class AttentionMIL(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        if alpha < 0 or beta < 0 or alpha + beta == 0:
-            raise ConfigError(f"model.alpha is {alpha} and model.beta {beta}: need a positive sum")
+        if alpha <= 0 or beta < 0:
+            raise ConfigError(
+                f"model.alpha is {alpha} and model.beta {beta}: alpha must be above 0, for without "
+                "the slide loss the slide classifier and the attention learn nothing; beta from 0"
+            )
         self.make_head = head
         self.alpha = alpha
         self.beta = beta
@@ -139,7 +143,8 @@ class AttentionMIL(LightningModule):
     def validation_step(self, batch: BagBatch, batch_idx: int) -> None:
         output = self(batch.features, batch.lengths)
         self._require_finite(output.logits, batch)
-        self.validation.update(output.logits.softmax(-1), batch.labels, batch.indices)
+        probabilities = output.logits.float().softmax(-1)  # (S, C)
+        self.validation.update(probabilities, batch.labels, batch.indices)
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -180,7 +185,14 @@ class AttentionMIL(LightningModule):
         optimizer = self.optimizer(self.parameters())
         if self.lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        scheduler = self.lr_scheduler(optimizer)
+        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        monitor = getattr(scheduler, "monitor", "val/loss")  # torch's own class names none
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": monitor},
+        }
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

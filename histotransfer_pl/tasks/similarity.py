@@ -165,15 +165,17 @@ class RepresentationSimilarity(LightningModule):
     @override
     def on_test_epoch_end(self) -> None:
         self.results = self.compute()
+        if self.trainer.world_size > 1:
+            shares: list[list[str]] = [[] for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(shares, self.unreadable)
+            self.unreadable = [reason for share in shares for reason in share]
 
     def compute(self) -> dict[Space, CKAResult]:
         """The matrices of what was seen so far, on all ranks together."""
+        pooled = self._metric("pooled")
+        with pooled.sync_context(dist_sync_fn=pooled.dist_sync_fn):
+            self.n_patches = int(pooled.patches)
         return {space: self._result(self._metric(space)) for space in self.spaces}
-
-    @property
-    def n_patches(self) -> int:
-        """Patches that were compared, on all ranks together once ``compute`` is done."""
-        return int(self._metric("pooled").patches)
 
     def _metric(self, space: Space) -> MinibatchCKA:
         return cast("MinibatchCKA", self.metrics[space])
