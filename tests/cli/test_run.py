@@ -93,16 +93,31 @@ def test_the_saved_config_repeats_the_run(run: Run, cohort: Path) -> None:
     assert metrics(cohort / "q") == before
 
 
-def test_resuming_ends_with_the_weights_of_an_uninterrupted_fit(run: Run, cohort: Path) -> None:
+def test_resuming_ends_with_the_weights_of_an_uninterrupted_fit(
+    run: Run, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
+
+    from histotransfer_pl.tasks.mil import AttentionMIL
+
+    trained: list[int] = []
+    end = AttentionMIL.on_train_epoch_end
+
+    def count(task: AttentionMIL) -> None:
+        trained.append(task.current_epoch)
+        end(task)
+
+    monkeypatch.setattr(AttentionMIL, "on_train_epoch_end", count)
 
     run("fit", "--run_dir", "whole", epochs=4)
     first_is_best = ["--checkpoint.monitor", "train/loss", "--checkpoint.mode", "max"]
     run("fit", "--run_dir", "parts", *first_is_best, epochs=2)
     best = torch.load(cohort / "parts" / "checkpoints" / "best.ckpt", weights_only=True)
     assert best["epoch"] == 0
+    trained.clear()
     run("fit", "--run_dir", "parts", *first_is_best, "--ckpt_path", "last", epochs=4)
-    # Every epoch once: none was trained again, and those before stay in the table.
+    assert trained == [2, 3]
+    # The epochs before stay in the table.
     table = pd.read_csv(cohort / "parts" / "metrics" / "fit" / "metrics.csv")
     assert table.dropna(subset="train/loss")["epoch"].tolist() == [0, 1, 2, 3]
     assert table.dropna(subset="val/auroc")["epoch"].tolist() == [0, 1, 2, 3]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from histotransfer_pl.data.bag_pieces import cut_into_batches
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.patch_shelf import DiskShelf
-from histotransfer_pl.data.selection import read_selection
+from histotransfer_pl.data.selection import read_selection, write_selection
 from histotransfer_pl.data.topk import TopKDataset, TopKPatchDataModule
 from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.slides.reader import open_slide
@@ -80,6 +80,17 @@ def test_batches_cover_all_rows_in_order(lengths: list[int], size: int) -> None:
     assert rows == [(place, row) for place, n in enumerate(lengths) for row in range(n)]
     counts = [sum(p.stop - p.start for p in batch) for batch in batches]
     assert all(count == size for count in counts[:-1])
+
+
+def test_a_selection_that_was_replaced_in_part_is_refused(tuning_cohort: Path) -> None:
+    store = FeatureStore.open("s.zarr")
+    slide = store.slide(module().split.train[0])
+    made = read_selection(slide, "top3")
+    other = replace(made, attributes={**made.attributes, "rule": "random"})
+    with store.writing():
+        write_selection(slide, "top3", other, overwrite=True)
+    with pytest.raises(StoreMismatchError, match=r"not made in one way .*rule random"):
+        module()
 
 
 def test_a_patient_bag_joins_the_selections_of_its_slides(tuning_cohort: Path) -> None:
