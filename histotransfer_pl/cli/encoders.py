@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import torch
+
 from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.cli.files import call, say
 from histotransfer_pl.encoders.catalogue import CATALOGUE
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import cost_table, measure_costs
 from histotransfer_pl.encoders.listing import catalogue_text, describe_catalogue
+from histotransfer_pl.errors import ConfigError
 
 
 def encoders(arguments: list[str]) -> int:
@@ -40,6 +43,7 @@ def _encoders(
         bf16: Measure under bfloat16 autocast.
     """
     if benchmark:
+        _check_device(device)
         names = list(CATALOGUE) if benchmark == ["all"] else benchmark
         rows = []
         for name in names:
@@ -56,3 +60,15 @@ def _encoders(
     rows_of_text = describe_catalogue()
     say(json.dumps(rows_of_text, indent=2) if json_format else catalogue_text(rows_of_text))
     return 0
+
+
+def _check_device(device: str) -> None:
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or not (number.isdecimal() or device == kind):
+        raise ConfigError(f"device is {device!r}: expected cpu or cuda")
+    there = torch.cuda.device_count()
+    if kind == "cuda" and int(number or 0) >= there:
+        raise ConfigError(
+            f"device is {device}, and torch sees {there} CUDA devices here: measure with --device "
+            "cpu, or on a machine with a GPU and a torch that was built for CUDA"
+        )

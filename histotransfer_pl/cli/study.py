@@ -7,24 +7,28 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from jsonargparse import get_loader
 
 from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.study.config import StudyConfig
-from histotransfer_pl.study.options import override
+from histotransfer_pl.study.heads import check_heads
+from histotransfer_pl.study.options import merge, override
 from histotransfer_pl.study.plan import make_plan
 from histotransfer_pl.study.progress import estimate, left_to_do
 from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
 from histotransfer_pl.study.snakefile import snakefile
 from histotransfer_pl.study.state import StudyState
-from histotransfer_pl.study.steps import Plan, Step
+from histotransfer_pl.study.steps import ADDING, Plan, Step
 from histotransfer_pl.study.summary import format_table, summarise
 
 _PASSED_ON = ("fit", "extract", "tuning.fit", "heads")
@@ -54,8 +58,11 @@ def study(arguments: list[str]) -> int:
     parser.add_argument("--snakefile", type=Path, help="Write the plan as a Snakefile; run none.")
     arguments, changes = split_overrides(arguments)
     parsed = parser.parse_args(arguments)
+    merge_files(arguments, parsed)
     for section, name, value in changes:
         override(parsed[section], name, value)
+    # What was overridden the parser has not seen: its own checks would end in a traceback.
+    check_heads(parsed["heads"])
     resolved = parser.dump(parsed, skip_none=False, format="yaml")
     values: dict[str, Any] = parser.instantiate(parsed).as_dict()
     dry_run, target = values.pop("dry_run"), values.pop("snakefile")
@@ -68,7 +75,7 @@ def study(arguments: list[str]) -> int:
     if target is not None:
         # The report of a study that Snakemake runs reads the same record.
         record(plan, config, resolved)
-        write_text(target, snakefile(plan, config.folder, environment(config)))
+        write_text(target, snakefile(plan, config.folder, environment(config), accepted(config)))
         say(f"wrote {target}: {len(plan)} rules")
         return 0
     with only_one(config.folder), variables(environment(config)):
@@ -96,8 +103,66 @@ def split_overrides(arguments: list[str]) -> tuple[list[str], list[tuple[str, st
         text = value if equals else next(words, None)
         if text is None or text.startswith("--"):
             raise ConfigError(f"{option} has no value")
-        changes.append((section, option.removeprefix(f"--{section}."), yaml.safe_load(text)))
+        changes.append((section, option.removeprefix(f"--{section}."), read_value(text, option)))
     return kept, changes
+
+
+def read_value(text: str, where: str) -> Any:
+    """What a text means to the parser, to which 1e-4 is a number and a date is a word.
+
+    Raises:
+        ConfigError: It is no YAML.
+    """
+    try:
+        return get_loader("yaml")(text)
+    except (yaml.YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{where} has {text!r}, expected YAML ({reason}): correct it, or put it in quotes"
+        ) from error
+
+
+def merge_files(arguments: Sequence[str], parsed: Any) -> None:
+    """Settings of other verbs, key by key over several files.
+
+    The parser does so with all others; of these it keeps what the last file says.
+    """
+    files = [read_file(word) for word in values_of("--config", arguments)]
+    if len(files) < 2:
+        return
+    for section in _PASSED_ON:
+        *outer, _ = section.split(".")
+        if any(values_of(f"--{name}", arguments) for name in (section, *outer)):
+            # A whole section on the command line is what it says.
+            continue
+        found = [reduce(_inside, section.split("."), content) for content in files]
+        if merged := reduce(merge, found):
+            parsed[section] = merged
+
+
+def _inside(settings: dict[str, Any], key: str) -> dict[str, Any]:
+    inner = settings.get(key)
+    return inner if isinstance(inner, dict) else {}
+
+
+def values_of(option: str, arguments: Sequence[str]) -> list[str]:
+    """The values of an option that may be given several times."""
+    found: list[str] = []
+    for word, following in pairwise([*arguments, ""]):
+        name, equals, value = word.partition("=")
+        if name == option:
+            found.append(value if equals else following)
+    return found
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The settings of a file that the parser has accepted; `tuning.fit: ...` as nested ones."""
+    text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else path
+    settings: dict[str, Any] = {}
+    for name, value in read_value(text, path).items():
+        nested = reduce(lambda inner, key: {key: inner}, reversed(str(name).split(".")), value)
+        settings = merge(settings, nested)
+    return settings
 
 
 def record(plan: Plan, config: StudyConfig, resolved: str) -> None:
@@ -121,8 +186,7 @@ def _created(path: Path, plan: Plan, note: str) -> str:
 
 def run(plan: Plan, config: StudyConfig) -> int:
     """Run what is left, print the results, and return the exit code."""
-    accepted = {"extract": _SLIDES_LOST} if config.lost_slides == "leave_out" else {}
-    runner = Runner(plan, config.folder, main, accepted)
+    runner = Runner(plan, config.folder, main, accepted(config))
     left = left_to_do(plan, config.folder)
     measured = runner.state.measured(plan)
     say(f"{plan.name}: {len(plan) - len(left)} of {len(plan)} steps are done")
@@ -176,6 +240,11 @@ def shorten_names(names: Sequence[str]) -> str:
 def count_kinds(steps: Iterable[Step]) -> str:
     """How many steps of each kind."""
     return ", ".join(f"{n} {kind}" for kind, n in Counter(step.kind for step in steps).items())
+
+
+def accepted(config: StudyConfig) -> dict[str, int]:
+    """Exit codes of kinds of steps that count as done, beside 0."""
+    return dict.fromkeys(ADDING, _SLIDES_LOST) if config.lost_slides == "leave_out" else {}
 
 
 def environment(config: StudyConfig) -> dict[str, str]:

@@ -11,7 +11,7 @@ from histotransfer_pl.analysis.metrics import auroc, evaluate
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.report.plan import PlannedRun
-from histotransfer_pl.report.runs import ArmKey, Cell, Run, Task, read_run
+from histotransfer_pl.report.runs import TUNED_ON, ArmKey, Cell, Run, Task, read_run
 
 _log = logging.getLogger(__name__)
 
@@ -117,11 +117,16 @@ def read_runs(planned: Sequence[PlannedRun]) -> tuple[list[Run], list[MissingRun
 
 
 def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[MissingRun]]:
-    """Arms in order of their first run, and runs that would be there twice."""
+    """Arms in order of their first run, and runs that would be there twice.
+
+    Runs that agree in encoder, depth, head and variant and yet were trained with other settings
+    are arms of their own, each called after its first run.
+    """
     cells: dict[tuple[Task, ArmKey], dict[Cell, Run]] = {}
     twice: list[MissingRun] = []
+    keys = {run: key for alike in _alike(runs) for run, key in _kept_apart(alike)}
     for run in runs:
-        own = cells.setdefault((run.task, run.arm), {})
+        own = cells.setdefault((run.task, keys[run]), {})
         first = own.setdefault(run.cell, run)
         if first is not run:
             reason = f"left out: same arm, fold {run.cell.fold} and seed as {first.name}"
@@ -131,11 +136,56 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[MissingRun]]:
     return arms, twice
 
 
+def other_settings(runs: Sequence[Run]) -> list[str]:
+    """A line for each group of runs that are arms of their own for their settings only."""
+    lines = []
+    for alike in _alike(runs):
+        all_settings = [run.settings for run in alike]
+        names = sorted({name for settings in all_settings for name in settings})
+        apart = [n for n in names if len({settings.get(n) for settings in all_settings}) > 1]
+        if apart:
+            shown = ", ".join(apart[:_SHOWN]) + (", ..." if len(apart) > _SHOWN else "")
+            lines.append(
+                f"{alike[0].name} and {len(alike) - 1} more of the same encoder, depth and head "
+                f"were not trained alike ({shown} differ), so they are not pooled: arms of their "
+                "own, called after the first run of each."
+            )
+    return lines
+
+
+_SHOWN = 5
+
+
+def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of one task, encoder, depth, head and variant, together."""
+    groups: dict[tuple[Task, ArmKey], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.task, run.arm), []).append(run)
+    return list(groups.values())
+
+
+def _kept_apart(alike: Sequence[Run]) -> list[tuple[Run, ArmKey]]:
+    """Each run with its arm, in which the settings are said if those of the runs differ."""
+    first: dict[tuple[tuple[str, str], ...], str] = {}
+    for run in alike:
+        first.setdefault(_settings(run), run.name)
+    several = len(first) > 1
+    return [
+        (run, run.arm._replace(settings=first[_settings(run)] if several else "")) for run in alike
+    ]
+
+
+def _settings(run: Run) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(run.settings.items()))
+
+
 def describe(key: ArmKey, varied: Iterable[str]) -> dict[str, str]:
     """Factor to word: the encoder, and the other factors that the study varies."""
     words = {name: str(getattr(key, name)) for name in ("encoder", *varied) if getattr(key, name)}
     if "variant" in words:
         words["variant"] = variant_label(key.variant)
+    if "settings" in words:
+        words["settings"] = f"settings of {key.settings}"
     return {**words, "encoder": encoder_label(key)}
 
 
@@ -148,6 +198,9 @@ _TUNED = {
 
 def variant_label(variant: str) -> str:
     """How the page calls a variant: ``random`` alone could be mistaken for random weights."""
+    if variant.startswith(TUNED_ON):
+        # a plain run: its selection bears any name
+        return variant
     rule, _, joint = variant.partition("-")
     label = _TUNED.get(rule, rule)
     return f"{label}, its own head" if joint == "joint" else label

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.errors import StoreError
-from histotransfer_pl.report.arms import Arm, MissingRun, group_arms, read_runs, tasks_of
+from histotransfer_pl.report.arms import (
+    Arm,
+    MissingRun,
+    group_arms,
+    other_settings,
+    read_runs,
+    tasks_of,
+)
 from histotransfer_pl.report.cohort import CohortPage, describe_cohort
 from histotransfer_pl.report.contrasts import (
     Contrast,
@@ -48,6 +55,7 @@ from histotransfer_pl.store.feature_store import FeatureStore
 
 _log = logging.getLogger(__name__)
 FEW_PATCHES = 1000
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def make_page(study: Study, settings: Settings) -> Page:
     arms, twice = group_arms(runs)
     groups = tasks_of(arms)
     store, cohort = _find_store(study, arms), _find_cohort(study, arms)
-    problems = _problems_of_tasks(groups)
+    problems = [*_problems_of_tasks(groups), *other_settings(runs)]
     tasks = [
         _task(study, group, settings, _Name(number, len(groups)))
         for number, group in enumerate(groups)
@@ -118,8 +126,8 @@ def make_page(study: Study, settings: Settings) -> Page:
         tasks[0] = replace(tasks[0], summary=summary)
     return Page(
         name=study.name,
-        badges=_badges(study, arms, missing),
-        notice=_notice(study, missing),
+        badges=_badges(study, arms, [*missing, *twice]),
+        notice=_notice(study, missing, twice),
         note=study.note,
         story=tell(study, arms, store, similarity=bool(matrices), gain=bool(gains)),
         tasks=tasks,
@@ -132,6 +140,7 @@ def make_page(study: Study, settings: Settings) -> Page:
         protocol=describe_protocol(study, arms, store, cohort),
         missing=[t for t in gaps if t is not None and len(t.page)],
         problems=[*problems, *wrong, *damaged],
+        resamples=settings.resamples,
     )
 
 
@@ -274,8 +283,24 @@ def _badges(
     return badges
 
 
-def _notice(study: Study, missing: Sequence[MissingRun]) -> str:
-    """One sentence above all when the study is not complete."""
+def _notice(study: Study, missing: Sequence[MissingRun], twice: Sequence[MissingRun]) -> str:
+    """What is not in the comparison, above all else."""
+    return " ".join(filter(None, [_incomplete(study, missing), _left_out(twice)]))
+
+
+def _left_out(twice: Sequence[MissingRun]) -> str:
+    """Runs that were dropped although they have predictions."""
+    if not twice:
+        return ""
+    names = ", ".join(run.name for run in twice[:_NAMED]) + (", ..." if twice[_NAMED:] else "")
+    return (
+        f"{len(twice)} run{'s are' if len(twice) > 1 else ' is'} left out, because another of the "
+        f"same arm, fold and seed comes before: {names}. Give each fold and seed once."
+    )
+
+
+def _incomplete(study: Study, missing: Sequence[MissingRun]) -> str:
+    """One sentence when the study is not complete."""
     failed, waiting = study.count(FAILED), study.count(WAITING)
     parts = []
     if failed:

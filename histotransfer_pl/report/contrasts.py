@@ -88,7 +88,7 @@ def _asks(question: str, a: ArmKey, b: ArmKey, order: Mapping[str, Sequence[str]
     """Whether two arms differ in what the question is about, and in nothing else."""
     if question == "encoder":
         same_depth = a.depth == b.depth or (_deepest(a, order) and _deepest(b, order))
-        rest = a.head == b.head and a.variant == b.variant
+        rest = (a.head, a.variant, a.settings) == (b.head, b.variant, b.settings)
         return a[:2] != b[:2] and same_depth and rest
     others = [name for name in ArmKey._fields if name != question]
     if any(getattr(a, name) != getattr(b, name) for name in others):

@@ -141,7 +141,7 @@ def depth_curves(
     for result in results:
         key = result.arm.key
         if result.auroc is not None and result.complete:
-            equal = (key.encoder, key.weights, key.head, key.variant)
+            equal = (key.encoder, key.weights, key.head, key.variant, key.settings)
             groups.setdefault(equal, []).append(result)
     curves = [
         _curve(sorted(group, key=partial(_place, order)), results, table)
@@ -162,7 +162,7 @@ def _curve(
 ) -> DepthCurve:
     key = own[0].arm.key
     words = [encoder_label(key)]
-    for name in ("head", "variant"):
+    for name in ("head", "variant", "settings"):
         value = getattr(key, name)
         if value and len({getattr(r.arm.key, name) for r in results}) > 1:
             words.append(value)

@@ -80,6 +80,7 @@ class Page:
     protocol: Protocol
     missing: Sequence[Table]
     problems: Sequence[str] = field(default_factory=list)
+    resamples: int = 2000
 
     def tables(self) -> Iterator[Table]:
         """Every table of the page."""

@@ -3,13 +3,13 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from histotransfer_pl.errors import ConfigError
 
-PLAN, STATE, SETTINGS = "plan.json", "state.json", "study.yaml"
+PLAN, STATE, SETTINGS, MARKERS = "plan.json", "state.json", "study.yaml", "done"
 DONE, FAILED, WAITING = "done", "failed", "waiting"
 
 
@@ -26,6 +26,7 @@ class Step:
         state: done, failed or waiting.
         seconds: How long it took, if known.
         error: The line that says why it failed.
+        digest: What the marker of this step holds once its command has run.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Step:
     state: str = WAITING
     seconds: float | None = None
     error: str = ""
+    digest: str = ""
 
     @property
     def command(self) -> str:
@@ -183,11 +185,11 @@ def load_runs(folders: Sequence[Path]) -> Study:
 
 def _step(where: Places, entry: Mapping[str, Any], state: Mapping[str, Any] | None) -> Step:
     outputs = tuple(map(str, entry.get("outputs", ())))
+    there = all(where.find(output).exists() for output in outputs)
     if state is None:
         # A killed study may have finished a step without saying so.
-        there = bool(outputs) and all(where.find(output).exists() for output in outputs)
-        state = {"state": DONE if there else WAITING}
-    return Step(
+        state = {"state": DONE if outputs and there else WAITING}
+    step = Step(
         name=str(entry["name"]),
         kind=str(entry["kind"]),
         argv=tuple(map(str, entry["argv"])),
@@ -196,7 +198,19 @@ def _step(where: Places, entry: Mapping[str, Any], state: Mapping[str, Any] | No
         state=str(state.get("state", WAITING)),
         seconds=None if state.get("seconds") is None else float(state["seconds"]),
         error=str(state.get("error") or ""),
+        digest=str(entry.get("digest") or ""),
     )
+    # Snakemake writes markers and not the state, which then is that of an earlier attempt.
+    return replace(step, state=DONE, error="") if there and _is_marked(where, step) else step
+
+
+def _is_marked(where: Places, step: Step) -> bool:
+    """Whether the marker says that this very command has run to its end."""
+    try:
+        marker = (where.folder / MARKERS / step.name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(step.digest) and marker.strip() == step.digest
 
 
 def _planned_runs(where: Places, steps: Sequence[Step]) -> list[PlannedRun]:

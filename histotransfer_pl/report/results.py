@@ -121,7 +121,10 @@ def results_table(results: Sequence[ArmResult], name: str) -> Table:
     page = pd.DataFrame(shown)
     if not (page["Remark"] != "").any():
         page = page.drop(columns="Remark")
-    return Table(name, "Every arm on its test slides, best AUROC first", pd.DataFrame(raw), page)
+    frame = pd.DataFrame(raw)
+    if not (frame["settings"] != "").any():
+        frame = frame.drop(columns="settings")
+    return Table(name, "Every arm on its test slides, best AUROC first", frame, page)
 
 
 def _remark(result: ArmResult) -> str:

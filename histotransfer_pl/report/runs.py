@@ -1,7 +1,7 @@
 """One run: what it was set to, and what it predicted on its test slides."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,16 +11,31 @@ import yaml
 
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.report.plan import PlannedRun
+from histotransfer_pl.report.settings import training_settings
+
+TUNED_ON = "tuned on "
+"""How the variant of a plain run begins whose encoder was trained too."""
 
 
 class ArmKey(NamedTuple):
-    """What a study compares: everything but fold and seed."""
+    """What a study compares: everything but fold and seed.
+
+    Attributes:
+        encoder: Name of the encoder.
+        weights: Its weights; empty for plain runs.
+        depth: Where it is cut.
+        head: The network on the bag.
+        variant: Frozen, or on which patches the encoder was tuned.
+        settings: Of plain runs that agree in all of this and yet were trained otherwise: the
+            first run of these settings.
+    """
 
     encoder: str
     weights: str
     depth: str
     head: str
     variant: str
+    settings: str = ""
 
 
 class Task(NamedTuple):
@@ -53,6 +68,8 @@ class Run:
         data: The settings of its datamodule.
         table: (S rows) slide_id, patient_id, label, predicted, p_<class>...
         classes: The classes in the order of their columns.
+        settings: What it was trained with, by dotted name; empty for a run of a study, whose plan
+            says what may differ.
     """
 
     name: str
@@ -64,6 +81,7 @@ class Run:
     data: Mapping[str, Any]
     table: pd.DataFrame
     classes: tuple[str, ...]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_run(planned: PlannedRun) -> Run:
@@ -89,6 +107,7 @@ def read_run(planned: PlannedRun) -> Run:
         data={**provenance, **{k: v for k, v in data.items() if v is not None}},
         table=table,
         classes=classes,
+        settings={} if planned.factors else training_settings(config),
     )
 
 
@@ -152,10 +171,24 @@ def _factors_of_config(
         "weights": "",
         "depth": data.get("depth") or provenance.get("depth"),
         "head": f"{name}, gated" if gated else name,
-        "variant": "",
+        "variant": _variant(config.get("model"), data),
         "fold": data["fold"],
         "seed": _number(config.get("seed_everything")),
     }
+
+
+def _variant(model: Any, data: Mapping[str, Any]) -> str:
+    """Whether the encoder was trained too, and on which patches."""
+    name = model.get("class_path") if isinstance(model, Mapping) else None
+    if str(name).rsplit(".", 1)[-1] != "TopKFineTuner":
+        return "frozen"
+    # By default a selection is called after its stage-1 run, which differs from fold to fold.
+    stage1 = Path(str(_init_args(model).get("stage1") or ""))
+    run = stage1.parent.parent.name if stage1.suffix == ".ckpt" else stage1.name
+    selection = str(data.get("selection") or "selected patches")
+    for name in (run, run.removeprefix("fit-")):  # a study calls it without the verb
+        selection = selection.removeprefix(f"{name}-") if name else selection
+    return TUNED_ON + selection
 
 
 def _init_args(group: Any) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from histotransfer_pl.report.arms import Arm, encoder_label
 from histotransfer_pl.report.gain import GainCurve
 from histotransfer_pl.report.plan import Study
+from histotransfer_pl.report.runs import TUNED_ON
 from histotransfer_pl.report.similarity import Similarity
 from histotransfer_pl.report.summary import Answer
 from histotransfer_pl.slides.grid import GridSettings
@@ -15,6 +16,12 @@ _UNTAUGHT = (
     "statistics it was made with (mean 0, variance 1)."
 )
 _CONTROLS = {"random": "random patches", "bottom": "the patches with the least attention"}
+
+_PLAIN_TUNING = (
+    "In some runs the encoder was tuned too: on selected patches of each slide, encoder and head "
+    "were trained further, together. Such a run is tested with the head it was tuned with; after "
+    "“tuned on” stands the name of its selection."
+)
 
 
 def tell(
@@ -99,7 +106,10 @@ def _folds(arms: Sequence[Arm]) -> str:
 
 
 def _tuning(study: Study, arms: Sequence[Arm]) -> list[str]:
-    rules = list(dict.fromkeys(arm.key.variant.partition("-")[0] for arm in arms))
+    variants = [arm.key.variant for arm in arms]
+    if any(variant.startswith(TUNED_ON) for variant in variants):
+        return [_PLAIN_TUNING]
+    rules = list(dict.fromkeys(variant.partition("-")[0] for variant in variants))
     tuned = [rule for rule in rules if rule not in ("", "frozen")]
     if not tuned:
         return []

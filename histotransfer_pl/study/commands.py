@@ -1,5 +1,6 @@
 """The command of each kind of step."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,19 +29,21 @@ class Features:
         depth: Depth in the store.
         weights: Where the weights came from, as the user said it.
         made_by: Steps that must be done before.
+        facts: What else determines them, from `feature_facts`.
     """
 
     encoder: str
     depth: str
     weights: str
     made_by: tuple[str, ...]
+    facts: str = ""
 
 
 def prepare_steps(config: StudyConfig) -> list[Step]:
     """What runs before everything else, each after the one before it."""
     steps: list[Step] = []
     for number, item in enumerate(config.prepare):
-        argv = shlex.split(item.command)
+        argv = _split(item.command, f"prepare.command at place {number + 1}")
         if not argv:
             raise ConfigError(f"prepare holds an empty command at place {number + 1}")
         steps.append(
@@ -53,6 +56,15 @@ def prepare_steps(config: StudyConfig) -> list[Step]:
             )
         )
     return steps
+
+
+def _split(command: str, where: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise ConfigError(
+            f"{where} is no command line ({error}): close every quote of {command!r}"
+        ) from error
 
 
 def extract_step(
@@ -104,11 +116,12 @@ def fit_step(config: StudyConfig, stored: Features, factors: Mapping[str, Any]) 
         *_run_options(config, name, factors["seed"]),
         *place_options(config),
         *options({"data": {**features, **split_options(config, factors["fold"])}}),
-        *("--model.head", spell(config.heads[factors["head"]])),
+        *("--model.head", spell(config.heads[factors["head"]], "heads")),
         *_quiet(config.fit),
         *options(config.fit),
     ]
-    return _training(config, name, argv, stored.made_by, factors, threads=config.fit_threads)
+    step = _training(config, name, argv, stored.made_by, factors, threads=config.fit_threads)
+    return replace(step, reads=stored.facts)
 
 
 def finetune_step(
@@ -129,13 +142,14 @@ def finetune_step(
         *("--model", "TopKFineTuner"),
         *("--model.stage1", word["--run"]),
         *options({"model": kept}),
-        *("--model.head", spell(config.heads[factors["head"]])),
+        *("--model.head", spell(config.heads[factors["head"]], "heads")),
         *_quiet(config.tuning.fit),
         *options(config.tuning.fit),
     ]
-    return _training(
+    step = _training(
         config, name, argv, (chosen.name,), factors, kind="finetune", also=("encoder.safetensors",)
     )
+    return replace(step, reads=chosen.reads)
 
 
 def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -> Step:
@@ -158,6 +172,7 @@ def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -
         argv=("select", *options(settings)),
         needs=(attention.name,),
         factors={**attention.factors, "variant": variant},
+        reads=attention.reads,
     )
 
 
@@ -253,12 +268,31 @@ def _after_fit(fit: Step, verb: str, files: tuple[str, ...]) -> Step:
         outputs=tuple(str(run / file) for file in files),
         factors=fit.factors,
         threads=fit.threads,
+        reads=fit.reads,
     )
 
 
 def place_options(config: StudyConfig) -> list[str]:
     """Where the store and the cohort are."""
     return ["--data.store", str(config.store), "--data.cohort", str(config.cohort)]
+
+
+def feature_facts(config: StudyConfig, encoder: EncoderConfig) -> str:
+    """What determines the features of an encoder beside its name and the slides.
+
+    Steps that only read features do not say it in their commands. Only what differs from the
+    usual is said, so that a new setting changes nothing for studies that leave it alone. The
+    depths are not part of it: one more makes no other features of those that are there.
+    """
+    usual = EncoderConfig(encoder.name)
+    keys = ["name", "weights", "input_px", "pooling"]
+    keys += ["seed"] if encoder.weights == "random" else []
+    facts = {key: getattr(encoder, key) for key in keys}
+    facts = {key: value for key, value in facts.items() if value != getattr(usual, key)}
+    slides = _slide_options(config)
+    slides.pop("slides", None)
+    facts |= slides
+    return json.dumps(facts, sort_keys=True) if facts else ""
 
 
 def _slide_options(config: StudyConfig) -> dict[str, Any]:

@@ -6,7 +6,12 @@ from typing import Any
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.study.commands import place_options, run_folder, split_options
+from histotransfer_pl.study.commands import (
+    feature_facts,
+    place_options,
+    run_folder,
+    split_options,
+)
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig
 from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.options import options, refuse_owned
@@ -92,6 +97,8 @@ def _similarity(
         inputs=(str(config.cohort),),
         outputs=(table,),
         factors={"encoder": pair.first, "other": pair.second, "fold": fold},
+        # The patches of the store: the encoders themselves are in the command.
+        reads=feature_facts(config, first),
     )
 
 
@@ -118,6 +125,7 @@ def _gain(
         inputs=(str(config.cohort),) if settings else (),
         outputs=(table,),
         factors={"encoder": probe.encoder},
+        reads=feature_facts(config, encoder) if needs else "",
     )
 
 

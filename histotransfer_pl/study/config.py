@@ -45,15 +45,30 @@ class Folds:
 
     Attributes:
         n_folds: Number of folds.
-        run: Which of them to test on; all when null.
+        run: Which of them to test on; all when null. With `column` it must be given.
         split_seed: Seed of the folds.
-        column: Take the split from this column of the cohort instead.
+        column: Take the split from this column of the cohort instead; `n_folds` and `split_seed`
+            then mean nothing. A column of words (train, validation, test) is one split, whatever
+            the fold: `run` names one number, such as [0]. Of a column of fold numbers, `run` names
+            those to test on.
+
+    Raises:
+        ConfigError: A column without `run`.
     """
 
     n_folds: int = 5
     run: list[int] | None = None
     split_seed: int = 0
     column: str | None = None
+
+    def __post_init__(self) -> None:
+        # The plan does not read the cohort, and n_folds says nothing of the column.
+        if self.column is not None and self.run is None:
+            raise ConfigError(
+                f"folds.column is {self.column} and folds.run is not given: for a column of words "
+                "(train, validation, test) give folds.run one number, such as [0]; for a column "
+                "of fold numbers give those to test on"
+            )
 
     @property
     def numbers(self) -> list[int]:

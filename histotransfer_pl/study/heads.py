@@ -18,6 +18,11 @@ def check_heads(heads: Mapping[str, Mapping[str, Any]]) -> None:
     """
     known = sorted({cls.__name__ for cls in _subclasses(MILHead)})
     for name, head in heads.items():
+        if not isinstance(head, Mapping):
+            raise ConfigError(
+                f"heads.{name} is {head!r}; expected class_path and init_args: give "
+                f"heads.{name}.class_path"
+            )
         extra = sorted(set(head) - {"class_path", "init_args"})
         if "class_path" not in head or extra:
             raise ConfigError(

@@ -15,6 +15,7 @@ from histotransfer_pl.study.commands import (
     Features,
     cost_step,
     extract_step,
+    feature_facts,
     fit_step,
     predict_step,
     prepare_steps,
@@ -25,20 +26,20 @@ from histotransfer_pl.study.comparisons import gain_steps, similarity_steps
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.heads import check_heads
-from histotransfer_pl.study.options import refuse_owned
+from histotransfer_pl.study.options import refuse_owned, require_sections
 from histotransfer_pl.study.steps import Plan, Step
 from histotransfer_pl.study.tuning import Stage1, tuned_encoders, tuning_steps
 
 _OWNED_BY_FITS = (
-    "run_dir", "seed_everything", "ckpt_path", "model.head", "model.stage1", "model.encoder",
-    "model.weights", "model.seed", "model.input_px", "data.store", "data.cohort", "data.slides",
+    "config", "run_dir", "seed_everything", "ckpt_path",
+    "model.head", "model.stage1", "model.encoder", "model.weights", "model.seed", "model.input_px", "data.store", "data.cohort", "data.slides",
     "data.encoder", "data.depth", "data.target", "data.fold", "data.n_folds", "data.split_seed",
     "data.fold_column", "data.selection", "trainer.default_root_dir", "checkpoint.dirpath",
 )  # fmt: skip
 _OWNED_BY_EXTRACTION = (
-    "data.store", "data.cohort", "data.slides", "data.slide_mpp", "data.grid", "model.encoder",
-    "model.weights", "model.seed", "model.depths", "model.alias", "model.input_px",
-    "model.allow_download",
+    "data.class_path", "data.store", "data.cohort", "data.slides", "data.slide_mpp", "data.grid",
+    "model.class_path", "model.encoder", "model.weights", "model.seed", "model.depths",
+    "model.alias", "model.input_px", "model.allow_download",
 )  # fmt: skip
 
 
@@ -49,9 +50,13 @@ def make_plan(config: StudyConfig) -> Plan:
         ConfigError: Settings that the study owns, an unknown head, or names that collide.
         EncoderError: An unknown encoder or depth.
     """
-    refuse_owned(config.fit, _OWNED_BY_FITS, "fit")
-    refuse_owned(config.tuning.fit, _OWNED_BY_FITS, "tuning.fit")
-    refuse_owned(config.extract, _OWNED_BY_EXTRACTION, "extract")
+    for where, settings, owned in (
+        ("fit", config.fit, _OWNED_BY_FITS),
+        ("tuning.fit", config.tuning.fit, _OWNED_BY_FITS),
+        ("extract", config.extract, _OWNED_BY_EXTRACTION),
+    ):
+        require_sections(settings, where)
+        refuse_owned(settings, owned, where)
     check_heads(config.heads)
     depths = {encoder.store_name: requested_depths(encoder) for encoder in config.encoders}
     tuned = tuned_encoders(config, depths)
@@ -92,7 +97,10 @@ def _extraction(
     ready = tuple(step.name for step in prepare_steps(config)[-1:])
     step = extract_step(config, encoder, depths[name], ready)
     yield step
-    features += [Features(name, depth, encoder.weights, (step.name,)) for depth in depths[name]]
+    facts = feature_facts(config, encoder)
+    features += [
+        Features(name, depth, encoder.weights, (step.name,), facts) for depth in depths[name]
+    ]
 
 
 def _costs(config: StudyConfig, depths: dict[str, list[str]]) -> Iterator[Step]:

@@ -8,6 +8,7 @@ that Snakemake ran is finished for this program too, and the other way round.
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from histotransfer_pl.study.progress import marker
@@ -17,13 +18,19 @@ WRITES_STORE = frozenset({"prepare", "extract", "extract_tuned", "predict", "sel
 """Kinds that need the store for themselves."""
 
 
-def snakefile(plan: Plan, folder: Path, environment: dict[str, str]) -> str:
+def snakefile(
+    plan: Plan,
+    folder: Path,
+    environment: dict[str, str],
+    accepted: Mapping[str, int] | None = None,
+) -> str:
     """The text of a Snakefile.
 
     Args:
         plan: The steps.
         folder: Folder of the study.
         environment: Variables of every command.
+        accepted: Exit codes of a kind of step that count as done, beside 0.
     """
     markers = [str(marker(folder, step)) for step in plan]
     blocks = [
@@ -31,7 +38,7 @@ def snakefile(plan: Plan, folder: Path, environment: dict[str, str]) -> str:
         f"# {plan.name}: the plan of a histotransfer_pl study; run it from {Path.cwd()}.\n"
         "# store=1: one step at a time writes the store.\n",
         f"rule all:\n    input:\n{_lines(markers)}",
-        *(_rule(plan, step, folder, environment) for step in plan),
+        *(_rule(plan, step, folder, _shell(step, environment, accepted or {})) for step in plan),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -41,7 +48,7 @@ def rule_name(step: Step) -> str:
     return re.sub(r"\W", lambda found: f"_{ord(found[0]):x}_", step.name.replace("-", "__"))
 
 
-def _rule(plan: Plan, step: Step, folder: Path, environment: dict[str, str]) -> str:
+def _rule(plan: Plan, step: Step, folder: Path, shell: str) -> str:
     needs = []
     for need in step.needs:
         text = json.dumps(str(marker(folder, plan[need])))
@@ -56,11 +63,11 @@ def _rule(plan: Plan, step: Step, folder: Path, environment: dict[str, str]) -> 
     lines += [f"    output:\n{_lines([own])}", f"    log:\n{_lines([_log(folder, step)])}"]
     if step.kind in WRITES_STORE:
         lines.append("    resources:\n        store=1,")
-    lines.append(f"    shell:\n        {json.dumps(_shell(step, environment))}")
+    lines.append(f"    shell:\n        {json.dumps(shell)}")
     return "\n".join(lines)
 
 
-def _shell(step: Step, environment: dict[str, str]) -> str:
+def _shell(step: Step, environment: dict[str, str], accepted: Mapping[str, int]) -> str:
     variables = dict(environment)
     if step.threads is not None:
         variables["OMP_NUM_THREADS"] = str(step.threads)
@@ -68,7 +75,10 @@ def _shell(step: Step, environment: dict[str, str]) -> str:
     command = " ".join([*words, step.command])
     # Braces are Snakemake's own placeholders, and those of JSON settings are not.
     escaped = command.replace("{", "{{").replace("}", "}}")
-    return f"{escaped} > {{log}} 2>&1 && echo {step.digest} > {{output}}"
+    run = f"{escaped} > {{log:q}} 2>&1"
+    if step.kind in accepted:
+        run = f"( {run} || [ $? -eq {accepted[step.kind]} ] )"
+    return f"{run} && echo {step.digest} > {{output:q}}"
 
 
 def _log(folder: Path, step: Step) -> str:

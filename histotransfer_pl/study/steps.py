@@ -32,6 +32,7 @@ class Step:
         outputs: Files whose existence is needed for the step to count as done.
         factors: What it stands for in the comparison.
         threads: Threads it computes with; None for all.
+        reads: What determines the features that it reads and its command does not say.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Step:
     outputs: tuple[str, ...] = ()
     factors: Mapping[str, Any] = field(default_factory=dict)
     threads: int | None = None
+    reads: str = ""
 
     @property
     def command(self) -> str:
@@ -50,8 +52,13 @@ class Step:
 
     @property
     def digest(self) -> str:
-        """Stands for the command: a step is done again when its command has changed."""
-        return hashlib.sha256("\0".join(self.argv).encode()).hexdigest()[:32]
+        """Stands for the command: a step is done again when its command has changed.
+
+        So it is when the features that it reads are made otherwise: repeating an extraction alone
+        renews nothing behind it.
+        """
+        words = [*self.argv, self.reads] if self.reads else self.argv
+        return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,9 @@ class Plan:
         # paths are relative to this folder unless they are absolute
         facts = {"name": self.name, "note": note, "created": created}
         facts["working_folder"] = str(Path.cwd())
-        return json.dumps({**facts, "steps": [asdict(step) for step in self.steps]}, indent=1)
+        # The report compares the digests with the markers of what has run.
+        steps = [{**asdict(step), "digest": step.digest} for step in self.steps]
+        return json.dumps({**facts, "steps": steps}, indent=1)
 
 
 def read_plan(path: Path) -> Plan:
@@ -127,4 +136,4 @@ def _step(item: dict[str, Any]) -> Step:
     lists: dict[str, Sequence[str]] = {
         name: tuple(item[name]) for name in ("argv", "needs", "inputs", "outputs")
     }
-    return Step(**{**item, **lists})
+    return Step(**{**{key: item[key] for key in item if key != "digest"}, **lists})

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import yaml
 
 from histotransfer_pl.cli.main import main
+from histotransfer_pl.cli.study import accepted
+from histotransfer_pl.study.config import StoredFeatures, StudyConfig
 from histotransfer_pl.study.steps import read_plan
 
 
@@ -226,6 +229,73 @@ def test_classes_of_other_verbs_are_passed_on_as_they_stand(
     assert json.loads(given["model.head"])["init_args"] == {"hidden": [4]}
 
 
+def test_changes_go_into_classes_and_lists(config: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    settings = yaml.safe_load(config.read_text())
+    settings["fit"]["model"] = {"optimizer": {"class_path": "torch.optim.AdamW"}}
+    settings["fit"]["trainer"]["callbacks"] = [{"class_path": "A"}]
+    config.write_text(yaml.safe_dump(settings))
+    changes = ["--fit.model.optimizer.lr", "1e-4", "--heads.mean.hidden", "[4]"]
+    changes += ["--fit.trainer.callbacks+", "B", "--fit.trainer.callbacks+={class_path: C}"]
+    assert main(["study", "--config", str(config), *changes, "--dry_run"]) == 0
+    given = first_fit(capfd.readouterr().out)
+    assert json.loads(given["--model.optimizer"])["init_args"] == {"lr": 1e-4}
+    assert json.loads(given["--model.head"])["init_args"] == {"hidden": [4]}
+    assert json.loads(given["--trainer.callbacks"]) == [
+        {"class_path": "A"},
+        "B",
+        {"class_path": "C"},
+    ]
+
+
+def first_fit(said: str) -> dict[str, str]:
+    """Settings of the first fit of a dry run."""
+    words = shlex.split(next(line for line in said.splitlines() if " fit " in line))[4:]
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def test_several_files_are_merged_key_by_key(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = tmp_path / "more.yaml"
+    more.write_text(
+        "fit: {trainer: {precision: bf16-mixed}, model: {rate: 1e-4}}\n"
+        "tuning.fit: {trainer: {max_epochs: 9}}\n"
+        "heads: {mean: {init_args: {dropout: 0.5}}, attention: {class_path: AttentionHead}}\n"
+        "folds: {split_seed: 3}\n"
+    )
+    files = ["--config", str(config), f"--config={more}"]
+    snakefile = ["--snakefile", str(tmp_path / "Snakefile")]
+    assert main(["study", *files, "--fit.data.batch_size", "2", *snakefile]) == 0
+    found = yaml.safe_load((tmp_path / "study" / "study.yaml").read_text())
+    assert found["fit"] == {
+        "trainer": {"max_epochs": 2, "precision": "bf16-mixed"},
+        "data": {"batch_size": 2},
+        "model": {"rate": 1e-4},
+    }
+    assert found["heads"] == {
+        "mean": {"class_path": "MeanPoolHead", "init_args": {"hidden": [], "dropout": 0.5}},
+        "attention": {"class_path": "AttentionHead"},
+    }
+    assert found["tuning"]["fit"] == {"trainer": {"max_epochs": 9}}
+    assert (found["folds"]["n_folds"], found["folds"]["split_seed"]) == (3, 3)
+    capfd.readouterr()
+    whole = ["--fit", "{trainer: {max_epochs: 5}}", "--dry_run"]
+    assert main(["study", *files, *whole]) == 0
+    given = first_fit(capfd.readouterr().out)
+    assert given["--trainer.max_epochs"] == "5"
+    assert "--trainer.precision" not in given
+
+
+def test_tuned_extractions_may_lose_slides_too(tmp_path: Path) -> None:
+    heads = {"mean": {"class_path": "MeanPoolHead"}}
+    config = StudyConfig(
+        name="x", cohort=tmp_path, heads=heads, features=[StoredFeatures("given", "last")]
+    )
+    assert accepted(config) == {}
+    tolerant = replace(config, lost_slides="leave_out")
+    assert accepted(tolerant) == {"extract": 3, "extract_tuned": 3}
+
+
 def test_a_snakefile_comes_with_the_plan(
     config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +314,14 @@ def test_a_snakefile_comes_with_the_plan(
         (["--fit", '{"data": {"fold": 1}}'], "fit sets data.fold"),
         (["--fit.trainer.max_epochs", "--dry_run"], "--fit.trainer.max_epochs has no value"),
         (["--fit.trainer.max_epochs.x", "1"], "max_epochs holds 2, no settings of its own"),
+        (["--fit.data.fold+", "2"], "fit sets data.fold"),
+        (["--fit.data.init_args.fold", "2"], "fit sets data.fold"),
+        (["--fit.data.x", "{a"], "--fit.data.x has '{a', expected YAML"),
+        (["--fit.data.x", "!!set {a}"], "data.x holds {'a'}, expected words"),
+        (["--heads.attention", "AttentionHead"], "heads.attention is 'AttentionHead'; expected"),
+        (["--heads.mean", "3"], "heads.mean is 3; expected class_path"),
+        (["--prepare", '[{command: "a \'b", outputs: []}]'], "place 1 is no command line"),
+        (["--folds.column", "split"], "folds.run is not given"),
         (["--heads", '{"a": {"class_path": "MeanPolHead"}}'], "did you mean MeanPoolHead?"),
     ],
 )

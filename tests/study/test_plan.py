@@ -146,7 +146,19 @@ def test_hygiene_check_finds_a_wrong_plan() -> None:
         ({"fit": {"data": {"fold": 1}}}, "fit sets data.fold, which the study sets"),
         ({"fit": {"model": {"head": "X"}}}, "fit sets model.head"),
         ({"tuning": Tuning(fit={"model": {"stage1": "x"}})}, "tuning.fit sets model.stage1"),
+        ({"fit": {"data": {"class_path": "X", "init_args": {"fold": 0}}}}, "fit sets data.fold"),
+        ({"fit": {"data": {"fold+": [2]}}}, "fit sets data.fold,"),
+        ({"fit": {"data+": {"init_args.fold": 2}}}, "fit sets data.fold,"),
+        ({"fit": {"model": {"init_args": {"head": "X"}}}}, "fit sets model.head"),
+        ({"fit": {"data": None}}, "fit.data holds None, expected a mapping"),
+        ({"fit": {"trainer": 3}}, "fit.trainer holds 3, expected a mapping"),
+        ({"fit": {"data": {"class_path": "X", "init_args": 3}}}, "fit.data.init_args holds 3"),
+        ({"tuning": Tuning(fit={"checkpoint": "x"})}, "tuning.fit.checkpoint holds 'x'"),
+        ({"extract": {"model": "FeatureExtractor"}}, "extract.model holds 'FeatureExtractor'"),
+        ({"extract": {"data": {"class_path": "X"}}}, "extract sets data.class_path"),
         ({"extract": {"data": {"grid": {"patch_px": 9}}}}, "extract sets data.grid"),
+        ({"prepare": [Preparation("import 'x", [])]}, "prepare.command at place 1 is no command"),
+        ({"heads": {"a": "AttentionHead"}}, "heads.a is 'AttentionHead'; expected class_path"),
         ({"heads": {"a": {"class_path": "AtentionHead"}}}, "did you mean AttentionHead"),
         ({"heads": {"a": {"class": "AttentionHead"}}}, "expected class_path and init_args"),
         ({"variants": ["frozen", "topk"], "tuning": Tuning(head="x")}, "tuning.head names 'x'"),
@@ -158,6 +170,12 @@ def test_settings_that_cannot_be_planned(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_plan(make_config(tmp_path, **settings))
+
+
+def test_a_column_needs_to_be_told_which_folds() -> None:
+    with pytest.raises(ConfigError, match=r"folds\.run is not given.* one number, such as \[0\]"):
+        Folds(column="split")
+    assert Folds(column="split", run=[0]).numbers == [0]
 
 
 def test_an_unknown_depth_is_found_before_anything_runs(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def rules(text: str) -> dict[str, str]:
 def shell(rule: str) -> str:
     """The command of a rule as Snakemake would give it to the shell, without its placeholders."""
     text: str = json.loads(rule.split("shell:\n", 1)[1].strip())
-    return text.replace("{log}", "LOG").replace("{output}", "OUT").format()
+    return text.replace("{log:q}", "LOG").replace("{output:q}", "OUT").format()
 
 
 @pytest.fixture
@@ -70,14 +70,44 @@ def test_only_writers_of_the_store_ask_for_it(plan: Plan, tmp_path: Path) -> Non
 def test_a_step_that_the_shell_ran_is_done_here_too(tmp_path: Path) -> None:
     step = Step("one-step", "fit", ("--version",), threads=1)
     plan = Plan("one", (step,))
-    command = shell(rules(snakefile(plan, tmp_path, {}))[rule_name(step)])
-    out = marker(tmp_path, step)
-    out.parent.mkdir()
-    command = command.replace("OUT", str(out)).replace("LOG", str(tmp_path / "log"))
+    command = placed(shell(rules(snakefile(plan, tmp_path, {}))[rule_name(step)]), tmp_path, step)
     command = command.replace("python -m", f"{sys.executable} -m")
     assert not is_done(plan, step, tmp_path)
     subprocess.run(["sh", "-c", command], check=True)
     assert is_done(plan, step, tmp_path)
+
+
+def placed(command: str, folder: Path, step: Step) -> str:
+    """A command with the files that Snakemake would put in, quoted as `:q` says."""
+    out = marker(folder, step)
+    out.parent.mkdir(parents=True)
+    log = shlex.quote(str(folder / "log"))
+    return command.replace("OUT", shlex.quote(str(out))).replace("LOG", log)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "done"),
+    [
+        ("extract", 0, True),
+        ("extract", 3, True),
+        ("extract_tuned", 3, True),
+        ("extract", 1, False),
+        ("fit", 3, False),
+    ],
+)
+def test_the_shell_accepts_lost_slides_where_that_was_said(
+    tmp_path: Path, kind: str, code: int, done: bool
+) -> None:
+    step = Step("one", kind, ("x",))
+    plan = Plan("one", (step,))
+    folder = tmp_path / "a study"
+    accepted = {"extract": 3, "extract_tuned": 3}
+    text = shell(rules(snakefile(plan, folder, {}, accepted))[rule_name(step)])
+    command = placed(text, folder, step)
+    command = command.replace(step.command, f"sh -c 'exit {code}'")
+    result = subprocess.run(["bash", "-euo", "pipefail", "-c", command], check=False)
+    assert (result.returncode == 0) == done
+    assert is_done(plan, step, folder) == done
 
 
 def test_names_of_rules_are_identifiers_and_stay_apart() -> None:

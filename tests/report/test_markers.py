@@ -1,0 +1,58 @@
+"""A marker in `done/` says that a step is done, whatever `state.json` says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from histotransfer_pl.report.plan import DONE, FAILED, load_study
+from histotransfer_pl.study.progress import mark_done
+from histotransfer_pl.study.steps import Step, read_plan
+from tests.report.folders import write_study
+
+
+@pytest.fixture
+def failed(tmp_path: Path) -> Path:
+    """A study whose state names a failed training."""
+    return write_study(tmp_path / "s", {("enc", "d1"): 1.0}, missing=["enc-d1-f2-s0"])
+
+
+def steps_of(folder: Path) -> list[Step]:
+    """The steps, after the plan was written as a study writes it."""
+    path = folder / "plan.json"
+    before = json.loads(path.read_text())
+    defaults: dict[str, object] = {"inputs": [], "threads": None, "reads": "features"}
+    path.write_text(
+        json.dumps({**before, "steps": [{**defaults, **step} for step in before["steps"]]})
+    )
+    plan = read_plan(path)
+    written = json.loads(plan.to_json(before.get("created", "now")))
+    path.write_text(json.dumps({**before, "steps": written["steps"]}))
+    return list(plan)
+
+
+def test_a_marker_comes_before_the_state(failed: Path) -> None:
+    for step in steps_of(failed):
+        mark_done(failed, step)
+    study = load_study(failed)
+    assert study.count(DONE) == len(study.steps)
+    assert not any(step.error for step in study.steps)
+    assert not any(run.problem for run in study.runs)
+
+
+def test_a_marker_of_another_command_says_nothing(failed: Path) -> None:
+    (failed / "done").mkdir()
+    for step in steps_of(failed):
+        (failed / "done" / step.name).write_text("0" * 32 + "\n")
+    assert load_study(failed).count(FAILED) == 1
+
+
+def test_a_marker_without_the_outputs_says_nothing(failed: Path) -> None:
+    steps = steps_of(failed)
+    plan = json.loads((failed / "plan.json").read_text())
+    for step in plan["steps"]:
+        step["outputs"] = ["gone.txt"]
+    (failed / "plan.json").write_text(json.dumps(plan))
+    for step in steps:
+        mark_done(failed, step)
+    assert load_study(failed).count(FAILED) == 1
