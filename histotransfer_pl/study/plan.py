@@ -32,7 +32,8 @@ from histotransfer_pl.study.tuning import Stage1, tuned_encoders, tuning_steps
 
 _OWNED_BY_FITS = (
     "config", "run_dir", "seed_everything", "ckpt_path",
-    "model.head", "model.stage1", "model.encoder", "model.weights", "model.seed", "model.input_px", "data.store", "data.cohort", "data.slides",
+    "model.head", "model.stage1", "model.encoder", "model.weights", "model.seed",
+    "model.input_px", "data.store", "data.cohort", "data.slides",
     "data.encoder", "data.depth", "data.target", "data.fold", "data.n_folds", "data.split_seed",
     "data.fold_column", "data.selection", "trainer.default_root_dir", "checkpoint.dirpath",
 )  # fmt: skip
