@@ -16,7 +16,7 @@ def measure(
     patches: int = 64,
     patch_px: int = 224,
     batch_size: int = 64,
-    rounds: int = 3,
+    rounds: int = 2,
     device: str = "cpu",
 ) -> list[Result]:
     """Both networks and the CKA of each layer with each, by both networks alone.

@@ -98,7 +98,7 @@ def measure(
     slides: int = 16,
     patch_px: int = 224,
     batch_size: int = 32,
-    rounds: int = 5,
+    rounds: int = 4,
     encoder: str = "resnet18",
     device: str = "cpu",
     *,
