@@ -12,8 +12,12 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from histotransfer_pl.data.bags import Bag, BagDataset, BagSampler, pack
-from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.join import Join, join_cohort
+from histotransfer_pl.data.refusals import (
+    refuse_seen_patients,
+    require_classes,
+    require_same_encoder,
+)
 from histotransfer_pl.data.splits import Split, split_by_column, split_by_seed
 from histotransfer_pl.errors import ConfigError, SplitError, StoreMismatchError
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -327,63 +331,3 @@ def stored_features(slide: StoredSlide) -> list[tuple[str, str]]:
     """The encoders and depths a slide has features of."""
     names = [name.split("/") for name in slide.arrays() if name.startswith("features/")]
     return [(decode_key(encoder), decode_key(depth)) for _, encoder, depth in names]
-
-
-def require_classes(bags: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """The same bags, if those to train on and to choose by are of every class.
-
-    Raises:
-        SplitError: If a class is missing there.
-    """
-    for part in ("train", "validation"):
-        found = set(bags.loc[bags["part"] == part, "label"])
-        missing = [name for name in classes if name not in found]
-        if missing:
-            raise SplitError(
-                f"the {part} part has no patient of class {shorten(missing)}: use fewer folds, "
-                "another split_seed, or bags of slides"
-            )
-    return bags
-
-
-def require_same_encoder(store: FeatureStore, array: str, slide_ids: list[str]) -> None:
-    """Refuse features that are not all of one network, as after an extraction in two parts.
-
-    Raises:
-        StoreMismatchError: It names slides of each.
-    """
-    made_with: dict[str, list[str]] = {}
-    for slide_id in slide_ids:
-        info = store.slide(slide_id).info(array)
-        facts = f"{info.shape[1]} wide, weights {info.attributes.get('weights_sha256', '')!s:.12}"
-        made_with.setdefault(facts, []).append(slide_id)
-    if len(made_with) > 1:
-        ways = "; ".join(f"{facts}: {shorten(names)}" for facts, names in made_with.items())
-        raise StoreMismatchError(
-            f"{array} in {store.location} was not made with one network ({ways}): extract all "
-            "slides with the same weights, under another alias"
-        )
-
-
-def refuse_seen_patients(
-    store: FeatureStore, array: str, labelled: pd.DataFrame, split: Split
-) -> None:
-    """Refuse features of an encoder that was tuned on patients of the test or validation part.
-
-    Patients on whom the tuned encoder was chosen (its epoch) may validate again, but not test.
-
-    Raises:
-        SplitError: If a patient to evaluate was used to tune the encoder.
-    """
-    facts = store.slide(labelled["slide_id"].iloc[0]).info(array).attributes
-    owners = labelled.set_index("slide_id")["patient_id"]
-    test, validation = set(owners[split.test]), set(owners[split.validation])
-    tuned_on = set(facts.get("tuned_on_patients", []))
-    chosen_on = set(facts.get("tuned_validation_patients", []))
-    leaked = sorted((tuned_on & (test | validation)) | (chosen_on & test))
-    if leaked:
-        raise SplitError(
-            f"{array} comes from an encoder tuned on {len(leaked)} patients that are in the "
-            f"validation or test part here: {shorten(leaked)}; use the fold it was tuned on "
-            f"(tuned fold: {facts.get('tuned_fold', 'unknown')})"
-        )

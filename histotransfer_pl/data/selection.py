@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from histotransfer_pl.data.cohort import shorten
+from histotransfer_pl.data.refusals import require_one_way
 from histotransfer_pl.errors import StoreMismatchError
 from histotransfer_pl.store.checksum import CHECKSUM
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -135,16 +136,12 @@ def read_selections(store: FeatureStore, name: str, slide_ids: list[str]) -> dic
     """
     require_selection(store, name, slide_ids)
     found = {slide_id: read_selection(store.slide(slide_id), name) for slide_id in slide_ids}
-    ways: dict[str, list[str]] = {}
-    for slide_id, selection in found.items():
-        facts = ", ".join(f"{key} {selection.attributes.get(key)}" for key in SAME_FOR_ALL)
-        ways.setdefault(facts, []).append(slide_id)
-    if len(ways) > 1:
-        said = "; ".join(f"{facts}: {shorten(names)}" for facts, names in ways.items())
-        raise StoreMismatchError(
-            f"selection {name!r} in {store.location} was not made in one way ({said}): run select "
-            "again with --overwrite true, or under another name"
-        )
+    ways = {
+        slide_id: ", ".join(f"{key} {selection.attributes.get(key)}" for key in SAME_FOR_ALL)
+        for slide_id, selection in found.items()
+    }
+    remedy = "run select again with --overwrite true, or under another name"
+    require_one_way(ways, f"selection {name!r} in {store.location}", remedy)
     return found
 
 

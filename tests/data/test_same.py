@@ -61,7 +61,7 @@ def set_up(folder: Path, **settings: object) -> FeatureDataModule:
 def test_features_of_two_networks_under_one_name_are_refused(tmp_path: Path) -> None:
     names = [f"p{number}" for number in range(6)]
     features(tmp_path, ["x"] * 4 + ["y"] * 2, ["0", "1"] * 3, names)
-    with pytest.raises(StoreMismatchError, match=r"not made with one network .*weights y: 's4'"):
+    with pytest.raises(StoreMismatchError, match=r"not made in one way .*weights y: 's4'"):
         set_up(tmp_path)
 
 
