@@ -1,6 +1,7 @@
 """RepresentationSimilarity against plain CKA of features computed one network at a time."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,3 +187,23 @@ def test_what_cannot_be_compared_is_refused(tuning_cohort: Path) -> None:
     Path("other.csv").write_text("slide_id,patient_id,label\nx,x,0\n")
     with pytest.raises(CohortError, match="none of the 1 slides asked for has patches"):
         PatchSampleDataModule(Path("s.zarr"), Path("other.csv")).setup("test")
+
+
+def test_patches_of_all_ranks_are_counted() -> None:
+    task = RepresentationSimilarity(
+        ComparedEncoder("timm:test_resnet", "random", seed=0),
+        ComparedEncoder("timm:test_resnet", "random", seed=1),
+        controls=False,
+    ).eval()
+    # as if a second rank had seen as much
+    as_two: dict[str, Any] = {
+        "distributed_available_fn": lambda: True,
+        "dist_sync_fn": lambda value, group: [value, value],
+    }
+    for metric in task.metrics.values():
+        vars(metric).update(as_two)
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        task.compare(torch.randint(0, 256, (8, 32, 32, 3), generator=generator, dtype=torch.uint8))
+        task.compute()
+    assert task.n_patches == 16
