@@ -131,6 +131,7 @@ def _result(curve: Curve) -> Result:
 def draw(curves: Sequence[Curve], folder: Path) -> None:
     """All curves, with a line of slope 1 through the last point of each."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(9, 7), layout="constrained")
     for axes, curve in zip(figure.subplots(2, 2).flat, curves, strict=True):
@@ -139,6 +140,8 @@ def draw(curves: Sequence[Curve], folder: Path) -> None:
         axes.loglog(work, [times[-1] * w / work[-1] for w in work], ":", label="linear")
         axes.set(xlabel=name.rpartition(", ")[2], ylabel="seconds", title=name)
         axes.legend()
+        for axis in (axes.xaxis, axes.yaxis):  # labels between the powers of ten would overlap
+            axis.set_minor_formatter(NullFormatter())
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("svg", "png"):
         figure.savefig(folder / f"scaling.{suffix}")
