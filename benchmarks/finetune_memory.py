@@ -18,10 +18,9 @@ from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.encoders.memory import TensorMemory
+from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.files import fingerprint
-from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.synthetic import write_pyramid
-from histotransfer_pl.slides.tissue import TissueSettings
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.finetune import TopKFineTuner
@@ -116,7 +115,7 @@ def _prepare(n: int, k: int) -> None:
     coords = np.stack([place % _COLUMNS, place // _COLUMNS], axis=1).astype(np.int32) * _SIDE
     attributes = {"path": str(slide), "fingerprint": fingerprint(slide), "slide_mpp": 0.5}
     facts = {**encoder.provenance, "encoder": encoder.name, "depth": depth}
-    store = FeatureStore.open_or_create("s.zarr", settings.to_dict())
+    store = FeatureStore.open_or_create("s.zarr", settings.to_json())
     with store.writing():
         for i in range(_PATIENTS):  # one file serves all slides
             added = store.add_slide(f"s{i}", coords, n, attributes)

@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.painting import mix_stain, paint_section
 from histotransfer_pl.slides.synthetic import SYNTHETIC_MPP, write_pyramid
-from histotransfer_pl.slides.tissue import TissueSettings
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import encode_key, feature_path
 

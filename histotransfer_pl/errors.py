@@ -13,6 +13,10 @@ class ConfigError(HistoTransferError, ValueError):
     """A setting that cannot be used."""
 
 
+class RecordError(HistoTransferError, ValueError):
+    """A stored fact that cannot be read: damaged, or of a later version."""
+
+
 class SlideError(HistoTransferError, OSError):
     """A slide that cannot be opened or read."""
 

@@ -17,7 +17,7 @@ from histotransfer_pl.callbacks.predictions import prediction_row
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.errors import SlideError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
 from histotransfer_pl.tasks.metrics import Predictions
@@ -88,7 +88,7 @@ class Dashboard(Callback):
         grid = data.store.grid
         if grid is None:
             return
-        settings = GridSettings.from_dict(grid)
+        settings = GridSettings.from_json(grid)
         bags = data.bags[data.bags["part"] == "validation"].head(self.slides)
         for slide_id in [slides[0] for slides in bags["slide_ids"]]:
             images = top_patches(module, data, settings, slide_id, self.patches)

@@ -13,9 +13,9 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.store.layout import attention_path
 from histotransfer_pl.tasks.mil import feature_data
 

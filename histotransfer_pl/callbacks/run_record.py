@@ -6,7 +6,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.records.files import write_text
 
 
 class RunRecord(SaveConfigCallback):

@@ -10,8 +10,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.data.patch_cache import PatchCache
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
 
 _log = logging.getLogger(__name__)

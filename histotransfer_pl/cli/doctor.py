@@ -20,7 +20,7 @@ from histotransfer_pl.data.cohort import (
 )
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import CohortError, ConfigError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 
 
 def doctor(arguments: list[str]) -> int:

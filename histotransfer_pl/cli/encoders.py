@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
-from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.cli.files import call, say
 from histotransfer_pl.encoders.catalogue import CATALOGUE
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import cost_table, measure_costs
 from histotransfer_pl.encoders.listing import catalogue_text, describe_catalogue
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.files import write_text
 
 
 def encoders(arguments: list[str]) -> int:

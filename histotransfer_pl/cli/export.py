@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.cli.files import say
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError, HistoTransferError, StoreError
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.report.geojson import attention_geojson, qupath_origin
 from histotransfer_pl.report.overlay import (
     draw_overlay,

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.cli.files import call, say
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.features import stored_features
@@ -22,6 +21,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import DepthCost, count_costs
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import AnalysisError, ConfigError, StoreMismatchError
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.tasks.layer_probe import (
     Arms,

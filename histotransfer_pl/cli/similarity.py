@@ -11,11 +11,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from histotransfer_pl import __version__
-from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.cli.files import say
 from histotransfer_pl.cli.parser import Parser
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.encoders.encoder import PatchEncoder
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.tasks.similarity import (
     CKAResult,
     RepresentationSimilarity,
@@ -126,7 +126,7 @@ def describe(
         "encoder_y": facts_of(task.second),
         "tuned_on_patients_among_them": seen,
         "store": data.store.location,
-        "grid": data.grid.to_dict(),
+        "grid": data.grid.to_json(),
         "seed": data.seed,
     }
 

@@ -16,10 +16,10 @@ import yaml
 from filelock import FileLock, Timeout
 from jsonargparse import get_loader
 
-from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.heads import check_heads
 from histotransfer_pl.study.options import merge, override

@@ -23,7 +23,7 @@ from histotransfer_pl.data.splits import split_by_seed
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import HistoTransferError, SlideError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.tiling import tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 

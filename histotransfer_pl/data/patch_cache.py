@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from histotransfer_pl.data.patch_shelf import DiskShelf, MemoryShelf, PatchShelf, Place
 from histotransfer_pl.data.tile import check_unmoved
 from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import SlideReader, open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -48,7 +48,7 @@ class PatchCache:
                 f"{store.location} was imported from arrays and has no patches to read: extract "
                 "slides into a store"
             )
-        self.grid = GridSettings.from_dict(store.grid)
+        self.grid = GridSettings.from_json(store.grid)
         self.store = store
         self.shelf = self._shelf(limit_bytes, folder)
         self.unreadable: dict[tuple[str, int], str] = {}

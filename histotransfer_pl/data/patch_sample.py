@@ -26,7 +26,7 @@ from histotransfer_pl.data.patch_source import PatchBatch, Work
 from histotransfer_pl.data.patches import PatchDataset
 from histotransfer_pl.data.tile import check_unmoved
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError, StoreMismatchError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.store.feature_store import FeatureStore
 
 _log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class PatchSampleDataModule(LightningDataModule):
                 f"{self.store.location} was imported from arrays and has no patches to read: "
                 "extract slides into a store"
             )
-        self.grid = GridSettings.from_dict(self.store.grid)
+        self.grid = GridSettings.from_json(self.store.grid)
         self.work = [self._work(slide_id) for slide_id in self._slide_ids()]
         counts = [item.n_patches for item in self.work]
         self.batches = draw_batches(counts, self.n_patches, self.batch_size, self.seed)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.errors import SlideError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import ReaderName, SlideReader, open_slide
 from histotransfer_pl.slides.tiled_file import spent
 from histotransfer_pl.store.feature_store import FeatureStore

@@ -16,7 +16,7 @@ from histotransfer_pl.data.cohort import SlideEntry, slides_from_cohort, slides_
 from histotransfer_pl.data.patch_source import PatchBatch, PatchSource, Work
 from histotransfer_pl.data.tile import SlideOutcome, TileJob, require_outlines, tile_all
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -178,7 +178,7 @@ class PatchDataModule(LightningDataModule):
     @override
     def prepare_data(self) -> None:
         """Tile what the store does not have yet; holds the store's lock until teardown."""
-        self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_dict())
+        self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_json())
         self._lock.enter_context(self.store.writing())
         job = TileJob(
             self.store, self.grid, self.slide_mpp, self.qc_folder, self.masks, self.reader
@@ -195,7 +195,7 @@ class PatchDataModule(LightningDataModule):
         """Find what is missing, before any rank writes."""
         if self._opened is None:
             # A further rank: the first one holds the lock for all.
-            self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_dict())
+            self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_json())
             self._lock.enter_context(self.store.writing(lock=False))
         arrays = self._arrays()
         failed = {s for s, outcome in self.outcomes.items() if outcome.state == "failed"}

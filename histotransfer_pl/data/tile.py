@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.files import fingerprint
-from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.qc import draw_qc
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.slides.tiling import TiledSlide, tile_slide

@@ -1,7 +1,6 @@
 """Tuned encoders as files: weights together with the facts they must never be parted from."""
 
 import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.errors import WeightsError
+from histotransfer_pl.records.files import replacing
 
 _FACTS = "histotransfer_pl"
 """Entry of the safetensors metadata that holds the facts, as JSON."""
@@ -37,15 +37,8 @@ def save_weights(
         **facts,
     }
     tensors = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        aside.touch()  # as readable as the user's mask says; safetensors' own files are private
-        mode = aside.stat().st_mode
+    with replacing(path) as aside:
         safetensors.torch.save_file(tensors, aside, metadata={_FACTS: json.dumps(kept)})
-        aside.chmod(mode)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def read_facts(path: Path, entry: EncoderEntry) -> dict[str, Any] | None:

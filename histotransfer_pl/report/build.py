@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histotransfer_pl.callbacks.atomic import write_text
 from histotransfer_pl.errors import StoreError
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.report.arms import (
     Arm,
     MissingRun,

@@ -13,6 +13,7 @@ from PIL import Image
 from histotransfer_pl.callbacks.predictions import ATTENTION_COLUMNS
 from histotransfer_pl.data.selection import highest
 from histotransfer_pl.errors import SlideError, StoreError
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.report.figure import data_uri
 from histotransfer_pl.report.overlay import (
     draw_overlay,
@@ -21,7 +22,6 @@ from histotransfer_pl.report.overlay import (
     thumbnail_mpp,
 )
 from histotransfer_pl.report.runs import Run
-from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.slides.reader import OpenSlideReader, open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, encode_key
@@ -175,7 +175,7 @@ def _gallery(
 ) -> Sequence[GalleryPatch]:
     if store.grid is None:
         return []
-    grid = GridSettings.from_dict(store.grid)
+    grid = GridSettings.from_json(store.grid)
     patches = []
     for place, ((x, y), value) in enumerate(zip(coords.tolist(), relative, strict=True)):
         pixels = reader.read_patch(x, y, grid.patch_px, grid.mpp)  # (P, P, 3)

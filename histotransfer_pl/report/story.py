@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.report.arms import Arm, encoder_label
 from histotransfer_pl.report.gain import GainCurve
 from histotransfer_pl.report.plan import Study
 from histotransfer_pl.report.runs import TUNED_ON
 from histotransfer_pl.report.similarity import Similarity
 from histotransfer_pl.report.summary import Answer
-from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.store.feature_store import FeatureStore
 
 _UNTAUGHT = (
@@ -65,7 +65,7 @@ def insights(similarities: Sequence[Similarity], gains: Sequence[GainCurve]) -> 
 def _patches(store: FeatureStore | None) -> list[str]:
     if store is None or store.grid is None:
         return []
-    grid = GridSettings.from_dict(store.grid)
+    grid = GridSettings.from_json(store.grid)
     overlap = f"overlapping by {grid.overlap_px} px" if grid.overlap_px else "side by side"
     return [
         f"Each slide was cut into patches, {overlap}: squares of {grid.patch_px} × "

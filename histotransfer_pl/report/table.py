@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.records.files import write_text
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,77 +5,16 @@ A patch is addressed by the level-0 pixel of its top-left corner. Its side in le
 the nearest pixel (halves up), so that rounding never adds up along a row.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.slides.tissue import TissueSettings
+from histotransfer_pl.records.grid import GridSettings
 
 SAME_MPP = 1e-6
 """Relative difference up to which two resolutions are one: no resampling between them."""
 
 
 _BAND_ROWS = 256
-
-
-@dataclass(frozen=True)
-class GridSettings:
-    """Which patches a slide is cut into; two stores agree only if these do.
-
-    Args:
-        patch_px: Side of a patch in pixels, after resampling to ``mpp``.
-        mpp: Resolution of a patch in micrometres per pixel.
-        overlap_px: Pixels that two neighbouring patches share.
-        min_tissue: Smallest share of a patch that must be tissue; 0 keeps every patch.
-        tissue: How tissue is found.
-
-    Raises:
-        ConfigError: If a number is out of its range.
-    """
-
-    patch_px: int = 224
-    mpp: float = 0.5
-    overlap_px: int = 0
-    min_tissue: float = 0.5
-    tissue: TissueSettings = field(default_factory=TissueSettings)
-
-    def __post_init__(self) -> None:
-        if self.patch_px < 1:
-            raise ConfigError(f"patch_px is {self.patch_px}, expected 1 or more")
-        if not 0 < self.mpp < float("inf"):
-            raise ConfigError(f"mpp is {self.mpp}, expected a positive number of micrometres")
-        if not 0 <= self.overlap_px < self.patch_px:
-            raise ConfigError(
-                f"overlap_px is {self.overlap_px}, expected 0 to {self.patch_px - 1}: "
-                "neighbouring patches must differ"
-            )
-        if not 0 <= self.min_tissue <= 1:
-            raise ConfigError(f"min_tissue is {self.min_tissue}, expected a share from 0 to 1")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain JSON types, for the attributes of a store."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "GridSettings":
-        """The settings that ``to_dict`` wrote.
-
-        Raises:
-            ConfigError: If a name is not a setting.
-        """
-        plain = dict(values)
-        tissue = dict(plain.pop("tissue", {}))
-        for kind, given in ((cls, plain), (TissueSettings, tissue)):
-            known = {item.name for item in fields(kind)}
-            if unknown := sorted(set(given) - known):
-                raise ConfigError(
-                    f"{kind.__name__} has no {', '.join(unknown)}, only {', '.join(sorted(known))}"
-                )
-        return cls(**plain, tissue=TissueSettings(**tissue))
 
 
 def patch_size_level0(patch_px: int, mpp: float, slide_mpp: float) -> float:

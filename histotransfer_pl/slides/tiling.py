@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.slides.grid import GridSettings, patch_grid_with_tissue, patch_size_level0
+from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.grid import patch_grid_with_tissue, patch_size_level0
 from histotransfer_pl.slides.reader import SlideReader
 from histotransfer_pl.slides.tissue import mask_from_geojson, tissue_mask
 

@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,60 +11,14 @@ from scipy import ndimage
 from skimage.draw import polygon2mask
 from skimage.filters import threshold_otsu
 
-from histotransfer_pl.errors import ConfigError, SlideError
+from histotransfer_pl.errors import SlideError
+from histotransfer_pl.records.grid import TissueSettings
 
 OTSU_RANGE = (0.05, 0.15)
 """Otsu always splits, also a slide without tissue or without background. Held to the range in
 which glass ends and stained tissue begins, it keeps nothing of the one and all of the other."""
 
-Method = Literal["otsu", "threshold", "non_white", "none"]
-
 _BAND_ROWS = 256
-
-
-@dataclass(frozen=True)
-class TissueSettings:
-    """How tissue is told from glass.
-
-    Colourfulness is the largest minus the smallest of a pixel's three channels, over 255. It is
-    saturation without its division, which would turn the noise of near-black pixels into the
-    strongest colour of the slide.
-
-    Args:
-        method: ``otsu``: colourfulness above Otsu's threshold. ``threshold``: above
-            ``saturation_threshold``. ``non_white``: all that is not paper-white, for tissue cut
-            out and pasted on white. ``none``: the whole slide.
-        mpp: Resolution of the thumbnail in micrometres per pixel; never finer than the slide.
-        min_area_um2: Smaller pieces of tissue are dropped.
-        fill_holes_um2: Smaller holes in tissue are filled.
-        saturation_threshold: Colourfulness from 0 to 1 for ``threshold``.
-        white_level: For ``non_white``: white is a pixel whose channels all reach this.
-
-    Raises:
-        ConfigError: If a number is out of its range or the threshold is missing.
-    """
-
-    method: Method = "otsu"
-    mpp: float = 8.0
-    min_area_um2: float = 10_000.0
-    fill_holes_um2: float = 20_000.0
-    saturation_threshold: float | None = None
-    white_level: int = 250
-
-    def __post_init__(self) -> None:
-        if self.method not in ("otsu", "threshold", "non_white", "none"):
-            raise ConfigError(
-                f"tissue method is {self.method!r}, expected otsu, threshold, non_white or none"
-            )
-        if not 0 < self.mpp < float("inf"):
-            raise ConfigError(f"tissue mpp is {self.mpp}, expected a positive number")
-        if self.min_area_um2 < 0 or self.fill_holes_um2 < 0:
-            raise ConfigError("min_area_um2 and fill_holes_um2 are areas, expected 0 or more")
-        given = self.saturation_threshold
-        if self.method == "threshold" and (given is None or not 0 <= given <= 1):
-            raise ConfigError(
-                f"saturation_threshold is {given}, expected a number from 0 to 1 (try 0.1)"
-            )
 
 
 def tissue_mask(

@@ -10,7 +10,7 @@ from typing import Any
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.options import options, spell
 from histotransfer_pl.study.steps import Step, step_name
@@ -299,7 +299,7 @@ def _slide_options(config: StudyConfig) -> dict[str, Any]:
     """Where the slides are, and how the grid differs from the usual one."""
     places = {"slides": config.slides, "slide_mpp": config.slide_mpp}
     chosen: dict[str, Any] = {key: value for key, value in places.items() if value is not None}
-    grid = _differing(config.grid.to_dict(), GridSettings().to_dict())
+    grid = _differing(config.grid.to_json(), GridSettings().to_json())
     return {**chosen, "grid": grid} if grid else chosen
 
 

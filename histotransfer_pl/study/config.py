@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 
 if TYPE_CHECKING:
     Settings = dict[str, Any]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.study.steps import ADDING, Plan, Step
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from histotransfer_pl.callbacks.atomic import write_text
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.study.steps import Plan
 
 Standing = Literal["done", "failed", "waiting"]

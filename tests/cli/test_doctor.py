@@ -8,7 +8,7 @@ import pytest
 
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.data.patches import PatchDataModule
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.store.feature_store import FeatureStore
 

@@ -18,7 +18,7 @@ from PIL import Image
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -63,7 +63,7 @@ def open_store(folder: Path) -> FeatureStore:
 def recompute(store: FeatureStore, slide_id: str, path: Path, encoder: str = "") -> np.ndarray:
     """Encode the patches of a slide one by one, read where the coordinates say."""
     assert store.grid is not None
-    grid = GridSettings.from_dict(store.grid)
+    grid = GridSettings.from_json(store.grid)
     network = build_encoder(EncoderConfig("resnet18", weights="random", depths=["layer1"]))
     slide = store.slide(slide_id)
     with open_slide(path, float(slide.attributes["slide_mpp"])) as reader, torch.inference_mode():

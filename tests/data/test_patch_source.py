@@ -9,11 +9,10 @@ import pytest
 from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.data.patch_source import PatchBatch, Work
 from histotransfer_pl.data.patches import PatchDataset
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.slides.synthetic import paint_cohort
-from histotransfer_pl.slides.tissue import TissueSettings
 from histotransfer_pl.store.feature_store import FeatureStore
 
 GRID = GridSettings(patch_px=96, tissue=TissueSettings(method="none"))
@@ -29,7 +28,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def store(tmp_path: Path, painted: Path) -> FeatureStore:
     """Slides of 25, 16 and 5 patches, off the tiles of their files."""
-    opened = FeatureStore.open_or_create(tmp_path / "s.zarr", GRID.to_dict())
+    opened = FeatureStore.open_or_create(tmp_path / "s.zarr", GRID.to_json())
     corners = np.array([(x, y) for y in range(0, 416, 96) for x in range(0, 416, 96)], np.int32)
     with opened.writing():
         for path, count in zip(sorted((painted / "slides").iterdir()), (25, 16, 5), strict=True):

@@ -11,9 +11,8 @@ from histotransfer_pl.data.cohort import SlideEntry, read_cohort, slides_from_co
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import CohortError, ConfigError, SplitError, StoreMismatchError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.synthetic import paint_cohort, write_pyramid
-from histotransfer_pl.slides.tissue import TissueSettings
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
 

@@ -10,11 +10,11 @@ import pytest
 import tifffile
 from PIL import Image
 
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.report.geojson import TOP_CLASS, attention_geojson, qupath_origin
 from histotransfer_pl.report.panels import choose_slides, has_attention, slide_panels
 from histotransfer_pl.report.plan import load_runs
 from histotransfer_pl.report.runs import Run, read_run
-from histotransfer_pl.slides.grid import GridSettings
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path
 from tests.report.folders import write_run
@@ -47,7 +47,7 @@ def store(tmp_path: Path, run: Run) -> FeatureStore:
     image = np.repeat(pixels[..., None], 3, axis=2).astype(np.uint8)
     path = tmp_path / "slide.tiff"
     tifffile.imwrite(path, image, tile=(64, 64), photometric="rgb")
-    store = FeatureStore.open_or_create(tmp_path / "s.zarr", grid.to_dict())
+    store = FeatureStore.open_or_create(tmp_path / "s.zarr", grid.to_json())
     weights = np.full(12, 0.02, np.float32)
     weights[6] = 0.78
     with store.writing():

@@ -8,14 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.slides.grid import (
-    GridSettings,
-    patch_grid,
-    patch_grid_with_tissue,
-    patch_size_level0,
-)
-from histotransfer_pl.slides.tissue import TissueSettings
+from histotransfer_pl.errors import ConfigError, RecordError
+from histotransfer_pl.records.grid import GridSettings, TissueSettings
+from histotransfer_pl.slides.grid import patch_grid, patch_grid_with_tissue, patch_size_level0
 
 
 def test_whole_patches_row_by_row() -> None:
@@ -108,14 +103,14 @@ def test_settings_survive_json() -> None:
     grid = GridSettings(
         256, 0.25, 32, 0.1, TissueSettings("threshold", saturation_threshold=0.2, min_area_um2=5.0)
     )
-    assert GridSettings.from_dict(json.loads(json.dumps(grid.to_dict()))) == grid
-    assert GridSettings.from_dict({}) == GridSettings()
+    assert GridSettings.from_json(json.loads(json.dumps(grid.to_json()))) == grid
+    assert GridSettings.from_json({}) == GridSettings()
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"patch": 224}, "GridSettings has no patch, only min_tissue, mpp"),
+        ({"patch": 224}, "GridSettings has no patch, only patch_px, mpp"),
         ({"tissue": {"otsu": True}}, "TissueSettings has no otsu"),
         ({"patch_px": 0}, "patch_px is 0"),
         ({"mpp": -0.5}, "mpp is -0.5"),
@@ -125,5 +120,5 @@ def test_settings_survive_json() -> None:
     ],
 )
 def test_bad_settings(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        GridSettings.from_dict(values)
+    with pytest.raises((ConfigError, RecordError), match=message):
+        GridSettings.from_json(values)

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.painting import mix_stain, paint_section
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.synthetic import paint_cohort

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.qc import draw_qc
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.synthetic import write_pyramid
 from histotransfer_pl.slides.tiling import tile_slide
-from histotransfer_pl.slides.tissue import TissueSettings
 
 IDC_GRID = GridSettings(50, 4.0, tissue=TissueSettings("non_white"))
 

@@ -9,8 +9,7 @@ import yaml
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError, EncoderError
-from histotransfer_pl.slides.grid import GridSettings
-from histotransfer_pl.slides.tissue import TissueSettings
+from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.study.config import Folds, Preparation, StoredFeatures, StudyConfig, Tuning
 from histotransfer_pl.study.plan import check_hygiene, make_plan
 from histotransfer_pl.study.steps import Plan, Step, read_plan

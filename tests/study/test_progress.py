@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from histotransfer_pl.encoders.config import EncoderConfig
-from histotransfer_pl.slides.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig, Tuning
 from histotransfer_pl.study.plan import make_plan
 from histotransfer_pl.study.progress import duration, estimate, left_to_do, mark_done

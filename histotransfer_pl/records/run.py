@@ -1,0 +1,145 @@
+"""What a run is: its features, target, split and head; its identity is its checkpoint's hash."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.encoder import FeatureSpec
+from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.records.record import Record
+
+Bag = Literal["slide", "patient"]
+TaskKind = Literal["classification", "multilabel", "ordinal", "regression", "survival"]
+
+_ORDERED_PAIRS = (
+    ("0", "1"),
+    ("no", "yes"),
+    ("negative", "positive"),
+    ("neg", "pos"),
+    ("false", "true"),
+    ("normal", "tumor"),
+    ("normal", "tumour"),
+    ("normal", "cancer"),
+    ("benign", "malignant"),
+    ("wildtype", "mutant"),
+    ("wt", "mut"),
+    ("-", "+"),
+)
+"""Pairs of words of which everybody takes the second as positive."""
+
+
+@dataclass(frozen=True)
+class TargetSpec(Record):
+    """What is predicted.
+
+    Attributes:
+        column: Column of the cohort table.
+        classes: The classes in the order of the outputs.
+        positive: Of two classes the one that AUPRC, F1 and sensitivity are about; a patient is
+            positive if any of its slides is. None for more than two.
+        task: Kind of the target.
+    """
+
+    column: str
+    classes: tuple[str, ...]
+    positive: str | None = None
+    task: TaskKind = "classification"
+
+    @property
+    def positive_index(self) -> int:
+        """Place of the positive class; the last one where none is named."""
+        return len(self.classes) - 1 if self.positive is None else self.classes.index(self.positive)
+
+
+def choose_positive(classes: tuple[str, ...], given: str | None) -> str | None:
+    """The positive one of two classes.
+
+    Args:
+        classes: The classes.
+        given: The one that the user named, if any.
+
+    Raises:
+        ConfigError: The named one is no class, or none is named and the two words have no order
+            that everyone knows.
+
+    Example:
+        >>> choose_positive(("negative", "positive"), None)
+        'positive'
+    """
+    if given is not None and given not in classes:
+        raise ConfigError(
+            f"data.positive is {given!r}, which is none of the classes {', '.join(classes)}"
+        )
+    if given is not None or len(classes) != 2:
+        return given
+    lowered = {name.lower(): name for name in classes}
+    for pair in _ORDERED_PAIRS:
+        if set(pair) == set(lowered):
+            return lowered[pair[1]]
+    raise ConfigError(
+        f"of the classes {' and '.join(classes)} it must be said which is the positive one: give "
+        f"data.positive, such as --data.positive {classes[1]!r} (AUPRC, F1 and sensitivity are "
+        "about it)"
+    )
+
+
+@dataclass(frozen=True)
+class SplitSpec(Record):
+    """How patients were shared out.
+
+    Attributes:
+        fold: The test fold.
+        n_folds: Number of folds cut by ``seed``; None with a column.
+        seed: Seed of the folds; None with a column.
+        column: Column of the table that prescribes the split.
+    """
+
+    fold: int
+    n_folds: int | None = None
+    seed: int | None = None
+    column: str | None = None
+
+
+@dataclass(frozen=True)
+class ClassSpec(Record):
+    """A class and the arguments to make it with.
+
+    Attributes:
+        class_path: Dotted path.
+        init_args: Arguments as JSON values.
+    """
+
+    class_path: str
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunRecord(Record):
+    """What a trained model must know of its training; it stands in every checkpoint.
+
+    Attributes:
+        features: What the head reads.
+        target: What it predicts.
+        head: The head.
+        bag: What a bag holds.
+        split: How patients were shared out; None where a training script did it.
+        train_patients: Patients it was trained on.
+        validation_patients: Patients who chose the epoch.
+        grid: How slides are cut into patches; None for features without coordinates.
+        counts: Slides of each part, for a model card.
+        versions: Versions of the programs.
+        base: For a tuned run: hash of the stage-1 checkpoint whose head it started from.
+    """
+
+    features: FeatureSpec
+    target: TargetSpec
+    head: ClassSpec
+    bag: Bag = "slide"
+    split: SplitSpec | None = None
+    train_patients: tuple[str, ...] = ()
+    validation_patients: tuple[str, ...] = ()
+    grid: GridSettings | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
