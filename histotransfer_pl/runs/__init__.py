@@ -1,0 +1,1 @@
+"""Runs and studies: the one place where they are read, evaluated and compared."""
