@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from histotransfer_pl.encoders.colour import COLOUR_ENTRY
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.encoders.histopathology import HISTOPATHOLOGY_ENTRIES
 from histotransfer_pl.encoders.hub import hub_entry
@@ -22,7 +23,8 @@ def find_entry(name: str, *, allow_download: bool = False) -> EncoderEntry:
 
     Args:
         name: A name of the catalogue, `timm:<name>` for any network of timm, or
-            `hf-hub:<owner>/<repository>` for one that was published in timm's format.
+            `hf-hub:<owner>/<repository>` for one that was published in timm's format; `colour`
+            for mean and deviation of the channels, the control without a network.
         allow_download: Whether the description of a hub repository may be fetched.
 
     Raises:
@@ -30,6 +32,8 @@ def find_entry(name: str, *, allow_download: bool = False) -> EncoderEntry:
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
+    if name == COLOUR_ENTRY.name:
+        return COLOUR_ENTRY
     kind, _, rest = name.partition(":")
     if rest and kind == "timm":
         return timm_entry(rest)

@@ -12,7 +12,8 @@ class EncoderConfig:
     """An encoder, its weights and the depths to take features at.
 
     Attributes:
-        name: Name in the catalogue, `timm:<name>` or `hf-hub:<repository>`.
+        name: Name in the catalogue, `timm:<name>` or `hf-hub:<repository>`; `colour` for mean and
+            deviation of the channels, the control without a network.
         weights: `default` (the entry's own: weights folder, installed package, hub), `random`, or
             the path of a checkpoint (.safetensors or a torch file of tensors).
         seed: Seed of random weights.

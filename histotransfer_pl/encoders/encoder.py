@@ -185,7 +185,9 @@ def _build(config: EncoderConfig) -> PatchEncoder:
         "timm": timm.__version__,
         "torch": str(torch.__version__),
     }
-    if config.weights == "random":
+    if not network.state_dict():
+        provenance |= {"weights": "none", "weights_sha256": "none"}
+    elif config.weights == "random":
         provenance |= {"weights": "random", "weights_sha256": f"random:{config.seed}"}
     else:
         found = require_weights(entry, config.weights, allow_download=config.allow_download)

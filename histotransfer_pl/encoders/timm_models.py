@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
+from histotransfer_pl.encoders.colour import COLOUR_ENTRY, ColourTrunk, NoNetwork
 from histotransfer_pl.encoders.entry import EncoderEntry, Pooling, WeightsSource
 from histotransfer_pl.encoders.generic import GenericTrunk
 from histotransfer_pl.encoders.keys import KeyMap
@@ -102,6 +103,8 @@ def build_network(entry: EncoderEntry, seed: int | None = None) -> Any:
         A network of timm. Under `torch.device("meta")` it has shapes and no values, which is
         enough to count.
     """
+    if entry is COLOUR_ENTRY:
+        return NoNetwork()
     # no pretrained=True anywhere: timm never touches the network for us
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, **entry.options}
     with _NoDraws() if seed is None else _seeded(seed):
@@ -134,15 +137,16 @@ def build_trunk(network: nn.Module, pooling: Pooling) -> Trunk:
         return VitTrunk(network, "mean" if pooling == "mean" else "token")
     if pooling != "average":
         raise EncoderError(f"pooling {pooling!r} is for ViTs; leave it at `default` for this one")
-    if isinstance(network, ResNet):
-        return Trunk(network, resnet_stages(network))
+    if isinstance(network, NoNetwork):
+        return ColourTrunk(network)
+    for family, stages in ((ResNet, resnet_stages), (EfficientNet, efficientnet_stages)):
+        if isinstance(network, family):
+            return Trunk(network, stages(network))
     if isinstance(network, DenseNet):
         # the ReLU behind the last norm belongs to the classifier: no histopathology encoder of
         # this family has it in its features
         network.get_submodule("features.norm5").act = nn.Identity()
         return Trunk(network, densenet_stages(network))
-    if isinstance(network, EfficientNet):
-        return Trunk(network, efficientnet_stages(network))
     if isinstance(network, ConvNeXt) and hasattr(network.head, "norm"):
         return ConvNextTrunk(network, convnext_stages(network))
     return GenericTrunk(network)
