@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from histotransfer_pl.callbacks.summary import print_outcomes
 from histotransfer_pl.cli.network import SLIDES_FAILED
 from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.data.mosaic import lay_out_tiles
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import CohortError, ConfigError
 from histotransfer_pl.slides.synthetic import paint_cohort
@@ -63,7 +64,13 @@ def paint(arguments: list[str]) -> int:
 
 
 def _paint(
-    folder: Path = Path("demo"), patients: int = 12, slides_per_patient: int = 2, seed: int = 0
+    folder: Path = Path("demo"),
+    patients: int = 12,
+    slides_per_patient: int = 2,
+    seed: int = 0,
+    size_px: int = 2688,
+    n_foci: int | None = None,
+    focus_scale: float = 1.0,
 ) -> int:
     """Paint H&E-like slides of two classes, several a patient.
 
@@ -72,8 +79,51 @@ def _paint(
         patients: Number of patients.
         slides_per_patient: Slides of each.
         seed: Seed of the paint.
+        size_px: Side of a slide in pixels of half a micrometre.
+        n_foci: Foci of tumour in a slide with tumour; two or three when null.
+        focus_scale: Size of the foci; 1 gives radii of about a tenth of the slide's side.
     """
-    say(f"painted slides and labels in {paint_cohort(folder, patients, slides_per_patient, seed)}")
+    table = paint_cohort(folder, patients, slides_per_patient, seed, size_px, n_foci, focus_scale)
+    say(f"painted slides and labels in {table}")
+    return 0
+
+
+def mosaic(arguments: list[str]) -> int:
+    """Labelled tiles -> small slides of tiles of one class."""
+    return call(_mosaic, arguments, "mosaic")
+
+
+def _mosaic(
+    tiles: Path,
+    folder: Path,
+    label: str = "label",
+    group: str = "group",
+    classes: list[str] | None = None,
+    where: dict[str, list[str]] | None = None,
+    groups_per_slide: int = 2,
+    tiles_per_row: int = 2,
+    mpp: float = 1.0,
+    seed: int = 0,
+) -> int:
+    """Lay labelled tiles out as small slides, each of one class and of several sources.
+
+    Args:
+        tiles: CSV table with ``path`` and the two columns below.
+        folder: Where ``slides/`` and ``cohort.csv`` go.
+        label: Column of the class.
+        group: Column of what must stay together: the patient or the larger tile it was cut from.
+        classes: Classes to take; all when null.
+        where: Take only tiles with one of these values in these columns, such as
+            ``{split: [val, test]}``.
+        groups_per_slide: Groups whose tiles make one slide.
+        tiles_per_row: Tiles side by side.
+        mpp: Micrometres per pixel to write into the slides.
+        seed: Seed of the draw.
+    """
+    table = lay_out_tiles(
+        tiles, folder, label, group, classes, where, groups_per_slide, tiles_per_row, mpp, seed
+    )
+    say(f"slides of tiles and their labels in {table}")
     return 0
 
 

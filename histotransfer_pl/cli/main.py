@@ -31,6 +31,7 @@ _VERBS: dict[str, tuple[str, str]] = {
     "gain": ("gain:gain", "a linear probe a layer: pretrained against random weights"),
     "study": ("study:study", "a whole comparison from one YAML"),
     "paint": ("files:paint", "painted slides for a trial"),
+    "mosaic": ("files:mosaic", "labelled tiles -> small slides of tiles of one class"),
 }
 
 

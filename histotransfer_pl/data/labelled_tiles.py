@@ -1,6 +1,6 @@
 """Labelled tiles, from image files or from places in slides."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +137,7 @@ def read_tiles(
     mpp: float | None = None,
     n_tiles: int | None = None,
     seed: int = 0,
+    where: Mapping[str, Sequence[str]] | None = None,
 ) -> LabelledTiles:
     """Read a table of labelled tiles.
 
@@ -149,6 +150,7 @@ def read_tiles(
         mpp: Its resolution; the slide's own by default.
         n_tiles: Draw this many at random; all by default.
         seed: Seed of the draw.
+        where: Take only rows with one of these values in these columns.
 
     Raises:
         CohortError: No such table, a missing column or group, or a single class.
@@ -161,6 +163,7 @@ def read_tiles(
         raise CohortError(f"{path} is not a CSV table: {error}") from error
     place = ["path"] if "path" in table else ["slide_id", "x", "y"]
     require_columns(table, [*place, label, group], path)
+    table = _only(table, where or {}, path)
     for column in (label, group):
         table[column] = table[column].str.strip().replace("", None)
     table = table[table[label].notna()]
@@ -193,3 +196,13 @@ def read_tiles(
         patch_px=patch_px,
         mpp=mpp,
     )
+
+
+def _only(table: pd.DataFrame, where: Mapping[str, Sequence[str]], path: Path) -> pd.DataFrame:
+    """The rows with one of these values in these columns."""
+    for column, values in where.items():
+        require_columns(table, [column], path)
+        table = table[table[column].astype(str).isin([str(value) for value in values])].copy()
+    if table.empty:
+        raise CohortError(f"{path} has no rows with {dict(where)}: look at its columns")
+    return table

@@ -71,7 +71,15 @@ def mix_stain(rng: np.random.Generator) -> Stain:
     return Stain(dye(_HAEMATOXYLIN, 1.15), dye(_EOSIN, 0.75), rng.uniform(238, 246, 3))
 
 
-def paint_section(rng: np.random.Generator, size_px: int, stain: Stain, *, tumour: bool) -> Painted:
+def paint_section(
+    rng: np.random.Generator,
+    size_px: int,
+    stain: Stain,
+    *,
+    tumour: bool,
+    n_foci: int | None = None,
+    focus_scale: float = 1.0,
+) -> Painted:
     """Paints one section of tissue on glass.
 
     Args:
@@ -79,6 +87,8 @@ def paint_section(rng: np.random.Generator, size_px: int, stain: Stain, *, tumou
         size_px: Side of the square picture, half a micrometre a pixel.
         stain: Colours of the dyes.
         tumour: Whether to paint foci of tumour.
+        n_foci: How many; two or three when None.
+        focus_scale: Their size; 1 gives radii of about a tenth of the section's side.
 
     Returns:
         The picture and the outlines of its foci.
@@ -87,7 +97,8 @@ def paint_section(rng: np.random.Generator, size_px: int, stain: Stain, *, tumou
     tissue = _tissue_map(rng, coarse)  # (c, c), above 0 where there is tissue
     solid = ndimage.distance_transform_edt(tissue > 0.05)  # coarse pixels to the tissue's edge
     # Drawn in both classes, so that they differ in nothing else.
-    outlines = [_focus(rng, solid) for _ in range(rng.integers(2, 4))]
+    count = rng.integers(2, 4) if n_foci is None else n_foci
+    outlines = [_focus(rng, solid, focus_scale) for _ in range(count)]
     crowds = _filled([_focus(rng, solid, 0.4) for _ in range(4)], coarse)
     foci = _filled(outlines, coarse) if tumour else np.zeros((coarse, coarse), np.bool_)
     cover = np.clip(_enlarge(tissue, size_px) * 12, 0, 1)

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -29,6 +30,8 @@ def paint_cohort(
     slides_per_patient: int = 2,
     seed: int = 0,
     size_px: int = 2688,
+    n_foci: int | None = None,
+    focus_scale: float = 1.0,
 ) -> Path:
     """Paints slides of two classes that differ in the look of nuclei in some foci.
 
@@ -45,6 +48,8 @@ def paint_cohort(
         seed: Source of everything that varies.
         size_px: Side of a slide in pixels of half a micrometre; 2,688 gives about 70 patches of
             224 px with tissue.
+        n_foci: Foci of a slide with tumour; two or three when None.
+        focus_scale: Their size; 1 gives radii of about a tenth of the slide's side.
 
     Returns:
         The path of ``cohort.csv``.
@@ -57,22 +62,30 @@ def paint_cohort(
             f"n_patients {n_patients}, slides_per_patient {slides_per_patient}, seed {seed}, "
             f"size_px {size_px}: expected at least 1, 1, 0 and {_SMALLEST_PX}"
         )
+    if (n_foci is not None and n_foci < 1) or focus_scale <= 0:
+        raise ConfigError(
+            f"n_foci is {n_foci} and focus_scale {focus_scale}: give at least one focus, of a "
+            "size above 0"
+        )
     folder = Path(folder)
     table, record = folder / "cohort.csv", folder / "painted.json"
-    settings = {
+    settings: dict[str, float] = {
         "paint_version": PAINT_VERSION,
         "n_patients": n_patients,
         "slides_per_patient": slides_per_patient,
         "seed": seed,
         "size_px": size_px,
     }
+    foci: dict[str, Any] = {"n_foci": n_foci, "focus_scale": focus_scale}
+    if foci != {"n_foci": None, "focus_scale": 1.0}:  # else as cohorts were recorded before
+        settings |= foci
     if _already_painted(table, record, settings):
         return table
     for name in ("slides", "truth"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(settings) + "\n", encoding="utf-8")
     rows = [
-        _paint_slide(folder, patient, slide, seed, size_px)
+        _paint_slide(folder, patient, slide, seed, size_px, foci)
         for patient in range(n_patients)
         for slide in range(slides_per_patient)
     ]
@@ -80,7 +93,7 @@ def paint_cohort(
     return table
 
 
-def _already_painted(table: Path, record: Path, settings: dict[str, int]) -> bool:
+def _already_painted(table: Path, record: Path, settings: dict[str, float]) -> bool:
     """Whether this very cohort is there, complete: its table is written last."""
     if not record.is_file():
         if table.exists():
@@ -95,7 +108,9 @@ def _already_painted(table: Path, record: Path, settings: dict[str, int]) -> boo
     return table.is_file()
 
 
-def _paint_slide(folder: Path, patient: int, slide: int, seed: int, size_px: int) -> list[str]:
+def _paint_slide(
+    folder: Path, patient: int, slide: int, seed: int, size_px: int, foci: dict[str, Any]
+) -> list[str]:
     """Paints and writes one slide; returns its row of the table."""
     patient_id = f"patient_{patient:02d}"
     slide_id = f"{patient_id}_slide_{slide}"
@@ -103,7 +118,7 @@ def _paint_slide(folder: Path, patient: int, slide: int, seed: int, size_px: int
     # Streams of their own: a slide looks the same in a smaller or larger cohort.
     stain = mix_stain(np.random.default_rng([seed, patient]))
     rng = np.random.default_rng([seed, patient, slide])
-    painted = paint_section(rng, size_px, stain, tumour=tumour)
+    painted = paint_section(rng, size_px, stain, tumour=tumour, **foci)
     path = Path("slides") / f"{slide_id}.tiff"
     write_pyramid(folder / path, painted.rgb, SYNTHETIC_MPP)
     if painted.foci:

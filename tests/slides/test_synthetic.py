@@ -123,3 +123,15 @@ def test_patients_differ_in_stain_and_slides_of_one_do_not() -> None:
     first, again, other = (mix_stain(np.random.default_rng([0, patient])) for patient in (0, 0, 1))
     np.testing.assert_array_equal(first.eosin, again.eosin)
     assert np.abs(first.eosin - other.eosin).max() > 0.02
+
+
+def test_a_rare_focus_is_one_and_small(tmp_path: Path) -> None:
+    stain = mix_stain(np.random.default_rng(0))
+    usual, rare = (
+        paint_section(np.random.default_rng(0), 1200, stain, tumour=True, **foci)
+        for foci in ({"n_foci": 2}, {"n_foci": 1, "focus_scale": 0.4})
+    )
+    assert (len(usual.foci), len(rare.foci)) == (2, 1)
+    np.testing.assert_allclose(np.ptp(rare.foci[0]) / 0.4, np.ptp(usual.foci[0]), rtol=0.5)
+    with pytest.raises(ConfigError, match="at least one focus"):
+        paint_cohort(tmp_path, n_foci=0)
