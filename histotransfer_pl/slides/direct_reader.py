@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from histotransfer_pl.errors import SlideError
-from histotransfer_pl.slides.openslide_reader import OpenSlideReader
+from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
+from histotransfer_pl.slides.openslide_reader import OpenSlideReader, damaged
+from histotransfer_pl.slides.tile_codes import OversizedTileError
 from histotransfer_pl.slides.tiled_file import MissingTileError, TiledFile
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ class DirectReader(OpenSlideReader):
     Args:
         path: The slide's file.
         mpp: Micrometres per pixel of level 0, if it is known better than the file does.
+        memory_gib: Memory that one step of reading may take.
         strict: Refuse a file whose level 0 cannot be decoded here.
 
     Raises:
@@ -39,11 +42,18 @@ class DirectReader(OpenSlideReader):
         MissingMppError: If the resolution is unknown, absurd or differs between x and y.
     """
 
-    def __init__(self, path: str | Path, mpp: float | None = None, *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        mpp: float | None = None,
+        memory_gib: float = SLIDE_MEMORY_GIB,
+        *,
+        strict: bool = False,
+    ) -> None:
         # Keyed by process, as OpenSlide's handles are.
         self._files: dict[int, TiledFile | None] = {}
         self._equal: dict[int, bool] = {}
-        super().__init__(path, mpp)
+        super().__init__(path, mpp, memory_gib)
         self._vendor = self.properties.get("openslide.vendor", "")
         self._sizes: list[tuple[int, int]] = list(self._handle().level_dimensions)
         tiled = self._tiled() if strict else None
@@ -67,28 +77,42 @@ class DirectReader(OpenSlideReader):
         self, corner: tuple[int, int], level: int, size: tuple[int, int]
     ) -> NDArray[np.uint8]:
         pixels = self._decoded(corner, level, size) if self._equal.get(level, True) else None
-        if pixels is None:
-            return super()._region(corner, level, size)
-        if level not in self._equal and not self._probe(corner, level, pixels):
-            return super()._region(corner, level, size)
-        return pixels
+        if pixels is not None and (level in self._equal or self._probe(corner, level, pixels)):
+            return pixels
+        self._check_tiles(corner, level, size)
+        return super()._region(corner, level, size)
 
     def _decoded(
         self, corner: tuple[int, int], level: int, size: tuple[int, int]
     ) -> NDArray[np.uint8] | None:
         """The area from the file's own tiles; None where OpenSlide must read it."""
-        # The very division that OpenSlide does: without a rest it draws whole pixels.
-        x, y = (place / self._openslide_downsamples[level] for place in corner)
+        x, y = self._place(corner, level)
         tiled = self._tiled()
         if tiled is None or tiled.levels[level] is None or not (x.is_integer() and y.is_integer()):
             return None
         try:
             return tiled.read(level, int(x), int(y), *size)
-        except MissingTileError:
-            return None
-        except (ValueError, OSError) as error:
+        except (MissingTileError, OversizedTileError):
+            return None  # of these the first is OpenSlide's affair, the second nobody's
+        except Exception as error:  # noqa: BLE001 - whatever it is, OpenSlide decides
             _log.info("%s: OpenSlide reads level-0 pixel %s: %s", self.path, corner, error)
             return None
+
+    def _check_tiles(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> None:
+        """Keep OpenSlide from tiles that would take all memory: it believes some headers."""
+        tiled = self._tiled()
+        if tiled is None:
+            return
+        try:
+            tiled.check(level, *self._place(corner, level), *size)
+        except OversizedTileError as error:
+            raise damaged(self.path, corner, level, size, error) from error
+
+    def _place(self, corner: tuple[int, int], level: int) -> tuple[float, float]:
+        """A corner in pixels of a level, by the very division that OpenSlide does."""
+        # Without a rest it draws whole pixels.
+        x, y = (place / self._openslide_downsamples[level] for place in corner)
+        return x, y
 
     def _probe(self, corner: tuple[int, int], level: int, pixels: NDArray[np.uint8]) -> bool:
         """Whether OpenSlide sees the same, in a part that costs little to read.
@@ -121,6 +145,6 @@ class DirectReader(OpenSlideReader):
             return None
         try:
             return TiledFile(self.path, self._sizes, fill_missing=self._vendor != "aperio")
-        except (ValueError, LookupError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, OpenSlide decides
             _log.info("%s: OpenSlide reads it, its tiles are not found: %s", self.path, error)
             return None

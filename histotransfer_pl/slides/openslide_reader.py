@@ -5,6 +5,7 @@ there. If that level is level 0 at the very resolution asked for, nothing is res
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,22 @@ from typing_extensions import override
 
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides.grid import patch_size_level0
+from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB, require_memory, slide_errors
 from histotransfer_pl.slides.pixels import on_white, resample
 from histotransfer_pl.slides.resolution import slide_resolution
+from histotransfer_pl.slides.tiff_header import check_tiff
 
 LEVEL_TOLERANCE = 0.01
 """A level up to 1 % coarser than asked for still serves: real pyramids have downsamples such as
 4.0002 for 4, and the next finer level would cost 16 times the decoding."""
+
+_ROUNDING_PX = 2
+"""Pixels by which a side of a level may be off the side of level 0 divided by the downsample."""
+
+_BYTES_PER_PIXEL = 16
+"""Of an area while it is read and searched for tissue: RGBA, RGB, mask, numbered pieces."""
+
+_CODECS = {"34712": "JPEG 2000", "50001": "WebP", "50002": "JPEG XL", "52546": "JPEG XL"}
 
 _BLOCK_PX = 1024
 """Side of the blocks, in pixels of the level read, in which a thumbnail is put together: a slide
@@ -38,22 +49,31 @@ class OpenSlideReader:
     Args:
         path: The slide's file, for formats of several files the main one.
         mpp: Micrometres per pixel of level 0, if it is known better than the file does.
+        memory_gib: Memory that one step of reading may take.
 
     Raises:
         SlideError: If the file is missing or no slide.
         MissingMppError: If the resolution is unknown, absurd or differs between x and y.
     """
 
-    def __init__(self, path: str | Path, mpp: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        mpp: float | None = None,
+        memory_gib: float = SLIDE_MEMORY_GIB,
+    ) -> None:
         self.path = Path(path)
+        self.memory_gib = memory_gib
         # Keyed by process, and without a lock: a lock could be held while the process forks.
         self._handles: dict[int, OpenSlide] = {}
-        slide = self._handle()
-        self.dimensions_level0: tuple[int, int] = slide.dimensions
-        self.properties: dict[str, str] = dict(slide.properties)
-        self.level_downsamples: tuple[float, ...] = true_downsamples(slide.level_dimensions)
-        self._openslide_downsamples: tuple[float, ...] = slide.level_downsamples
-        self.mpp: float = slide_resolution(self.path, self.properties, mpp)
+        with slide_errors(self.path):
+            slide = self._handle()
+            self.dimensions_level0: tuple[int, int] = slide.dimensions
+            self.properties: dict[str, str] = dict(slide.properties)
+            self.level_downsamples: tuple[float, ...] = true_downsamples(slide.level_dimensions)
+            self._levels = levels_of_one_picture(slide.level_dimensions)
+            self._openslide_downsamples: tuple[float, ...] = slide.level_downsamples
+            self.mpp: float = slide_resolution(self.path, self.properties, mpp)
 
     @override
     def __getstate__(self) -> dict[str, Any]:
@@ -88,7 +108,8 @@ class OpenSlideReader:
             SlideError: If that place of the file cannot be read.
         """
         side = patch_size_level0(patch_px, mpp, self.mpp)
-        return self._read(x_level0, y_level0, (side, side), (patch_px, patch_px))
+        with slide_errors(self.path):
+            return self._read(x_level0, y_level0, (side, side), (patch_px, patch_px))
 
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """Reads the whole slide at a coarse resolution.
@@ -103,10 +124,17 @@ class OpenSlideReader:
             (h, w, 3) uint8 RGB.
 
         Raises:
-            SlideError: If a part of the file cannot be read.
+            SlideError: If a part of the file cannot be read, or it would take too much memory.
         """
         pixel = patch_size_level0(1, mpp, self.mpp)
         width, height = (max(1, int(np.ceil(n / pixel - 1e-6))) for n in self.dimensions_level0)
+        what = f"a thumbnail of {width} x {height} px (tissue.mpp {mpp:g})"
+        require_memory(self.path, what, width * height * _BYTES_PER_PIXEL, self.memory_gib)
+        with slide_errors(self.path):
+            return self._thumbnail(width, height, pixel)
+
+    def _thumbnail(self, width: int, height: int, pixel: float) -> NDArray[np.uint8]:
+        """The slide at so many level-0 pixels per pixel, put together block by block."""
         out = np.empty((height, width, 3), np.uint8)
         step = max(1, int(_BLOCK_PX * self.level_downsamples[self._level(pixel)] / pixel))
         for top in range(0, height, step):
@@ -121,8 +149,8 @@ class OpenSlideReader:
         """The coarsest level whose pixels are no larger than asked for, within tolerance."""
         fitting = [
             level
-            for level, downsample in enumerate(self.level_downsamples)
-            if downsample <= pixel_level0 * (1 + LEVEL_TOLERANCE)
+            for level in self._levels
+            if self.level_downsamples[level] <= pixel_level0 * (1 + LEVEL_TOLERANCE)
         ]
         return max(fitting, key=lambda level: self.level_downsamples[level], default=0)
 
@@ -137,6 +165,8 @@ class OpenSlideReader:
         corner = (_nearest(x * scale), _nearest(y * scale))
         width, height = (side / downsample for side in area_level0)
         read_px = (int(np.ceil(width - 1e-6)), int(np.ceil(height - 1e-6)))
+        what = f"an area of {read_px[0]} x {read_px[1]} px"
+        require_memory(self.path, what, read_px[0] * read_px[1] * _BYTES_PER_PIXEL, self.memory_gib)
         pixels = self._region(corner, level, read_px)
         return resample(pixels, (width, height), size_px)
 
@@ -160,15 +190,11 @@ class OpenSlideReader:
         except OpenSlideError:
             if self._handles.get(os.getpid()) is handle:
                 self.close()
-        fresh = _open(self.path)
+        fresh = _open(self.path, self.memory_gib)
         try:
             image = fresh.read_region(corner, level, size)
         except OpenSlideError as error:
-            raise SlideError(
-                f"slide {self.path} cannot be read at level-0 pixel x={corner[0]}, y={corner[1]} "
-                f"(level {level}, {size[0]} x {size[1]} px): {error}; the file is damaged there, "
-                "copy it again from its source or leave the slide out"
-            ) from error
+            raise damaged(self.path, corner, level, size, error) from error
         self._handles[os.getpid()] = fresh
         return image
 
@@ -176,7 +202,9 @@ class OpenSlideReader:
         """This process's handle, opened if there is none."""
         handle = self._handles.get(os.getpid())
         # setdefault is atomic: of two threads that open at once, one handle stays.
-        return handle or self._handles.setdefault(os.getpid(), _open(self.path))
+        if handle is not None:
+            return handle
+        return self._handles.setdefault(os.getpid(), _open(self.path, self.memory_gib))
 
 
 def true_downsamples(dimensions: Sequence[tuple[int, int]]) -> tuple[float, ...]:
@@ -202,12 +230,31 @@ def true_downsamples(dimensions: Sequence[tuple[int, int]]) -> tuple[float, ...]
     return tuple(downsamples)
 
 
-def _open(path: Path) -> OpenSlide:
+def levels_of_one_picture(dimensions: Sequence[tuple[int, int]]) -> list[int]:
+    """The levels that show what level 0 shows.
+
+    A TIFF may hold its label as a tiled, reduced page, and OpenSlide then takes it for a level. Its
+    sides are not those of the slide divided by one number, to within a few pixels of rounding.
+
+    Args:
+        dimensions: Width and height of every level, the finest first.
+    """
+    width, height = dimensions[0]
+    return [
+        number
+        for number, level in enumerate(dimensions)
+        if abs(width / level[0] - height / level[1])
+        <= max(width, height) / max(level) * (0.01 + _ROUNDING_PX / min(level))
+    ]
+
+
+def _open(path: Path, memory_gib: float) -> OpenSlide:
     """OpenSlide's handle, or one clear error."""
     try:
         with path.open("rb") as file:
             if not file.read(1):
                 raise SlideError(f"slide {path} is an empty file; copy it again from its source")
+        check_tiff(path, memory_gib)
         return OpenSlide(path)
     except FileNotFoundError as error:
         raise SlideError(f"slide {path} does not exist; check the folder and the name") from error
@@ -217,13 +264,38 @@ def _open(path: Path) -> OpenSlide:
             "another kind of file?); convert it to a tiled pyramidal TIFF or copy it again"
         ) from error
     except OpenSlideError as error:
-        raise SlideError(
-            f"slide {path} cannot be opened: {error}; copy it again from its source"
-        ) from error
+        remedy = _conversion(error) or "; copy it again from its source"
+        raise SlideError(f"slide {path} cannot be opened: {error}{remedy}") from error
     except SlideError:
         raise
     except OSError as error:
         raise SlideError(f"slide {path} cannot be opened: {error.strerror}") from error
+
+
+def damaged(
+    path: Path, corner: tuple[int, int], level: int, size: tuple[int, int], error: Exception
+) -> SlideError:
+    """The error of an area that cannot be read."""
+    remedy = _conversion(error) or (
+        "; the file is damaged there, copy it again from its source or leave the slide out"
+    )
+    return SlideError(
+        f"slide {path} cannot be read at level-0 pixel x={corner[0]}, y={corner[1]} "
+        f"(level {level}, {size[0]} x {size[1]} px): {error}{remedy}"
+    )
+
+
+def _conversion(error: Exception) -> str:
+    """What to do about a sound file of a kind that OpenSlide does not read; empty for others."""
+    found = re.search(r"Unsupported TIFF compression: (\d+)|can not handle", str(error))
+    if found is None:
+        return ""
+    codec = _CODECS.get(found[1], "")
+    return (
+        f"{f' ({codec})' if codec else ''}; this compression or pixel type is not supported: "
+        "convert the slide, for instance with vips tiffsave IN OUT.tif --compression jpeg --tile "
+        "--pyramid"
+    )
 
 
 def _nearest(value: float) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.slides.direct_reader import DirectReader
+from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
 
 __all__ = ["DirectReader", "OpenSlideReader", "ReaderName", "SlideReader", "open_slide"]
@@ -43,7 +44,10 @@ class SlideReader(Protocol):
 
 
 def open_slide(
-    path: str | Path, mpp: float | None = None, reader: ReaderName = "auto"
+    path: str | Path,
+    mpp: float | None = None,
+    reader: ReaderName = "auto",
+    memory_gib: float = SLIDE_MEMORY_GIB,
 ) -> OpenSlideReader:
     """Opens a slide; see ``OpenSlideReader`` and ``DirectReader``.
 
@@ -51,11 +55,12 @@ def open_slide(
         path: The slide's file.
         mpp: Micrometres per pixel of level 0 as the user knows it; wins over the file.
         reader: Who reads the pixels, which are the same.
+        memory_gib: Memory that one step of reading may take.
 
     Raises:
         SlideError: If the file is missing or no slide.
         MissingMppError: If the resolution is unknown, absurd or differs between x and y.
     """
     if reader == "openslide":
-        return OpenSlideReader(path, mpp)
-    return DirectReader(path, mpp, strict=reader == "direct")
+        return OpenSlideReader(path, mpp, memory_gib)
+    return DirectReader(path, mpp, memory_gib, strict=reader == "direct")

@@ -9,7 +9,9 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import imagecodecs
@@ -17,6 +19,15 @@ import numpy as np
 import simplejpeg
 import tifffile
 from numpy.typing import NDArray
+
+from histotransfer_pl.slides.tile_codes import (
+    Frame,
+    OversizedTileError,
+    TileCodeError,
+    jpeg2000_frame,
+    jpeg_frame,
+    jpeg_tables,
+)
 
 TILE_CACHE_BYTES = 64 * 1024**2
 """Decoded tiles kept per open slide: a row of tiles over 87,000 pixels of tissue, which the next
@@ -62,24 +73,54 @@ class TileGrid:
         """Tiles side by side."""
         return -(-self.width // self.tile_width)
 
+    def touched(self, x: int, y: int, right: int, bottom: int) -> Iterator[tuple[int, int]]:
+        """Rows and columns of the tiles that lie in an area of the level."""
+        rows = range(
+            max(y, 0) // self.tile_height, -(-min(bottom, self.height) // self.tile_height)
+        )
+        columns = range(max(x, 0) // self.tile_width, -(-min(right, self.width) // self.tile_width))
+        return product(rows, columns)
+
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """The pixels of a tile (tile_height, tile_width, 3).
 
         Raises:
             ValueError: If the data is damaged or a tile of another size.
+            OversizedTileError: If it promises more pixels than a tile has.
         """
+        pixels: NDArray[np.uint8]
         if self.jpeg_head:
+            frame, plain = jpeg_frame(data)
+            self._check(frame)
             # Strict: what libjpeg only warns of is grey instead of tissue.
-            pixels = simplejpeg.decode_jpeg(self.jpeg_head + data[2:], strict=True)
+            pixels = simplejpeg.decode_jpeg(self.jpeg_head + plain, strict=True)
         else:
+            self._check(jpeg2000_frame(data))
             try:
                 pixels = imagecodecs.jpeg2k_decode(data)
             except imagecodecs.Jpeg2kError as error:
                 raise ValueError(str(error)) from error
         if pixels.shape != (self.tile_height, self.tile_width, 3) or pixels.dtype != np.uint8:
             raise ValueError(f"a tile of {pixels.shape} {pixels.dtype}")
-        decoded: NDArray[np.uint8] = pixels
-        return decoded
+        return pixels
+
+    def check(self, data: bytes) -> None:
+        """Refuse a tile that no decoder may see; one whose header cannot be read is harmless.
+
+        Raises:
+            OversizedTileError: If it promises more pixels than a tile has.
+        """
+        try:
+            self._check(jpeg_frame(data)[0] if self.jpeg_head else jpeg2000_frame(data))
+        except TileCodeError:
+            return
+
+    def _check(self, frame: Frame) -> None:
+        found = f"a tile of {frame.width} x {frame.height} px and {frame.channels} channels"
+        if frame.width * frame.height > self.tile_width * self.tile_height:
+            raise OversizedTileError(f"{found} for {self.tile_width} x {self.tile_height} px")
+        if frame != (self.tile_width, self.tile_height, 3):
+            raise TileCodeError(found)
 
 
 class TiledFile:
@@ -101,6 +142,7 @@ class TiledFile:
         self._descriptor = os.open(path, os.O_RDONLY)
         # Closed by the last user: another thread may be reading when the slide is closed.
         weakref.finalize(self, os.close, self._descriptor)
+        self._size = os.fstat(self._descriptor).st_size
         self._fill_missing = fill_missing
         self.levels: list[TileGrid | None] = find_levels(path, sizes)
         # In order of use. Without a lock, which could be held while the process forks: each
@@ -128,23 +170,41 @@ class TiledFile:
         grid = self.levels[level]
         if grid is None:
             raise ValueError(f"level {level} has no tiles that can be decoded here")
-        right, bottom = min(x + width, grid.width), min(y + height, grid.height)
-        inside = x >= 0 and y >= 0 and (right, bottom) == (x + width, y + height)
+        right, bottom = x + width, y + height
+        inside = x >= 0 and y >= 0 and right <= grid.width and bottom <= grid.height
         shape = (height, width, 3)
         out = np.empty(shape, np.uint8) if inside else np.full(shape, 255, np.uint8)
-        tile_w, tile_h = grid.tile_width, grid.tile_height
-        for row in range(max(y, 0) // tile_h, -(-bottom // tile_h)):
-            top, end = max(y, row * tile_h), min(bottom, (row + 1) * tile_h)
-            for column in range(max(x, 0) // tile_w, -(-right // tile_w)):
-                left, stop = max(x, column * tile_w), min(right, (column + 1) * tile_w)
-                target = out[top - y : end - y, left - x : stop - x]
-                tile = self._tile(level, grid, row * grid.columns + column)
-                if tile is None:
-                    target[...] = 255
-                else:
-                    dy, dx = row * tile_h, column * tile_w
-                    target[...] = tile[top - dy : end - dy, left - dx : stop - dx]
+        for row, column in grid.touched(x, y, right, bottom):
+            dy, dx = row * grid.tile_height, column * grid.tile_width
+            top, end = max(y, dy), min(bottom, dy + grid.tile_height, grid.height)
+            left, stop = max(x, dx), min(right, dx + grid.tile_width, grid.width)
+            target = out[top - y : end - y, left - x : stop - x]
+            tile = self._tile(level, grid, row * grid.columns + column)
+            if tile is None:
+                target[...] = 255
+            else:
+                target[...] = tile[top - dy : end - dy, left - dx : stop - dx]
         return out
+
+    def check(self, level: int, x: float, y: float, width: int, height: int) -> None:
+        """Look at the headers of the tiles that another reader is about to decode.
+
+        Raises:
+            OversizedTileError: If one promises more pixels than a tile has.
+            OSError: If the file cannot be read.
+        """
+        grid = self.levels[level]
+        if grid is None:
+            return
+        # Between two pixels OpenSlide touches those around them too.
+        right, bottom = int(x) + width + 1, int(y) + height + 1
+        for row, column in grid.touched(int(x) - 1, int(y) - 1, right, bottom):
+            number = row * grid.columns + column
+            count = int(grid.counts[number])
+            if count and (level, number) not in self._decoded:
+                grid.check(
+                    os.pread(self._descriptor, min(count, self._size), int(grid.offsets[number]))
+                )
 
     def _tile(self, level: int, grid: TileGrid, number: int) -> NDArray[np.uint8] | None:
         """A decoded tile; None for a missing one."""
@@ -163,6 +223,8 @@ class TiledFile:
         return tile
 
     def _load(self, grid: TileGrid, number: int, count: int) -> NDArray[np.uint8]:
+        if count > self._size:
+            raise ValueError(f"a tile of {count} bytes in a file of {self._size}")
         start = time.perf_counter()
         data = os.pread(self._descriptor, count, int(grid.offsets[number]))
         read = time.perf_counter()
@@ -222,6 +284,6 @@ def _grid(page: tifffile.TiffPage) -> TileGrid | None:
 
 
 def _jpeg_head(page: tifffile.TiffPage) -> bytes:
-    """The start of every JPEG of a page; both ends of the file's tables are cut off."""
-    tables = (page.jpegtables or b"")[2:-2]
-    return b"\xff\xd8" + _ADOBE_MARK + _COLOURS[int(page.photometric)] + tables
+    """The start of every JPEG of a page: its colours and the tables that all tiles share."""
+    mark = _ADOBE_MARK + _COLOURS[int(page.photometric)]
+    return b"\xff\xd8" + mark + jpeg_tables(page.jpegtables or b"")

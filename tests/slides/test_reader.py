@@ -1,5 +1,6 @@
 """Reading pixels: equal to level 0 where nothing is resampled, close to its mean elsewhere."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 import tifffile
 from openslide import OpenSlide
 
+from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides import openslide_reader
-from histotransfer_pl.slides.openslide_reader import true_downsamples
+from histotransfer_pl.slides.openslide_reader import levels_of_one_picture, true_downsamples
 from histotransfer_pl.slides.reader import SlideReader, open_slide
 from tests.slides.conftest import area_mean, level0_on_white
+from tests.slides.tiffs import tissue, write_plain
 
 
 @pytest.mark.parametrize("place", [(0, 0), (613, 1207), (2100, 2900), (-50, -70), (9000, 9000)])
@@ -101,6 +104,53 @@ def test_a_level_of_odd_size_does_not_drift_from_level_0(
 )
 def test_true_downsamples(dimensions: list[tuple[int, int]], expected: tuple[float, ...]) -> None:
     assert true_downsamples(dimensions) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "expected"),
+    [
+        ([(4443, 3567), (2221, 1783)], [0, 1]),
+        ([(300, 250), (150, 125), (75, 63), (38, 32), (9, 7)], [0, 1, 2, 3, 4]),
+        ([(46000, 32914), (11500, 8228), (387, 463)], [0, 1]),  # the label of an Aperio slide
+        ([(512, 256), (256, 256)], [0]),
+    ],
+)
+def test_a_label_is_no_level(dimensions: list[tuple[int, int]], expected: list[int]) -> None:
+    assert levels_of_one_picture(dimensions) == expected
+
+
+def test_patches_never_show_a_label_that_is_marked_as_a_reduced_page(tmp_path: Path) -> None:
+    slide, label = tissue(512, 768), np.zeros((192, 128, 3), np.uint8)
+    path = write_plain(tmp_path / "a.tif", slide, label)
+    assert OpenSlide(path).level_count == 2
+    patch = open_slide(path).read_patch(64, 64, 32, 2.0)
+    expected = area_mean(slide[64:192, 64:192].astype(float), 128, 32)
+    assert np.abs(patch - expected).max() <= 0.6
+
+
+def test_a_thumbnail_takes_no_more_memory_than_a_slide_may(tmp_path: Path) -> None:
+    path = write_plain(tmp_path / "a.tif", tissue(500, 300))
+    need = 500 * 300 * 16 / 2**30
+    assert open_slide(path, memory_gib=need).thumbnail(0.5).shape == (500, 300, 3)
+    with pytest.raises(SlideError, match=r"a thumbnail of 300 x 500 px \(tissue\.mpp 0\.5\) would"):
+        open_slide(path, memory_gib=0.99 * need).thumbnail(0.5)
+    with pytest.raises(SlideError, match=r"an area of 301 x 301 px would take .*memory_gib"):
+        open_slide(path, memory_gib=301**2 * 15 / 2**30).read_patch(0, 0, 301, 0.5)
+
+
+def test_other_kinds_are_to_be_converted_and_not_copied_again(tmp_path: Path) -> None:
+    pixels = tissue(128, 128)
+    for name, compression, data in (
+        ("34712 (JPEG 2000)", "jpeg2000", pixels),
+        ("50001 (WebP)", "webp", pixels),
+        ("50002 (JPEG XL)", "jpegxl", pixels),
+        ("32-bit samples", "deflate", pixels / np.float32(255)),
+    ):
+        path = tmp_path / "a.tif"
+        tifffile.imwrite(path, data, tile=(64, 64), compression=compression, photometric="rgb")
+        with pytest.raises(SlideError, match=rf"{re.escape(name)}; .* vips tiffsave") as caught:
+            open_slide(path, 0.5).read_patch(0, 0, 64, 0.5)
+        assert "copy it again" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("mpp", "level"), [(0.5, 0), (2.0, 1), (1.99, 1), (8.0, 2)])
