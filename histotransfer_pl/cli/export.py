@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from histotransfer_pl.cli.files import say
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError, HistoTransferError, StoreError
 from histotransfer_pl.records.files import write_text
+from histotransfer_pl.report.attention_figure import SlideWords, attention_figure
+from histotransfer_pl.report.attention_scale import relative_attention
 from histotransfer_pl.report.geojson import attention_geojson, qupath_origin
 from histotransfer_pl.report.overlay import (
     draw_overlay,
     patch_boxes,
-    relative_attention,
     thumbnail_mpp,
 )
 from histotransfer_pl.report.panels import read_attention
@@ -26,7 +26,7 @@ from histotransfer_pl.store.layout import attention_path, decode_key, encode_key
 from histotransfer_pl.store.slide import StoredSlide
 
 SLIDES_FAILED = 3
-_LONG_SIDE_PX = 2000
+_LONG_SIDE_PX = 1200
 _log = logging.getLogger(__name__)
 
 
@@ -112,8 +112,9 @@ def write_attention(slide: StoredSlide, run: str, out: Path, top_k: int) -> None
         thumbnail_at = thumbnail_mpp(reader.dimensions_level0, mpp, _LONG_SIDE_PX)
         thumbnail = reader.thumbnail(thumbnail_at)  # (h, w, 3)
     boxes = patch_boxes(coords, side, mpp, thumbnail_at)  # (N, 4)
-    overlay = draw_overlay(thumbnail, boxes, relative)
-    Image.fromarray(overlay.pixels).save(out / f"{name}.png")
+    overlay = draw_overlay(thumbnail, boxes, relative, top_k)  # (h, w, 3)
+    words = SlideWords(slide.slide_id, Path(run).name)
+    attention_figure(thumbnail, overlay, thumbnail_at, words, name).write(out)
 
 
 def write_features(slide: StoredSlide, array: str, out: Path) -> None:

@@ -15,7 +15,7 @@ from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.files import fingerprint
-from histotransfer_pl.slides.qc import draw_qc
+from histotransfer_pl.slides.qc import draw_qc, sharp_thumbnail
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.slides.tiling import TiledSlide, tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -83,13 +83,14 @@ class TileJob:
         with closing(entry.open(self.slide_mpp, self.reader)) as reader:
             outline = self._outline(entry.slide_id)
             tiled = tile_slide(reader, self.settings, outline)
+            shown = None if self.qc_folder is None else sharp_thumbnail(reader)
         attributes = self._attributes(entry, tiled, mark, outline)
         n = len(tiled.coords)
         self.store.add_slide(entry.slide_id, tiled.coords, n, attributes)
         if self.qc_folder is not None:
             self.qc_folder.mkdir(parents=True, exist_ok=True)
             picture = self.qc_folder / f"{encode_key(entry.slide_id)}.png"
-            draw_qc(tiled, title=entry.slide_id).save(picture)
+            draw_qc(tiled, entry.slide_id, shown).save(picture)
         return SlideOutcome(entry.slide_id, "done" if n else "no tissue", n, reason=tiled.reason)
 
     def _known(self, entry: SlideEntry) -> SlideOutcome:

@@ -223,8 +223,9 @@ def _panels_note(panels: Sequence[SlidePanel]) -> str:
     return (
         f"Attention of run {panels[0].run} on slides it was tested on: of each class the one most "
         "surely right, then the one most surely wrong, and so on. Colours are the weight of a "
-        "patch in multiples of what it would get if all weighed the same, on a logarithmic "
-        "scale. Attention says what the head used, not where the disease is."
+        "patch in multiples of what it would get if all weighed the same; the scale is the same "
+        "for every slide. Outlined: top attention, the highest 5 % at most and above the average. "
+        "Attention says what the head used, not where the disease is."
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from histotransfer_pl.callbacks.loggers import has_wandb_key
 from histotransfer_pl.report.build import Report
+from histotransfer_pl.report.figure import Picture
 
 _log = logging.getLogger(__name__)
 
@@ -40,18 +41,20 @@ def log_report(report: Report) -> None:
 def _media(report: Report) -> dict[str, Any]:
     media: dict[str, Any] = {}
     for picture in report.page.pictures():
-        with io.BytesIO(picture.png) as file:
-            image = Image.open(file).convert("RGB")
-        media[f"figures/{picture.name}"] = wandb.Image(image, caption=picture.caption)
+        media[f"figures/{picture.name}"] = _image(picture)
     for table in report.page.tables():
         # One column holds numbers and words where a value is missing; W&B wants one type.
         media[f"tables/{table.name}"] = wandb.Table(dataframe=table.page.astype(str))
     for task in report.page.tasks:
         for panel in task.panels:
-            if panel.pixels is not None:
-                shown = wandb.Image(panel.pixels, caption=panel.verdict)
-                media[f"slides/{panel.slide_id}"] = shown
+            if panel.figure is not None:
+                media[f"slides/{panel.slide_id}"] = _image(panel.figure)
     return media
+
+
+def _image(picture: Picture) -> wandb.Image:
+    with io.BytesIO(picture.png) as file:
+        return wandb.Image(Image.open(file).convert("RGB"), caption=picture.caption)
 
 
 def _numbers(report: Report) -> dict[str, Any]:

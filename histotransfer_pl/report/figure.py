@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 SEQUENTIAL = "cividis"
-"""Colour map of every matrix and overlay: even steps of lightness, alike without colour vision."""
+"""Colour map of every matrix: even steps of lightness, alike without colour vision."""
 COLOURS = ("#00429d", "#c2410c", "#0f766e", "#7e22ce", "#a16207", "#be123c", "#334155", "#4d7c0f")
 """Colours of curves; each also has a marker of its own."""
 MARKERS = "osD^vPX*"
@@ -47,7 +47,7 @@ class Picture:
     Attributes:
         name: Stem of its files.
         caption: What it shows, with n; a sentence or two under it.
-        alt: The same for who does not see it.
+        alt: The same as text for screen readers.
         svg: Vector file.
         png: Pixel file.
         width_in: Width in inches.
@@ -91,18 +91,18 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def picture(figure: Figure, name: str, caption: str, alt: str) -> Picture:
-    """A drawn figure as files."""
+def picture(figure: Figure, name: str, caption: str, alt: str, dpi: int = 160) -> Picture:
+    """A drawn figure as files; the pixel file has ``dpi`` pixels per inch."""
     files = {}
     for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
         with io.BytesIO() as file:
-            figure.savefig(file, format=kind, dpi=160, metadata=metadata, facecolor="white")
+            figure.savefig(file, format=kind, dpi=dpi, metadata=metadata, facecolor="white")
             files[kind] = file.getvalue()
     return Picture(name, caption, alt, files["svg"], files["png"], figure.get_figwidth())
 
 
 def note_n(axis: Axes, text: str) -> None:
-    """Say on the figure itself how much data is behind it."""
+    """Write on the figure itself how much data is behind it."""
     axis.annotate(
         text, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=8.5,
         color="#4b5563",

@@ -1,29 +1,17 @@
 """Attention on a slide: every patch in its place on the thumbnail."""
 
-from dataclasses import dataclass
-
 import numpy as np
-from matplotlib import colormaps
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion
 
-from histotransfer_pl.report.figure import SEQUENTIAL
+from histotransfer_pl.report.attention_scale import (
+    ATTENTION_COLOURS,
+    TOP_COLOUR,
+    AttentionScale,
+    top_attention,
+)
 
-_OPACITY = 0.65
-
-
-@dataclass(frozen=True, eq=False)
-class Overlay:
-    """A thumbnail with attention, and the scale of its colours.
-
-    Attributes:
-        pixels: (h, w, 3) uint8 RGB.
-        low: Relative attention at the dark end.
-        high: Relative attention at the bright end; equal to ``low`` if all patches weigh the same.
-    """
-
-    pixels: NDArray[np.uint8]
-    low: float
-    high: float
+_OPACITY = 0.75
 
 
 def thumbnail_mpp(dimensions_level0: tuple[int, int], slide_mpp: float, long_side_px: int) -> float:
@@ -64,7 +52,7 @@ def value_map(
     Args:
         shape: Height and width of the thumbnail.
         boxes: (N, 4) as ``patch_boxes`` gives them.
-        values: (N,) one a patch.
+        values: (N,) one per patch.
 
     Returns:
         (h, w), NaN where there is no patch.
@@ -78,33 +66,42 @@ def value_map(
     return values_there
 
 
-def relative_attention(weights: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Attention (N,) in multiples of what each patch would get if all weighed the same."""
-    weights = weights.astype(np.float64)
-    total = weights.sum()
-    return weights * len(weights) / total if total > 0 else np.ones_like(weights)
-
-
 def draw_overlay(
-    thumbnail: NDArray[np.uint8], boxes: NDArray[np.int64], relative: NDArray[np.float64]
-) -> Overlay:
-    """Attention over the thumbnail in grey.
-
-    Colours follow the logarithm, because attention is a softmax and spans powers of ten; the
-    scale runs from the 1st to the 99th percentile of the slide's patches.
+    thumbnail: NDArray[np.uint8],
+    boxes: NDArray[np.int64],
+    relative: NDArray[np.float64],
+    top_k: int = 0,
+    scale: AttentionScale | None = None,
+) -> NDArray[np.uint8]:
+    """Attention over the thumbnail in pale grey, so that the colours stay those of the scale.
 
     Args:
         thumbnail: (h, w, 3) uint8 RGB.
         boxes: (N, 4) as ``patch_boxes`` gives them.
         relative: (N,) attention in multiples of uniform.
+        top_k: At most so many patches of top attention are outlined.
+        scale: The colours; the common scale by default.
+
+    Returns:
+        (h, w, 3) uint8 RGB.
     """
-    logs = np.log2(np.maximum(relative, 2.0**-20))  # (N,)
-    low, high = (float(v) for v in np.percentile(logs, [1, 99], method="nearest"))
-    span = high - low
-    scaled = np.clip((logs - low) / span, 0, 1) if span > 1e-9 else np.full_like(logs, 0.5)
-    places = value_map(thumbnail.shape[:2], boxes, scaled)  # (h, w)
-    colours = colormaps[SEQUENTIAL](np.nan_to_num(places))[..., :3] * 255  # (h, w, 3)
-    grey = np.repeat(thumbnail.mean(axis=2, keepdims=True), 3, axis=2)  # (h, w, 3)
-    mixed = np.where(np.isnan(places)[..., None], grey, _OPACITY * colours + (1 - _OPACITY) * grey)
-    pixels = np.round(mixed).astype(np.uint8)
-    return Overlay(pixels, float(2**low), float(2**high) if span > 1e-9 else float(2**low))
+    scale = scale or AttentionScale()
+    places = value_map(thumbnail.shape[:2], boxes, scale.position(relative))  # (h, w)
+    colours = ATTENTION_COLOURS(np.nan_to_num(places))[..., :3] * 255  # (h, w, 3)
+    tissue = 128 + thumbnail.mean(axis=2, keepdims=True).repeat(3, axis=2) / 2  # (h, w, 3)
+    blended = _OPACITY * colours + (1 - _OPACITY) * tissue
+    mixed = np.where(np.isnan(places)[..., None], tissue, blended)
+    pixels: NDArray[np.uint8] = np.round(mixed).astype(np.uint8)
+    outline = _outline(thumbnail.shape[:2], boxes[top_attention(relative, top_k)])  # (h, w)
+    pixels[outline] = TOP_COLOUR
+    return pixels
+
+
+def _outline(shape: tuple[int, int], boxes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The inner rim of the area (h, w) that some boxes cover together."""
+    covered = ~np.isnan(value_map(shape, boxes, np.ones(len(boxes))))  # (h, w)
+    if not covered.any():
+        return covered
+    width_px = max(1, round(max(shape) / 600))
+    inner = binary_erosion(covered, iterations=width_px, border_value=0)  # (h, w)
+    return np.asarray(covered & ~inner)

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
+from histotransfer_pl.report.attention_scale import ATTENTION_COLOURS, AttentionScale
 from histotransfer_pl.report.cohort import CohortPage
-from histotransfer_pl.report.figure import SEQUENTIAL, Picture
+from histotransfer_pl.report.figure import Picture
 from histotransfer_pl.report.panels import SlidePanel
 from histotransfer_pl.report.protocol import Protocol
 from histotransfer_pl.report.summary import Summary
@@ -108,9 +108,10 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    stops = ", ".join(to_hex(colormaps[SEQUENTIAL](place / 8)) for place in range(9))
+    stops = ", ".join(to_hex(ATTENTION_COLOURS(place / 8)) for place in range(9))
+    ticks = AttentionScale().ticks()
     template = environment.get_template("page.html.jinja")
-    return template.render(page=page, words=WORDS, stops=stops)
+    return template.render(page=page, words=WORDS, stops=stops, ticks=ticks)
 
 
 def _values(part: object) -> list[object]:

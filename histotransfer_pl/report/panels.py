@@ -14,21 +14,24 @@ from histotransfer_pl.callbacks.predictions import ATTENTION_COLUMNS
 from histotransfer_pl.data.selection import highest
 from histotransfer_pl.errors import SlideError, StoreError
 from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.report.figure import data_uri
+from histotransfer_pl.report.attention_figure import SlideWords, attention_figure
+from histotransfer_pl.report.attention_scale import relative_attention
+from histotransfer_pl.report.figure import Picture, data_uri
 from histotransfer_pl.report.overlay import (
     draw_overlay,
     patch_boxes,
-    relative_attention,
     thumbnail_mpp,
 )
 from histotransfer_pl.report.runs import Run
 from histotransfer_pl.slides.reader import OpenSlideReader, open_slide
+from histotransfer_pl.slides.scale_bar import draw_scale_bar
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, encode_key
 from histotransfer_pl.store.slide import StoredSlide
 
-LONG_SIDE_PX = 640
-_PATCH_PX = 144
+LONG_SIDE_PX = 1100
+_PATCH_PX = 224
+_ALIKE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +55,9 @@ class SlidePanel:
         size: Extent of the slide, in words.
         thumbnail: The slide, as an address.
         overlay: Attention on it, as an address.
-        low: Attention at the dark end of the colours.
-        high: Attention at the bright end.
-        gallery: The patches with the most attention, highest first.
-        pixels: (h, w, 3) the overlay, for a file of its own.
+        extent: Lowest and highest attention of its patches, in words.
+        gallery: The patches with the most attention, highest first; none if all weigh the same.
+        figure: Slide and attention for print, in files of its own.
     """
 
     slide_id: str
@@ -65,16 +67,14 @@ class SlidePanel:
     size: str = ""
     thumbnail: str = ""
     overlay: str = ""
-    low: str = ""
-    high: str = ""
+    extent: str = ""
     gallery: tuple[GalleryPatch, ...] = ()
-    pixels: NDArray[np.uint8] | None = None
+    figure: Picture | None = None
 
     def write(self, folder: Path) -> None:
-        """Write the overlay as a file."""
-        if self.pixels is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(self.pixels).save(folder / f"{encode_key(self.slide_id)}.png")
+        """Write the figure as files."""
+        if self.figure is not None:
+            self.figure.write(folder)
 
 
 def choose_slides(run: Run, count: int) -> pd.DataFrame:
@@ -151,19 +151,20 @@ def _draw(
     thumbnail = reader.thumbnail(mpp)  # (h, w, 3)
     relative = relative_attention(weights)  # (N,)
     boxes = patch_boxes(coords, side, reader.mpp, mpp)  # (N, 4)
-    overlay = draw_overlay(thumbnail, boxes, relative)
+    overlay = draw_overlay(thumbnail, boxes, relative, top_k)  # (h, w, 3)
     width, height = (n * reader.mpp / 1000 for n in reader.dimensions_level0)
-    rows = highest(weights, top_k)
-    gallery = _gallery(reader, store, coords[rows], relative[rows])
+    low, high = float(relative.min()), float(relative.max())
+    rows = highest(weights, top_k) if high - low > _ALIKE else np.empty(0, np.int64)  # (k,)
+    slide_id, verdict, run = words
+    title = SlideWords(slide_id, Path(run).name, verdict)
     return SlidePanel(
         *words,
         size=f"{width:.1f} × {height:.1f} mm, {len(coords)} patches",
-        thumbnail=_encoded(thumbnail, "JPEG"),
-        overlay=_encoded(overlay.pixels, "PNG"),
-        low=f"{overlay.low:.2g}×",
-        high=f"{overlay.high:.2g}×",
-        gallery=tuple(gallery),
-        pixels=overlay.pixels,
+        thumbnail=_encoded(draw_scale_bar(Image.fromarray(thumbnail), mpp)),
+        overlay=_encoded(draw_scale_bar(Image.fromarray(overlay), mpp)),
+        extent=f"{low:.2g}× to {high:.2g}×" if high - low > _ALIKE else "",
+        gallery=tuple(_gallery(reader, store, coords[rows], relative[rows])),
+        figure=attention_figure(thumbnail, overlay, mpp, title, encode_key(slide_id)),
     )
 
 
@@ -179,16 +180,17 @@ def _gallery(
     patches = []
     for place, ((x, y), value) in enumerate(zip(coords.tolist(), relative, strict=True)):
         pixels = reader.read_patch(x, y, grid.patch_px, grid.mpp)  # (P, P, 3)
-        image = Image.fromarray(pixels)
-        if image.width > _PATCH_PX:
-            image = image.resize((_PATCH_PX, _PATCH_PX), Image.Resampling.BOX)
+        way = Image.Resampling.BOX if len(pixels) > _PATCH_PX else Image.Resampling.BICUBIC
+        image = Image.fromarray(pixels).resize((_PATCH_PX, _PATCH_PX), way)
+        image = draw_scale_bar(image, grid.mpp * grid.patch_px / _PATCH_PX, text_px=22)
         alt = f"Patch number {place + 1} by attention, at level-0 pixel {x}, {y}"
-        source = _encoded(np.asarray(image), "JPEG")
+        source = _encoded(image)
         patches.append(GalleryPatch(source, alt, f"{value:.2g}× at ({x}, {y})"))
     return patches
 
 
-def _encoded(pixels: NDArray[np.uint8], kind: str) -> str:
+def _encoded(picture: Image.Image) -> str:
     with io.BytesIO() as file:
-        Image.fromarray(pixels).save(file, kind, quality=88)
-        return data_uri(file.getvalue(), f"image/{kind.lower()}")
+        # Colours at full resolution, or the borders of patches would run.
+        picture.save(file, "JPEG", quality=88, subsampling=0)
+        return data_uri(file.getvalue(), "image/jpeg")

@@ -2,82 +2,128 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from skimage.measure import find_contours
 
+from histotransfer_pl.slides.reader import SlideReader
+from histotransfer_pl.slides.scale_bar import draw_scale_bar, lettering
 from histotransfer_pl.slides.tiling import TiledSlide
 
-_LONG_SIDE_PX = 1200
-_OUTLINE = (0, 150, 60)
+_LONG_SIDE_PX = 1600
+_OUTLINE = (0, 110, 45)
 _GRID = (20, 60, 220)
+_INK = (17, 24, 39)
+_PAPER = (255, 255, 255)
+_EDGE_PX = 12
+_FONT_PX = 20
 
 
-def draw_qc(tiled: TiledSlide, title: str = "") -> Image.Image:
-    """Thumbnail with the outline of the tissue (green) and every patch (blue); the rest is paled.
+def sharp_thumbnail(reader: SlideReader) -> NDArray[np.uint8]:
+    """The slide (h, w, 3) as sharp as the picture shows it; the tissue is found in less."""
+    return reader.thumbnail(
+        max(reader.mpp, reader.mpp * max(reader.dimensions_level0) / _LONG_SIDE_PX)
+    )
+
+
+def tissue_covered(tiled: TiledSlide) -> float:
+    """Share of the tissue that lies in patches, 0 to 1; 0 without tissue."""
+    height, width = tiled.mask.shape
+    used = _used(tiled, (width, height))  # (h, w)
+    return float(used[tiled.mask].mean()) if tiled.mask.any() else 0.0
+
+
+def draw_qc(
+    tiled: TiledSlide, title: str = "", thumbnail: NDArray[np.uint8] | None = None
+) -> Image.Image:
+    """Slide with the outline of the tissue (green) and every patch (blue); the rest is paled.
 
     Args:
         tiled: A tiled slide; one without patches is drawn too, with the reason.
         title: Put before the counts, such as the slide's name.
+        thumbnail: (h, w, 3) the slide, see ``sharp_thumbnail``; what the tissue was found in, if
+            none is given.
 
     Returns:
-        An RGB picture of about 1,200 px on its long side, with a line of text above.
+        An RGB picture of about 1,600 px on its long side, with a caption, a legend and a scale bar.
     """
-    height, width = tiled.mask.shape
-    # Whole factors up keep the mask's pixels square; large thumbnails are scaled down.
-    factor = _LONG_SIDE_PX / max(height, width)
-    factor = float(round(factor)) if factor > 1.5 else factor
+    shown = Image.fromarray(tiled.thumbnail if thumbnail is None else thumbnail)
+    width, height = tiled.dimensions_level0
+    factor = _LONG_SIDE_PX / max(width, height)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    picture = Image.fromarray(_pale_where_unused(tiled)).resize(size, Image.Resampling.BILINEAR)
+    picture = shown.resize(size, Image.Resampling.LANCZOS)
+    pale = Image.blend(picture, Image.new("RGB", size, _PAPER), 0.55)
+    picture = Image.composite(picture, pale, Image.fromarray(_used(tiled, size)))
     draw = ImageDraw.Draw(picture)
     _draw_patches(draw, tiled, factor)
-    _draw_outline(draw, tiled, factor)
-    return _with_caption(picture, _caption(tiled, title))
+    _draw_outline(draw, tiled, size)
+    picture = draw_scale_bar(picture, tiled.slide_mpp / factor)
+    return _with_words(picture, _captions(tiled, title))
 
 
-def _pale_where_unused(tiled: TiledSlide) -> NDArray[np.uint8]:
-    """The thumbnail, half faded to white where no patch lies."""
-    pixel = tiled.thumbnail_mpp / tiled.slide_mpp
-    used = np.zeros(tiled.mask.shape, np.bool_)
-    low = np.round(tiled.coords / pixel).astype(int)
-    high = np.round((tiled.coords + tiled.patch_size_level0) / pixel).astype(int)
+def _used(tiled: TiledSlide, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where patches lie (height, width) on a picture of the whole slide of this size."""
+    width, height = size
+    scale = np.array(size) / tiled.dimensions_level0  # (2,)
+    used = np.zeros((height, width), np.bool_)
+    low = np.round(tiled.coords * scale).astype(int)
+    high = np.round((tiled.coords + tiled.patch_size_level0) * scale).astype(int)
     for (left, top), (right, bottom) in zip(low, high, strict=True):
         used[top:bottom, left:right] = True
-    pale = 128 + tiled.thumbnail // 2
-    return np.where(used[:, :, None], tiled.thumbnail, pale).astype(np.uint8)
+    return used
 
 
 def _draw_patches(draw: ImageDraw.ImageDraw, tiled: TiledSlide, factor: float) -> None:
-    scale = factor * tiled.slide_mpp / tiled.thumbnail_mpp
     side = tiled.patch_size_level0
     for x, y in tiled.coords.tolist():
-        box = [round(edge * scale) for edge in (x, y, x + side, y + side)]
+        box = [round(edge * factor) for edge in (x, y, x + side, y + side)]
         draw.rectangle(box, outline=_GRID, width=1)
 
 
-def _draw_outline(draw: ImageDraw.ImageDraw, tiled: TiledSlide, factor: float) -> None:
+def _draw_outline(draw: ImageDraw.ImageDraw, tiled: TiledSlide, size: tuple[int, int]) -> None:
+    height, width = tiled.mask.shape
+    across, down = size[0] / width, size[1] / height
     # A rim of zeros closes outlines at the edge of the slide.
     padded = np.pad(tiled.mask, 1).astype(float)
     contours = find_contours(padded, 0.5)  # type: ignore[no-untyped-call]
     for contour in contours:
-        points = [((column - 0.5) * factor, (row - 0.5) * factor) for row, column in contour]
-        draw.line(points, fill=_OUTLINE, width=3, joint="curve")
+        points = [((column - 0.5) * across, (row - 0.5) * down) for row, column in contour]
+        draw.line(points, fill=_OUTLINE, width=4, joint="curve")
 
 
-def _caption(tiled: TiledSlide, title: str) -> str:
+def _captions(tiled: TiledSlide, title: str) -> tuple[str, str]:
     width, height = tiled.dimensions_level0
-    parts = [
-        f"{len(tiled.coords)} patches" if len(tiled.coords) else f"no patches: {tiled.reason}",
-        f"{tiled.mask.mean():.0%} tissue",
-        f"{width} x {height} px at {tiled.slide_mpp:.4g} um/px",
-    ]
-    return "  ·  ".join([title, *parts] if title else parts)
+    n = len(tiled.coords)
+    counts = (
+        f"{n:,} patch{'' if n == 1 else 'es'} cover {tissue_covered(tiled):.0%} of the tissue"
+        if n
+        else f"no patches: {tiled.reason}"
+    )
+    facts = f"{tiled.mask.mean():.0%} of the slide is tissue"
+    extent = f"{width:,} × {height:,} px at {tiled.slide_mpp:.4g} µm/px"
+    return title, "  ·  ".join([counts, facts, extent])
 
 
-def _with_caption(picture: Image.Image, caption: str) -> Image.Image:
-    font = ImageFont.load_default(size=20)
-    left, _, right, _ = font.getbbox(caption)
-    width = max(picture.width, round(right - left) + 16)
-    page = Image.new("RGB", (width, picture.height + 36), (255, 255, 255))
-    page.paste(picture, (0, 36))
-    ImageDraw.Draw(page).text((8, 6), caption, fill=(0, 0, 0), font=font)
+def _with_words(picture: Image.Image, captions: tuple[str, str]) -> Image.Image:
+    """The picture under its title and facts, above a legend."""
+    large, small = (lettering(size) for size in (_FONT_PX + 4, _FONT_PX))
+    title, facts = captions
+    legend = (("tissue", _OUTLINE, 4), ("patch", _GRID, 1), ("not used: paled", None, 1))
+    swatch, row = _FONT_PX, _FONT_PX + _EDGE_PX
+    spans = [2 * swatch + small.getlength(word) + 2 * _EDGE_PX for word, _, _ in legend]
+    widest = max(large.getlength(title), small.getlength(facts), sum(spans))
+    width = max(picture.width, round(widest) + 2 * _EDGE_PX)
+    head = (row + _EDGE_PX if title else _EDGE_PX) + row
+    page = Image.new("RGB", (width, head + picture.height + row + _EDGE_PX), _PAPER)
+    page.paste(picture, (0, head))
+    draw = ImageDraw.Draw(page)
+    if title:
+        draw.text((_EDGE_PX, _EDGE_PX), title, fill=_INK, font=large)
+    draw.text((_EDGE_PX, head - row), facts, fill=_INK, font=small)
+    x, y = float(_EDGE_PX), head + picture.height + _EDGE_PX
+    for (word, colour, thick), span in zip(legend, spans, strict=True):
+        box = (x, y, x + swatch, y + swatch)
+        fill = None if colour else (225, 205, 220)
+        draw.rectangle(box, outline=colour, fill=fill, width=thick)
+        draw.text((x + swatch + _EDGE_PX / 2, y - 2), word, fill=_INK, font=small)
+        x += span
     return page

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from matplotlib import colormaps
 
+from histotransfer_pl.report.attention_scale import (
+    TOP_COLOUR,
+    AttentionScale,
+    relative_attention,
+)
 from histotransfer_pl.report.overlay import (
     draw_overlay,
     patch_boxes,
-    relative_attention,
     thumbnail_mpp,
     value_map,
 )
@@ -57,24 +60,31 @@ def test_overlapping_patches_share_their_pixels_by_the_mean() -> None:
     np.testing.assert_array_equal(values, [[1.0, 2.0, 3.0, np.nan]])
 
 
-def test_the_hottest_patch_has_the_brightest_colour_and_tissue_between_stays_grey() -> None:
+def test_colours_are_those_of_the_scale_and_tissue_between_stays_grey() -> None:
     thumbnail = np.full((10, 30, 3), (200, 100, 150), np.uint8)
     boxes = np.array([[0, 0, 10, 10], [10, 0, 20, 10]])
-    overlay = draw_overlay(thumbnail, boxes, relative_attention(np.array([0.1, 0.9])))
-    grey = 150
-    ends = colormaps["cividis"]([0.0, 1.0])[:, :3] * 255
-    for column, colour in ((5, ends[0]), (15, ends[1])):
-        np.testing.assert_allclose(overlay.pixels[5, column], 0.65 * colour + 0.35 * grey, atol=1)
-    np.testing.assert_array_equal(overlay.pixels[5, 25], [grey] * 3)
-    assert overlay.low == pytest.approx(0.2, rel=0.03)
-    assert overlay.high == pytest.approx(1.8, rel=0.03)
+    relative = relative_attention(np.array([0.1, 0.9]))
+    pixels = draw_overlay(thumbnail, boxes, relative)
+    grey = 128 + 150 / 2
+    for column, colour in zip((5, 15), AttentionScale().colours(relative), strict=True):
+        np.testing.assert_allclose(pixels[5, column], 0.75 * colour + 0.25 * grey, atol=1)
+    np.testing.assert_array_equal(pixels[5, 25], [round(grey)] * 3)
+
+
+def test_top_attention_is_outlined_inside_its_patches() -> None:
+    boxes = np.array([[0, 0, 10, 10], [10, 0, 20, 10]])
+    thumbnail = np.full((12, 24, 3), 200, np.uint8)
+    pixels = draw_overlay(thumbnail, boxes, np.array([0.2, 1.8]), top_k=1)
+    black = (pixels == TOP_COLOUR).all(axis=2)
+    expected = np.zeros((12, 24), bool)
+    expected[:10, 10:20] = True
+    expected[1:9, 11:19] = False
+    np.testing.assert_array_equal(black, expected)
 
 
 def test_uniform_attention_is_one_everywhere() -> None:
-    relative = relative_attention(np.full(7, 1 / 7))
-    np.testing.assert_allclose(relative, 1)
-    overlay = draw_overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((7, 4), np.int64), relative)
-    assert overlay.low == overlay.high
+    np.testing.assert_allclose(relative_attention(np.full(7, 1 / 7)), 1)
+    np.testing.assert_allclose(relative_attention(np.zeros(3)), 1)
 
 
 def test_thumbnails_are_never_finer_than_the_slide() -> None:

@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 
 from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.report.geojson import TOP_CLASS, attention_geojson, qupath_origin
+from histotransfer_pl.report.attention_scale import TOP_CLASS, TOP_COLOUR, AttentionScale
+from histotransfer_pl.report.geojson import attention_geojson, qupath_origin
 from histotransfer_pl.report.panels import choose_slides, has_attention, slide_panels
 from histotransfer_pl.report.plan import load_runs
 from histotransfer_pl.report.runs import Run, read_run
@@ -69,25 +70,40 @@ def pixels_of(address: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_the_overlay_is_bright_where_the_attention_is(run: Run, store: FeatureStore) -> None:
+def test_the_overlay_is_red_where_the_attention_is(run: Run, store: FeatureStore) -> None:
     panel = next(p for p in slide_panels(run, store, 4, 3) if p.slide_id == "b")
     assert not panel.problem
     overlay = pixels_of(panel.overlay).astype(int)
     assert overlay.shape == (96, 128, 3)
-    # Bright cividis is yellow: much red, little blue.
-    yellow = overlay[..., 0] - overlay[..., 2] > 60
+    red = overlay[..., 0] - overlay[..., 2] > 60
     expected = np.zeros((96, 128), bool)
-    expected[SIDE : 2 * SIDE, 2 * SIDE : 3 * SIDE] = True
-    np.testing.assert_array_equal(yellow, expected)
-    assert panel.high == "9.4×"
+    # The rim of a patch of top attention is black.
+    expected[SIDE + 3 : 2 * SIDE - 3, 2 * SIDE + 3 : 3 * SIDE - 3] = True
+    assert red[expected].all()
+    assert not red[:, : 2 * SIDE].any()
+    assert not red[: SIDE - 1].any()
+    assert panel.extent == "0.24× to 9.4×"
+    assert panel.figure is not None
+    assert panel.figure.caption == "b · run run: label 1; the model says 1 with 80 %: right"
+
+
+def test_no_patches_are_shown_of_a_head_that_weighs_all_alike(
+    run: Run, store: FeatureStore
+) -> None:
+    with store.writing():
+        even = np.full(12, 1 / 12, np.float32)
+        store.slide("b").write(attention_path(run.run_dir), even, {}, overwrite=True)
+    panel = next(p for p in slide_panels(run, store, 4, 3) if p.slide_id == "b")
+    assert panel.gallery == ()
+    assert panel.extent == ""
 
 
 def test_the_gallery_begins_with_the_patch_of_most_attention(run: Run, store: FeatureStore) -> None:
     panel = next(p for p in slide_panels(run, store, 4, 3) if p.slide_id == "b")
     assert len(panel.gallery) == 3
     assert panel.gallery[0].caption == f"9.4× at ({2 * SIDE}, {SIDE})"
-    np.testing.assert_allclose(pixels_of(panel.gallery[0].source), 120, atol=2)
-    np.testing.assert_allclose(pixels_of(panel.gallery[1].source), 0, atol=2)
+    np.testing.assert_allclose(pixels_of(panel.gallery[0].source)[:150], 120, atol=2)
+    np.testing.assert_allclose(pixels_of(panel.gallery[1].source)[:150], 0, atol=2)
 
 
 def test_a_slide_without_file_or_attention_says_why(run: Run, store: FeatureStore) -> None:
@@ -116,6 +132,9 @@ def test_tiles_of_qupath_are_the_patches() -> None:
     assert ranks == [3, 1, 2]
     classes = [f["properties"].get("classification", {}).get("name") for f in content["features"]]
     assert classes == [None, TOP_CLASS, None]
+    assert content["features"][1]["properties"]["classification"]["color"] == list(TOP_COLOUR)
+    colours = [f["properties"]["color"] for f in content["features"]]
+    assert colours == AttentionScale().colours(np.array([0.3, 2.0, 0.7])).tolist()
 
 
 def test_the_empty_rim_that_qupath_cuts_off_is_cut_off_here() -> None:

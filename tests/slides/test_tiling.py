@@ -3,14 +3,17 @@
 import csv
 import json
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
-from histotransfer_pl.slides.qc import draw_qc
+from histotransfer_pl.slides.qc import draw_qc, sharp_thumbnail, tissue_covered
 from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.slides.scale_bar import draw_scale_bar, round_length_um
 from histotransfer_pl.slides.synthetic import write_pyramid
 from histotransfer_pl.slides.tiling import tile_slide
 
@@ -100,15 +103,41 @@ def test_too_little_tissue_is_a_result(normal_slide: Path) -> None:
 def test_picture_shows_outline_patches_and_counts(
     name: str, request: pytest.FixtureRequest
 ) -> None:
-    tiled = tile_slide(open_slide(request.getfixturevalue(name)), GridSettings())
-    picture = np.asarray(draw_qc(tiled, title=name))
-    assert 900 < max(picture.shape) < 1500
-    for colour in ((0, 150, 60), (20, 60, 220)):
+    with open_slide(request.getfixturevalue(name)) as reader:
+        tiled, sharp = tile_slide(reader, GridSettings()), sharp_thumbnail(reader)
+    picture = np.asarray(draw_qc(tiled, name, sharp))
+    assert 1200 < max(picture.shape) < 2000
+    for colour in ((0, 110, 45), (20, 60, 220)):
         assert (picture == colour).all(axis=2).sum() > 500
-    assert (picture[:36] < 100).any()  # the caption
-    # Glass that no patch covers is paled, tissue inside patches keeps its colour.
-    centre = tiled.coords[len(tiled.coords) // 2] + tiled.patch_size_level0 / 2
-    x, y = (centre * tiled.slide_mpp / tiled.thumbnail_mpp).astype(int)
-    scale = round(1200 / max(tiled.mask.shape))
-    shown = picture[36 + y * scale + scale // 2, x * scale + scale // 2].astype(int)
-    assert np.abs(shown - tiled.thumbnail[y, x]).max() < 60
+    head = 76  # title and facts
+    assert (picture[:head] < 100).any()
+    # Glass that no patch covers is paled, tissue inside patches keeps its colour and sharpness.
+    factor = 1600 / max(tiled.dimensions_level0)
+    width, height = (round(side * factor) for side in tiled.dimensions_level0)
+    wanted = np.asarray(Image.fromarray(sharp).resize((width, height), Image.Resampling.LANCZOS))
+    for place in (len(tiled.coords) // 2, len(tiled.coords) // 3):
+        x, y = ((tiled.coords[place] + tiled.patch_size_level0 / 2) * factor).astype(int)
+        around = np.s_[y - 8 : y + 8, x - 8 : x + 8]
+        drawn = picture[head:][around]
+        # An outline may pass through.
+        assert (drawn == wanted[around]).mean() > 0.9
+
+
+def test_the_share_of_tissue_in_patches_is_counted_in_pixels(normal_slide: Path) -> None:
+    tiled = tile_slide(open_slide(normal_slide), GridSettings())
+    scale, inside = tiled.slide_mpp / tiled.thumbnail_mpp, 0
+    rows, columns = np.nonzero(tiled.mask)
+    for row, column in zip(rows, columns, strict=True):
+        x, y = column / scale, row / scale
+        hit = (tiled.coords <= (x, y)) & ((x, y) < tiled.coords + tiled.patch_size_level0)
+        inside += bool(hit.all(axis=1).any())
+    assert tissue_covered(tiled) == pytest.approx(inside / len(rows), abs=0.02)
+    empty = replace(tiled, coords=np.empty((0, 2), np.int32))
+    assert tissue_covered(empty) == 0.0
+
+
+def test_scale_bars_are_round_and_as_long_as_they_say() -> None:
+    picture = draw_scale_bar(Image.new("RGB", (1000, 600), (250, 200, 220)), mpp=0.7)
+    assert round_length_um(700.0, 0.3) == 200.0
+    dark = (np.asarray(picture) < 60).all(axis=2)
+    assert dark.sum(axis=1).max() == round(200 / 0.7)
