@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from sklearn.calibration import calibration_curve
+from statsmodels.stats.proportion import proportion_confint
 
 from histotransfer_pl.analysis.predictions import Floats, Ints
 from histotransfer_pl.errors import AnalysisError
@@ -80,3 +81,49 @@ def _check_probabilities(scores: Floats) -> None:
             f"scores from {scores.min():.3g} to {scores.max():.3g} are no probabilities: "
             "apply softmax or sigmoid before asking for calibration"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationBins:
+    """Bins of (nearly) equal numbers of slides, with an interval each."""
+
+    predicted: Floats  # (bins,), mean probability in the bin
+    observed: Floats  # (bins,), share of slides that are of the class
+    low: Floats  # (bins,), lower end of the interval of the share
+    high: Floats  # (bins,), upper end
+    counts: Ints  # (bins,), slides in the bin
+
+
+def calibration_bins(
+    labels: Ints, probabilities: Floats, patients: Ints, *, bins: int = 8, level: float = 0.95
+) -> CalibrationBins:
+    """Observed against predicted share in bins of equal counts, with Wilson intervals.
+
+    Slides of one patient resemble each other, so an interval counts patients, not slides. Equal
+    probabilities are never torn apart, so counts may differ a little.
+
+    Args:
+        labels: (S,) one where the slide is of the class, zero elsewhere.
+        probabilities: (S,) predicted probability of the class.
+        patients: (S,) number of the patient.
+        bins: Number of bins; fewer where that many would hold less than five slides each.
+        level: Confidence level of the intervals.
+
+    Raises:
+        AnalysisError: Scores that are not probabilities.
+    """
+    _check_probabilities(probabilities)
+    bins = max(1, min(bins, len(labels) // 5))
+    inner = np.quantile(probabilities, np.linspace(0, 1, bins + 1)[1:-1])  # (bins - 1,)
+    place = np.searchsorted(inner, probabilities, side="left")  # (S,)
+    points = []
+    for number in np.unique(place):
+        inside = place == number
+        share = float(labels[inside].mean())
+        trials = len(np.unique(patients[inside]))
+        low, high = proportion_confint(share * trials, trials, alpha=1 - level, method="wilson")
+        # Rounding puts the end of an interval of none or all a hair inside the share.
+        low, high = min(low, share), max(high, share)
+        points.append((probabilities[inside].mean(), share, low, high, inside.sum()))
+    predicted, observed, lows, highs, counts = np.array(points).T  # (bins,) each
+    return CalibrationBins(predicted, observed, lows, highs, counts.astype(np.int64))

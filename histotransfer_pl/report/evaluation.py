@@ -1,0 +1,225 @@
+"""Figures of one arm's test predictions: ROC, precision-recall, confusion, calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
+from histotransfer_pl.analysis.calibration import CalibrationBins, calibration_bins
+from histotransfer_pl.analysis.curves import (
+    GRID,
+    Band,
+    pr_band,
+    roc_band,
+    sensitivity,
+    specificity,
+)
+from histotransfer_pl.analysis.metrics import decide
+from histotransfer_pl.analysis.predictions import Predictions
+from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.report.figure import (
+    COLOURS,
+    MARKERS,
+    SEQUENTIAL,
+    Picture,
+    new_figure,
+    note_n,
+    picture,
+    style,
+)
+
+_DASHES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What stands on the figures of an arm.
+
+    Attributes:
+        label: Its name.
+        n: The slides and patients behind it, in words.
+        classes: Names of the classes, in the order of the scores.
+    """
+
+    label: str
+    n: str
+    classes: Sequence[str]
+
+    @property
+    def shown(self) -> list[int]:
+        """The classes that are drawn: the second of two, or each against the rest."""
+        return [1] if len(self.classes) == 2 else list(range(len(self.classes)))[: len(COLOURS)]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Sensitivity and specificity at thresholds that were chosen on validation slides."""
+
+    threshold: str
+    sensitivity: Interval
+    specificity: Interval
+
+
+def discrimination(predictions: Predictions, arm: Arm, name: str) -> Picture | None:
+    """ROC and precision-recall curves, each with its band over patients."""
+    try:
+        bands = [(c, roc_band(predictions, c), pr_band(predictions, c)) for c in arm.shown]
+    except AnalysisError:
+        return None
+    with style():
+        figure = new_figure(8.2, 4.2)
+        left, right = figure.subplots(1, 2)
+        left.plot([0, 1], [0, 1], ":", color="#6b7280", label="chance")
+        for number, (label, roc, pr) in enumerate(bands):
+            _draw_band(left, roc, number, arm.classes[label])
+            _draw_band(right, pr, number, arm.classes[label])
+        for axis, x, y in (
+            (left, "False positive rate (1 - specificity)", "Sensitivity"),
+            (right, "Recall (sensitivity)", "Precision"),
+        ):
+            axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        left.legend(fontsize=8.5, loc="lower right")
+        note_n(right, arm.n)
+        return picture(
+            figure,
+            name,
+            f"ROC and precision-recall curves of {arm.label}, {arm.n}. Bands: 95 % at each point, "
+            "over resampled patients; curves of several trainings are averaged. Dotted: chance.",
+            f"ROC and precision-recall curves of {arm.label} with bands over patients.",
+        )
+
+
+def confusion(decided: NDArray[np.int64], labels: NDArray[np.int64], arm: Arm,
+              name: str, threshold: str) -> Picture:  # fmt: skip
+    """Confusion matrix: slides, and their share of the true class as shade.
+
+    Args:
+        decided: (S,) class that was decided for.
+        labels: (S,) true class.
+        arm: What it is of.
+        name: Stem of the files.
+        threshold: How the class was decided, in words.
+    """
+    n = len(arm.classes)
+    counts = np.zeros((n, n), np.int64)
+    np.add.at(counts, (labels, decided), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
+    with style():
+        figure = new_figure(2.6 + 0.75 * n, 1.9 + 0.7 * n)
+        axis = figure.add_subplot()
+        image = axis.imshow(shares, cmap=SEQUENTIAL, vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            colour = "black" if shares[row, column] > 0.5 else "white"
+            text = f"{count:,}\n{shares[row, column]:.0%}"
+            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+        axis.set_xticks(range(n), arm.classes)
+        if n > 2:
+            axis.tick_params("x", labelrotation=90)
+        axis.set_yticks(range(n), arm.classes)
+        axis.set(xlabel="Predicted", ylabel="Label")
+        axis.grid(visible=False)
+        figure.colorbar(image, ax=axis, label="Share of the label")
+        figure.suptitle(arm.n, fontsize=8.5, color="#4b5563")
+        said = "; ".join(
+            f"of {counts[row].sum()} {arm.classes[row]} {counts[row, row]} are right"
+            for row in range(n)
+        )
+        return picture(
+            figure,
+            name,
+            f"Confusion matrix of {arm.label}, {arm.n}: slides, and their share of the label. "
+            f"{threshold}",
+            f"Confusion matrix of {arm.label}: {said}.",
+        )
+
+
+def rates_at(predictions: Predictions, thresholds: NDArray[np.float64]) -> Rates | None:
+    """Sensitivity and specificity with intervals over patients; None where undefined.
+
+    Args:
+        predictions: Test predictions of two classes.
+        thresholds: (S,) the threshold of the training that each row comes from.
+    """
+    decided = decide_at(predictions, thresholds).astype(np.float64)
+    rows = Predictions(
+        predictions.slide_ids, predictions.patients, predictions.y, decided, predictions.folds
+    )
+    low, high = float(thresholds.min()), float(thresholds.max())
+    words = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
+    try:
+        found, spared = (bootstrap_interval(rows, rate) for rate in (sensitivity, specificity))
+    except AnalysisError:
+        return None
+    return Rates(words, found, spared)
+
+
+def decide_at(
+    predictions: Predictions, thresholds: NDArray[np.float64] | None
+) -> NDArray[np.int64]:
+    """Class (S,) of each row: by its threshold if there is one, else the most probable."""
+    if thresholds is None:
+        return decide(predictions.s)
+    scores = predictions.s if predictions.s.ndim == 1 else predictions.s[:, 1]
+    return np.asarray(scores >= thresholds, np.int64)
+
+
+def calibration(predictions: Predictions, arm: Arm, name: str, error: str = "") -> Picture | None:
+    """Observed against predicted share in bins of equal counts, with intervals.
+
+    Args:
+        predictions: Test predictions.
+        arm: What it is of.
+        name: Stem of the files.
+        error: The expected calibration error with its interval, in words.
+    """
+    scores = predictions.s
+    columns = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores  # (S, C)
+    try:
+        points = [
+            calibration_bins(
+                (predictions.y == c).astype(np.int64), columns[:, c], predictions.patient_index
+            )
+            for c in arm.shown
+        ]
+    except AnalysisError:
+        return None
+    with style():
+        figure = new_figure(4.8, 4.9)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        top.plot([0, 1], [0, 1], ":", color="#6b7280", label="perfectly calibrated")
+        for number, (label, bins) in enumerate(zip(arm.shown, points, strict=True)):
+            _draw_bins(top, bins, number, arm.classes[label])
+            bottom.hist(columns[:, label], bins=np.linspace(0, 1, 21).tolist(),
+                        histtype="stepfilled" if len(points) == 1 else "step",
+                        color=COLOURS[number], linestyle=_DASHES[number % 4])  # fmt: skip
+        top.set(ylabel="Observed share", xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
+        bottom.set(xlabel="Predicted probability of the class", ylabel="Slides")
+        top.legend(fontsize=8.5, loc="upper left")
+        note_n(top, arm.n)
+        said = f" Expected calibration error {error}." if error else ""
+        return picture(
+            figure,
+            name,
+            f"Calibration of {arm.label}, {arm.n}, in bins of equally many slides. Bars: 95 % "
+            f"intervals (Wilson, by patients). Below: how often each probability is given.{said}",
+            f"Calibration plot of {arm.label}.{said}",
+        )
+
+
+def _draw_band(axis: Axes, band: Band, number: int, label: str) -> None:
+    colour = COLOURS[number]
+    axis.fill_between(GRID, band.low, band.high, color=colour, alpha=0.15, linewidth=0)
+    axis.plot(GRID, band.value, _DASHES[number % 4], color=colour, linewidth=1.8, label=label)
+    if band.chance is not None:
+        axis.axhline(band.chance, color="#6b7280", linestyle=":", linewidth=1.2)
+
+
+def _draw_bins(axis: Axes, bins: CalibrationBins, number: int, label: str) -> None:
+    below, above = bins.observed - bins.low, bins.high - bins.observed  # (bins,) each
+    axis.errorbar(
+        bins.predicted, bins.observed, yerr=np.stack([below, above]), marker=MARKERS[number],
+        color=COLOURS[number], markersize=5, linewidth=1.4, elinewidth=0.9, capsize=2, label=label,
+    )  # fmt: skip
