@@ -12,8 +12,10 @@ from benchmarks.result import Result, compare, seconds
 from benchmarks.store_read import FEATURES, make_bags
 from histotransfer_pl.data.join import join_cohort
 from histotransfer_pl.data.splits import split_by_seed
+from histotransfer_pl.store.checksum import seal
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import encode_key
+from histotransfer_pl.store.layout import METADATA, encode_key
+from histotransfer_pl.store.metadata import to_bytes
 
 
 def measure(slides: int = 10_000, rounds: int = 7) -> list[Result]:
@@ -88,25 +90,19 @@ def write_cohort(root: Path, table: Path) -> None:
 
 
 def make_many_slides(root: Path, slides: int) -> None:
-    """Slides of 64 patches whose features are one file with many names."""
-    """One real slide, then copies without values that share the metadata of its features."""
+    """One real slide of 64 patches, then copies of its metadata, without values."""
     store = make_bags(root, 64, 16, 1)
     template = root / encode_key(store.slide_ids()[0])
-    array = template / FEATURES
-    nodes = [path.relative_to(template) for path in reversed([array, *array.parents][:3])]
-    nodes += [node / "zarr.json" for node in nodes]
-    group = json.loads((template / "zarr.json").read_text())
+    nodes = ["", "features", str(Path(FEATURES).parent), FEATURES]
+    documents = [json.loads((template / node / METADATA).read_text()) for node in nodes]
     for number in range(1, slides):
         slide_id = f"case {number // 4}/slide {number}"
-        copy = root / encode_key(slide_id)
-        copy.mkdir()
-        for node in nodes:
-            if (template / node).is_dir():
-                (copy / node).mkdir()
-            else:
-                (copy / node).hardlink_to(template / node)
-        group["attributes"]["slide_id"] = slide_id
-        (copy / "zarr.json").write_text(json.dumps(group))
+        key = encode_key(slide_id)
+        documents[0]["attributes"]["slide_id"] = slide_id
+        for node, document in zip(nodes, documents, strict=True):
+            (root / key / node).mkdir()
+            content = to_bytes(seal(document, f"{key}/{node}".rstrip("/")))
+            (root / key / node / METADATA).write_bytes(content)
 
 
 if __name__ == "__main__":

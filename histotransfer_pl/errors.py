@@ -37,6 +37,10 @@ class StoreLockedError(StoreError):
     """A store that another process is writing."""
 
 
+class StoreReadOnlyError(StoreError):
+    """A store that can be read but not written, such as one on shared, protected data."""
+
+
 class CohortError(HistoTransferError, ValueError):
     """A cohort table that cannot be used or joined."""
 

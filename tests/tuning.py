@@ -1,7 +1,5 @@
 """A cohort of tiny slides with a finished stage-1 run, for the tests of fine-tuning."""
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +11,6 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.slides.synthetic import write_pyramid
-from histotransfer_pl.store.feature_store import FeatureStore
 
 PATCH_PX = 32
 N_PATIENTS = 12
@@ -76,17 +73,6 @@ def tuning_cohort(finished_stage1: Path, tmp_path: Path, monkeypatch: pytest.Mon
     """A copy of the finished stage 1, as the current folder."""
     folder = tmp_path / "cohort"
     shutil.copytree(finished_stage1, folder)
-    store = FeatureStore.open(folder / "s.zarr")
-    for slide_id in store.slide_ids():  # the slides were copied too
-        _point_to(folder / "s.zarr" / slide_id / "zarr.json", folder / "slides")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     return folder
-
-
-def _point_to(document: Path, slides: Path) -> None:
-    content = json.loads(document.read_text())
-    attributes = content["attributes"]
-    attributes["path"] = str(slides / os.path.basename(attributes["path"]))  # noqa: PTH119
-    attributes["fingerprint"]["mtime_ns"] = Path(attributes["path"]).stat().st_mtime_ns
-    document.write_text(json.dumps(content))

@@ -3,21 +3,38 @@
 from pathlib import Path
 
 from histotransfer_pl.errors import StoreError, StoreMismatchError
-from histotransfer_pl.store.layout import FORMAT, FORMAT_VERSION, HOLDER, LOCK, METADATA, PARTIAL
+from histotransfer_pl.store.checksum import check_seal, seal
+from histotransfer_pl.store.failure import READ_ONLY, write_failure
+from histotransfer_pl.store.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    HOLDER,
+    LOCK,
+    METADATA,
+    PARTIAL,
+    READABLE_VERSIONS,
+)
 from histotransfer_pl.store.lock import WriteLock
 from histotransfer_pl.store.metadata import Json, from_bytes, group_document, to_bytes
-from histotransfer_pl.store.staging import new_partial, remove_empty_partial, sweep, sync
+from histotransfer_pl.store.scratch import new_partial, scratch, sweep
+from histotransfer_pl.store.staging import sync
 
 # Ranks of one run create the store together: the later ones wait for the first, briefly.
 _WAIT_SECONDS = 30.0
 
 
-def create_store(root: Path, grid: Json | None) -> None:
-    """Make an empty store, unless another process has just made it.
+def root_content(grid: Json | None) -> bytes:
+    """The metadata of the root of a new store."""
+    attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "grid": grid}
+    return to_bytes(seal(group_document(attributes), ""))
+
+
+def create_folder(root: Path, content: bytes) -> None:
+    """Make an empty store in a folder, unless another process has just made it.
 
     Args:
         root: A folder that does not exist, or is empty.
-        grid: Settings that all slides will share.
+        content: Metadata of its root.
 
     Raises:
         StoreError: The folder holds something else, or cannot be written.
@@ -25,6 +42,8 @@ def create_store(root: Path, grid: Json | None) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in READ_ONLY:
+            raise write_failure(error, "a new store", root) from error
         raise StoreError(
             f"{root} cannot be created ({error}): choose a folder that you may write"
         ) from error
@@ -32,55 +51,60 @@ def create_store(root: Path, grid: Json | None) -> None:
     guard.acquire(_WAIT_SECONDS)
     try:
         if not (root / METADATA).is_file():
-            _write_root(root, grid)
+            _refuse_foreign(root)
+            with scratch(root):
+                sweep(root)
+                _write_root(root, content)
     finally:
         guard.release()
 
 
-def _write_root(root: Path, grid: Json | None) -> None:
-    foreign = sorted({p.name for p in root.iterdir()} - {PARTIAL, LOCK, HOLDER})
+def _refuse_foreign(root: Path) -> None:
+    known = (PARTIAL, LOCK, HOLDER)
+    foreign = sorted(p.name for p in root.iterdir() if not p.name.startswith(known))
     if foreign:
         raise StoreError(
             f"{root} is no store but holds {foreign[0]!r} and {len(foreign) - 1} more: choose a "
             "folder that is new or empty"
         )
-    sweep(root)
-    attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, "grid": grid}
+
+
+def _write_root(root: Path, content: bytes) -> None:
     staged = new_partial(root) / METADATA
     try:
-        staged.write_bytes(to_bytes(group_document(attributes)))
+        staged.write_bytes(content)
         sync(staged)
         staged.rename(root / METADATA)
         sync(root)
     except OSError as error:
-        raise StoreError(f"the store {root} cannot be written: {error}") from error
-    finally:
-        sweep(root)
-        remove_empty_partial(root)
+        raise write_failure(error, "a new store", root) from error
 
 
-def check_root(content: bytes, where: str) -> Json | None:
-    """The grid of a store whose format this release reads.
+def check_root(content: bytes, where: str) -> tuple[Json | None, int]:
+    """The grid and the format version of a store that this release reads.
 
     Args:
         content: The bytes of the root's metadata.
         where: The store, for messages.
 
     Raises:
-        StoreError: It is not a store of this program.
+        StoreError: It is not a store of this program, or its metadata are damaged.
         StoreMismatchError: It has another format version.
     """
-    attributes = from_bytes(content, "group", where)["attributes"]
+    document = from_bytes(content, "group", where)
+    attributes = document["attributes"]
     if attributes.get("format") != FORMAT:
         raise StoreError(
             f"{where} is a Zarr group, but no store of {FORMAT}: import its arrays with "
             "import_arrays, or extract the slides"
         )
     version = attributes.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise StoreMismatchError(
-            f"{where} has format version {version}, this release reads {FORMAT_VERSION}: "
-            f"install the release of {FORMAT} that wrote it, or extract again"
+            f"{where} has format version {version}, this release reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}: install the release of {FORMAT} that "
+            "wrote it, or extract again"
         )
+    check_seal(document, "", f"the root of {where}", required=version > 1)
     grid: Json | None = attributes.get("grid")
-    return grid
+    return grid, version

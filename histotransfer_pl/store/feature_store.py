@@ -1,25 +1,25 @@
 """The store of a cohort: one Zarr group per slide, one grid for all of them."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from histotransfer_pl.errors import StoreError, StoreMismatchError
+from histotransfer_pl.errors import StoreError, StoreMismatchError, StoreReadOnlyError
+from histotransfer_pl.store.attention import attention_of, attention_runs
 from histotransfer_pl.store.compare import differences
-from histotransfer_pl.store.create import check_root, create_store
-from histotransfer_pl.store.files import Files, LocalFiles, RemoteFiles, find_files, metadata_key
-from histotransfer_pl.store.layout import METADATA, decode_key, encode_key
-from histotransfer_pl.store.lock import WriteLock
+from histotransfer_pl.store.create import check_root, root_content
+from histotransfer_pl.store.files import Files, WritableFiles, find_files, metadata_key
+from histotransfer_pl.store.layout import METADATA, attention_path, decode_key, encode_key
+from histotransfer_pl.store.local import LocalFiles
 from histotransfer_pl.store.metadata import Json, plain_json
 from histotransfer_pl.store.new_slide import add_slide
 from histotransfer_pl.store.slide import StoredSlide
-from histotransfer_pl.store.staging import remove_empty_partial, sweep, sync
-from histotransfer_pl.store.verify import Problem, verify_slide
+from histotransfer_pl.store.verify import Problem, repair_slide, verify_slide
 
 
 class FeatureStore:
@@ -29,10 +29,11 @@ class FeatureStore:
     seen at once. It pickles as its location and works in forked and spawned workers.
     """
 
-    def __init__(self, files: Files, grid: Json | None) -> None:
+    def __init__(self, files: Files, grid: Json | None, version: int) -> None:
         """Use ``open`` or ``open_or_create``."""
         self.files = files
         self.grid = grid
+        self.version = version
         self._writers = 0
 
     @classmethod
@@ -42,39 +43,50 @@ class FeatureStore:
         """Open a store that exists.
 
         Args:
-            location: A folder, or a URL that fsspec understands (read only).
-            storage_options: What fsspec needs for the URL (credentials, endpoint).
+            location: A folder, a URL of an object store (``s3://``, ``gs://``, ``az://``), or
+                another URL that fsspec understands (read only).
+            storage_options: What the URL needs (credentials, endpoint), where the environment
+                does not say it.
 
         Raises:
             StoreError: There is no store of this program.
             StoreMismatchError: It was written in a format that this release does not read.
         """
-        files = find_files(location, dict(storage_options or {}))
+        return cls._open(find_files(location, dict(storage_options or {})))
+
+    @classmethod
+    def _open(cls, files: Files) -> "FeatureStore":
         try:
             content = files.read(METADATA)
         except FileNotFoundError as error:
             raise StoreError(
                 f"no store at {files.location}: check the path, or extract slides into it first"
             ) from error
-        return cls(files, check_root(content, files.location))
+        return cls(files, *check_root(content, files.location))
 
     @classmethod
-    def open_or_create(cls, location: str | Path, grid: Mapping[str, Any] | None) -> "FeatureStore":
+    def open_or_create(
+        cls,
+        location: str | Path,
+        grid: Mapping[str, Any] | None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> "FeatureStore":
         """Open a store for a grid, and create it if there is none.
 
         Args:
-            location: A local folder.
+            location: A local folder, or a URL of an object store.
             grid: Settings that all slides share; None for arrays that are not from slides.
+            storage_options: What the URL needs.
 
         Raises:
             StoreMismatchError: The store was made with another grid; the message lists in what.
             StoreError: The folder holds something else, or cannot be written.
         """
-        files = find_files(location)
+        files = find_files(location, dict(storage_options or {}))
         asked = None if grid is None else plain_json(grid, "the grid")
-        if isinstance(files, LocalFiles) and not (files.root / METADATA).is_file():
-            create_store(files.root, asked)
-        store = cls.open(location)
+        if not files.exists(METADATA):
+            writable(files).create_root(root_content(asked))
+        store = cls._open(files)
         wrong = differences({"grid": store.grid}, {"grid": asked})
         if wrong:
             raise StoreMismatchError(
@@ -92,7 +104,9 @@ class FeatureStore:
     @property
     def path(self) -> Path:
         """The folder; StoreError for a remote store."""
-        return self._local_files().root
+        if not isinstance(self.files, LocalFiles):
+            raise StoreError(f"{self.location} is no folder of this machine")
+        return self.files.root
 
     def slide_ids(self) -> list[str]:
         """All slides, sorted; one listing of the folder, whatever the slides hold."""
@@ -108,35 +122,41 @@ class FeatureStore:
         return StoredSlide(self, slide_id)
 
     @contextmanager
-    def writing(self, *, lock: bool = True) -> Iterator[Self]:
+    def writing(self, name: str = "", *, lock: bool = True) -> Iterator[Self]:
         """The right to write, for the length of a block; blocks may be nested.
 
         Args:
+            name: Writers of different names (shards) write beside each other; a second one of
+                the same name is refused.
             lock: False in the further processes of one run (ranks of DDP), after the first
                 process has entered its block and until it leaves it.
 
         Raises:
-            StoreLockedError: Another run is writing.
-            StoreError: The store is remote, or cannot be written.
+            StoreLockedError: Another run is writing under this name.
+            StoreReadOnlyError: The store cannot be written.
         """
-        root = self._local_files().root
-        if self._writers:  # nested: the outer block holds the lock
-            yield self
-            return
-        guard = WriteLock(root)
-        if lock:
-            guard.acquire()
-        else:
-            guard.check_held_elsewhere()
-        self._writers += 1
-        try:
-            if lock:
-                sweep(root)
-            yield self
-        finally:
-            self._writers -= 1
-            if lock:
-                _finish(root, guard)
+        files = writable(self.files)
+        # nested: the outer block holds the lock
+        with nullcontext() if self._writers else files.writing(name, lock=lock):
+            self._writers += 1
+            try:
+                yield self
+            finally:
+                self._writers -= 1
+
+    @contextmanager
+    def joining(self) -> Iterator[Self]:
+        """The right to write single arrays (attention, selections) beside whoever else writes.
+
+        Raises:
+            StoreReadOnlyError: The store cannot be written.
+        """
+        with writable(self.files).joining():
+            self._writers += 1
+            try:
+                yield self
+            finally:
+                self._writers -= 1
 
     def add_slide(
         self,
@@ -160,39 +180,90 @@ class FeatureStore:
         """
         return add_slide(self, slide_id, coords, n_patches, attributes or {})
 
-    def verify(self) -> list[Problem]:
-        """Read everything; what is damaged, by slide and array. None is good news."""
-        return [p for slide_id in self.slide_ids() for p in verify_slide(self.slide(slide_id))]
+    def verify(self, *, repair: bool = False) -> list[Problem]:
+        """Read everything; what is damaged, by slide and array. None is good news.
 
-    def files_for_writing(self) -> LocalFiles:
-        """The local folder, once the store is open for writing."""
+        Args:
+            repair: Remove what is damaged, so that the extraction makes it again.
+        """
+        problems = []
+        with self.writing() if repair else nullcontext():
+            for slide_id in self.slide_ids():
+                try:
+                    slide = self.slide(slide_id)
+                except StoreError as error:  # a folder whose name no slide can have
+                    problems.append(Problem(slide_id, "", str(error), foreign=True))
+                    continue
+                found = verify_slide(slide, self.files, self.version)
+                if repair and found:
+                    repair_slide(slide, found)
+                problems += found
+        return problems
+
+    def write_attention(
+        self,
+        run_id: str,
+        slide_id: str,
+        values: NDArray[Any],
+        attributes: Mapping[str, Any],
+    ) -> None:
+        """Store what a run attends to in a slide; that of an earlier prediction gives way.
+
+        No lock is needed: several predictions may write one store at once.
+
+        Args:
+            run_id: SHA-256 of the run's checkpoint: a run's name or folder may be used twice.
+            slide_id: The slide.
+            values: One row per patch (N, columns).
+            attributes: Plain JSON: names of the columns, provenance.
+
+        Raises:
+            StoreReadOnlyError: The store cannot be written.
+        """
+        with self.joining():
+            path = attention_path(run_id)
+            self.slide(slide_id).write(path, values, attributes, overwrite=True)
+
+    def read_attention(self, run_id: str, slide_id: str) -> NDArray[Any]:
+        """What a run attends to in a slide (N, columns).
+
+        Raises:
+            StoreError: There is none; the message names the runs of which there is some.
+        """
+        slide = self.slide(slide_id)
+        return slide.read(attention_of(slide, run_id))
+
+    def attention_runs(self, slide_ids: Iterable[str] | None = None) -> list[str]:
+        """Ids of the runs that have attention in any of the slides (all by default), sorted."""
+        chosen = self.slide_ids() if slide_ids is None else slide_ids
+        return sorted({run for slide_id in chosen for run in attention_runs(self.slide(slide_id))})
+
+    def files_for_writing(self) -> WritableFiles:
+        """The place to write to, once the store is open for writing."""
         if not self._writers:
             raise StoreError(
                 f"{self.location} is not open for writing: write inside `with store.writing():`"
             )
-        return self._local_files()
+        return writable(self.files)
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
-        options = self.files.storage_options if isinstance(self.files, RemoteFiles) else None
-        return FeatureStore.open, (self.location, options)
+        return FeatureStore.open, (self.location, getattr(self.files, "storage_options", None))
 
     @override
     def __repr__(self) -> str:
         return f"FeatureStore({self.location!r})"
 
-    def _local_files(self) -> LocalFiles:
-        if not isinstance(self.files, LocalFiles):
-            raise StoreError(
-                f"{self.location} is remote and read only: write to a local folder, then copy the "
-                "folder there"
-            )
-        return self.files
 
+def writable(files: Files) -> WritableFiles:
+    """The files of a store that can be written.
 
-def _finish(root: Path, guard: WriteLock) -> None:
-    try:
-        sync(root)
-        remove_empty_partial(root)
-    finally:
-        guard.release()
+    Raises:
+        StoreReadOnlyError: They lie behind a URL that can only be read.
+    """
+    if not files.can_write:
+        raise StoreReadOnlyError(
+            f"{files.location} can only be read: write to a local folder or an object store "
+            "(s3://, gs://, az://)"
+        )
+    return cast("WritableFiles", files)

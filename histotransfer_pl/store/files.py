@@ -1,12 +1,13 @@
-"""Where a store lies: a local folder, or a URL that fsspec can read."""
+"""What a store needs from the place where it lies, and which place a path or URL means."""
 
-import os
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import fsspec
-from typing_extensions import override
+import numpy as np
+from numpy.typing import NDArray
 
 from histotransfer_pl.store.layout import METADATA
 from histotransfer_pl.store.metadata import RawLayout
@@ -14,16 +15,20 @@ from histotransfer_pl.store.metadata import RawLayout
 if TYPE_CHECKING:
     from zarr import Array
 
-Layout = tuple[int, RawLayout | None]
-"""Rows of an array, and how to read it as plain bytes; None when zarr-python must."""
+Layout = tuple[int, RawLayout | None, str | None]
+"""Rows of an array, how to read it as plain bytes (None when zarr-python must), its checksum."""
 
 _LOCAL_SCHEMES = ("file://", "local://")
+# What Path makes of a URL: "s3://bucket/x" becomes "s3:/bucket/x", which is no local folder.
+_MANGLED_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/(?!/)")
 
 
 class Files(Protocol):
-    """What reading a store needs from the place where it lies; keys are relative, with ``/``."""
+    """A place with keys: relative, with ``/``, as in an object store."""
 
     location: str
+    can_write: bool
+    """Whether it is a ``WritableFiles``; what the system allows is another question."""
 
     def read(self, key: str) -> bytes:
         """The bytes of a small file; FileNotFoundError if there is none."""
@@ -42,129 +47,93 @@ class Files(Protocol):
         ...
 
     def layout(self, key: str, load: Callable[[], Layout]) -> Layout:
-        """How an array lies on the disk: ``load()``, or what it gave while nothing changed."""
+        """How an array lies there: ``load()``, or what it gave while nothing changed."""
+        ...
+
+    def rows(
+        self, key: str, layout: RawLayout, index: slice | NDArray[np.int64]
+    ) -> NDArray[Any] | None:
+        """Rows of a plain array, or None where zarr-python must read them."""
+        ...
+
+    def is_checked(self, key: str) -> bool:
+        """Whether the values of an array were compared with their checksum since they changed."""
+        ...
+
+    def mark_checked(self, key: str) -> None:
+        """Remember that they were."""
         ...
 
 
-class LocalFiles(Files):
-    """A store in a folder of this machine."""
+class WritableFiles(Files, Protocol):
+    """A place that can be written; arrays and slides appear there whole."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.location = str(root)
-        self._layouts: dict[str, tuple[tuple[int, int, int], Layout]] = {}
+    def create_root(self, content: bytes) -> None:
+        """Write the metadata of a new store, unless another process has just done so."""
+        ...
 
-    @override
-    def read(self, key: str) -> bytes:
-        # os instead of pathlib: this runs for every bag of every epoch
-        try:
-            descriptor = os.open(f"{self.location}/{key}", os.O_RDONLY)
-        except NotADirectoryError as error:
-            raise FileNotFoundError(key) from error
-        try:
-            return os.read(descriptor, os.fstat(descriptor).st_size)
-        finally:
-            os.close(descriptor)
+    def writing(self, name: str, *, lock: bool) -> AbstractContextManager[None]:
+        """The right to write under a name that no other process may bear at the same time."""
+        ...
 
-    @override
-    def exists(self, key: str) -> bool:
-        return os.path.isfile(f"{self.location}/{key}")  # noqa: PTH113
+    def joining(self) -> AbstractContextManager[None]:
+        """The right to write beside whoever writes."""
+        ...
 
-    @override
-    def folders(self, key: str) -> list[str]:
-        try:
-            with os.scandir(f"{self.location}/{key}") as entries:
-                return [e.name for e in entries if e.name[0] != "." and e.is_dir()]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+    def stage(self) -> Path:
+        """A fresh local folder for what is being written."""
+        ...
 
-    @override
-    def array(self, key: str) -> "Array[Any]":
-        import zarr
+    def publish(self, staged: Path, key: str, groups_from: str, *, replace: bool = False) -> bool:
+        """Move a staged node to its key, whole, and create the groups missing above it.
 
-        return zarr.open_array(self.root / key, mode="r", zarr_format=3)
+        Args:
+            staged: What ``stage`` gave, complete.
+            key: Where it belongs.
+            groups_from: An existing group above ``key``.
+            replace: Whether a node that stands there gives way.
 
-    @override
-    def layout(self, key: str, load: Callable[[], Layout]) -> Layout:
-        # Parsing the metadata takes half as long as reading a small bag; asking whether it has
-        # changed takes a tenth of that. A replaced array has another inode.
-        try:
-            found = os.stat(f"{self.location}/{key}/{METADATA}")  # noqa: PTH116
-        except FileNotFoundError:
-            return load()  # which knows what to say
-        signature = (found.st_ino, found.st_mtime_ns, found.st_size)
-        known = self._layouts.get(key)
-        if known is None or known[0] != signature:
-            known = self._layouts[key] = (signature, load())
-        return known[1]
+        Returns:
+            False where a node stood there already and was kept.
+        """
+        ...
+
+    def replace(self, key: str, content: bytes) -> None:
+        """Write a small file; readers see the old bytes or the new ones."""
+        ...
+
+    def remove(self, key: str) -> None:
+        """Take a node away with all that it holds; its metadata goes first."""
+        ...
 
 
-class RemoteFiles(Files):
-    """A store behind a URL, read only.
-
-    The file system object is asked for at every use: fsspec caches it per process, and an object
-    kept over a fork would refuse to work in a DataLoader's worker.
-    """
-
-    def __init__(self, url: str, storage_options: dict[str, Any]) -> None:
-        self.location = url.rstrip("/")
-        self.storage_options = storage_options
-
-    def _open(self, key: str) -> tuple[Any, str]:
-        system, root = fsspec.url_to_fs(self.location, **self.storage_options)
-        return system, f"{root}/{key}"
-
-    @override
-    def read(self, key: str) -> bytes:
-        system, path = self._open(key)
-        content: bytes = system.cat_file(path)
-        return content
-
-    @override
-    def exists(self, key: str) -> bool:
-        system, path = self._open(key)
-        return bool(system.exists(path))
-
-    @override
-    def folders(self, key: str) -> list[str]:
-        system, path = self._open(key)
-        try:
-            entries = system.ls(path.rstrip("/"), detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        names = [e["name"].rstrip("/").rpartition("/")[2] for e in entries if _is_folder(e)]
-        return [name for name in names if name[0] != "."]
-
-    @override
-    def array(self, key: str) -> "Array[Any]":
-        import zarr
-        from zarr.storage import FsspecStore
-
-        store = FsspecStore.from_url(
-            self.location, storage_options=self.storage_options, read_only=True
-        )
-        return zarr.open_array(store, path=key, mode="r", zarr_format=3)
-
-    @override
-    def layout(self, key: str, load: Callable[[], Layout]) -> Layout:
-        return load()
+def is_url(location: str | Path) -> bool:
+    """Whether a location is not a folder of this machine."""
+    return "://" in url_or_path(location)
 
 
-def _is_folder(entry: dict[str, Any]) -> bool:
-    return bool(entry["type"] == "directory")
+def url_or_path(location: str | Path) -> str:
+    """The location as text, with the second slash that ``Path`` takes from a URL."""
+    text = _MANGLED_URL.sub(r"\1://", str(location))
+    for scheme in _LOCAL_SCHEMES:
+        if text.startswith(scheme):
+            return text.removeprefix(scheme)
+    return text
 
 
 def find_files(location: str | Path, storage_options: dict[str, Any] | None = None) -> Files:
     """The place behind a path or URL; nothing is read yet."""
-    text = str(location)
-    for scheme in _LOCAL_SCHEMES:
-        if text.startswith(scheme):
-            return LocalFiles(Path(text.removeprefix(scheme)))
+    text = url_or_path(location)
+    # Each is imported where it is needed: a local store starts without any client.
     if "://" in text:
+        from histotransfer_pl.store.remote import RemoteFiles
+
         return RemoteFiles(text, storage_options or {})
-    return LocalFiles(Path(location))
+    from histotransfer_pl.store.local import LocalFiles
+
+    return LocalFiles(Path(text))
 
 
 def metadata_key(*parts: str) -> str:
     """The key of the metadata of a node, given the parts of its path."""
-    return "/".join([*parts, METADATA])
+    return "/".join([*filter(None, parts), METADATA])

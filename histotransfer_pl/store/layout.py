@@ -14,12 +14,18 @@ from urllib.parse import quote, unquote
 from histotransfer_pl.errors import StoreError
 
 FORMAT = "histotransfer_pl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Stores of version 1 have metadata without seals; they are read and extended as they are."""
+READABLE_VERSIONS = (1, FORMAT_VERSION)
 METADATA = "zarr.json"
 COORDS = "coords"
+CONTENTS = "contents"
+"""The attribute of a slide that lists which arrays belong to it."""
 PARTIAL = ".partial"
 LOCK = ".lock"
 HOLDER = ".holder"
+SETTINGS = ".settings"
+"""The group that says with which settings each array of the store is made."""
 
 SECTION_LEVELS = {"features": 2, "attention": 1, "selections": 1}
 """How many keys follow the name of each section of a slide."""

@@ -27,6 +27,7 @@ _REQUIRED = {
     "group": (),
     "array": ("shape", "data_type", "chunk_grid", "chunk_key_encoding", "codecs"),
 }
+_NAMED = {"name", "configuration", "must_understand"}
 _ONE_BYTE_CODECS: list[Json] = [{"name": "bytes"}]
 
 
@@ -140,6 +141,13 @@ def array_dtype(document: Json) -> np.dtype[Any] | None:
     return _DTYPES.get(name) if isinstance(name, str) else None
 
 
+def _are_named(document: Json) -> bool:
+    """Whether codecs and chunk grid have the form of Zarr 3; zarr-python takes others too."""
+    codecs = document["codecs"]
+    named = [*codecs, document["chunk_grid"]] if isinstance(codecs, list) else [None]
+    return all(isinstance(item, dict) and not set(item) - _NAMED for item in named)
+
+
 def plain_json(attributes: Mapping[str, Any], where: str) -> Json:
     """The attributes as they will be read back: tuples as lists, keys as text.
 
@@ -182,6 +190,8 @@ def from_bytes(content: bytes, node_type: str, where: str) -> Json:
     if not isinstance(document, dict) or document.get("zarr_format") != 3:
         raise StoreError(f"{where} is not of Zarr format 3: did another program write it?")
     lacking = [key for key in _REQUIRED[node_type] if key not in document]
+    if node_type == "array" and not lacking and not _are_named(document):
+        raise StoreError(f"the codecs or the chunk grid of {where} are damaged: extract it again")
     if document.get("node_type") != node_type or lacking:
         raise StoreError(
             f"{where} is no Zarr {node_type}"

@@ -9,11 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.errors import StoreError, StoreMismatchError
+from histotransfer_pl.store.checksum import seal
 from histotransfer_pl.store.compare import differences
-from histotransfer_pl.store.layout import COORDS, METADATA, encode_key
+from histotransfer_pl.store.failure import write_failure
+from histotransfer_pl.store.files import WritableFiles
+from histotransfer_pl.store.layout import CONTENTS, COORDS, METADATA, encode_key
+from histotransfer_pl.store.locations import record_path
 from histotransfer_pl.store.metadata import Json, group_document, plain_json, plan_layout, to_bytes
 from histotransfer_pl.store.slide import MAX_CHUNK_BYTES, StoredSlide, WritableStore
-from histotransfer_pl.store.staging import new_partial, publish, write_failure
 from histotransfer_pl.store.writer import ArrayWriter
 
 _MAY_DIFFER = ("path", "fingerprint.mtime_ns")
@@ -32,24 +35,26 @@ def add_slide(
     attributes: Mapping[str, Any],
 ) -> StoredSlide:
     """What ``FeatureStore.add_slide`` does."""
-    root = store.files_for_writing().root
+    files = store.files_for_writing()
     name = f"slide {slide_id!r}"
     count = _count_patches(name, coords, n_patches)
     own = {"slide_id": slide_id, "n_patches": count}
     record = plain_json({**own, **attributes, **own}, name)
+    if "path" in record:
+        record["path"] = record_path(str(record["path"]), files.location)
     slide = StoredSlide(store, slide_id)
-    if slide_id in store:
-        _check_same(slide, record, coords)
-        return slide
-    if (root / encode_key(slide_id)).exists():
-        raise StoreError(
-            f"{name}: its folder {encode_key(slide_id)} in {root} has no zarr.json, so it is "
-            "damaged or not a slide: look at it and delete it"
-        )
-    try:
-        _write_slide(root, slide_id, record, coords)
-    except OSError as error:
-        raise write_failure(error, name, root) from error
+    if slide_id not in store:
+        try:
+            if _write_slide(files, slide_id, record, coords):
+                return slide
+        except OSError as error:
+            if encode_key(slide_id) in files.folders("") and slide_id not in store:
+                raise StoreError(
+                    f"{name}: its folder {encode_key(slide_id)} in {files.location} has no "
+                    "zarr.json, so it is damaged or not a slide: look at it and delete it"
+                ) from error
+            raise write_failure(error, name, files.location) from error
+    _check_same(slide, record, coords)
     return slide
 
 
@@ -83,22 +88,30 @@ def _check_same(slide: StoredSlide, record: Json, coords: NDArray[np.integer[Any
 
 
 def _write_slide(
-    root: Path, slide_id: str, record: Json, coords: NDArray[np.integer[Any]] | None
-) -> None:
+    files: WritableFiles, slide_id: str, record: Json, coords: NDArray[np.integer[Any]] | None
+) -> bool:
+    """Write group and coordinates; False where another process has just done so."""
     key = encode_key(slide_id)
-    staged = new_partial(root)
+    staged = files.stage()
     try:
-        (staged / METADATA).write_bytes(to_bytes(group_document(record)))
+        contents = [] if coords is None else [COORDS]
+        document = seal(group_document({**record, CONTENTS: contents}), key)
+        (staged / METADATA).write_bytes(to_bytes(document))
         if coords is not None:
             layout = plan_layout(coords.shape, np.dtype(np.int32), MAX_CHUNK_BYTES)
-            name = f"slide {slide_id!r}, {COORDS}"
             writer = ArrayWriter(
-                name, new_partial(root), layout, {}, lambda done: _move(done, staged / COORDS)
+                f"slide {slide_id!r}, {COORDS}",
+                files.stage(),
+                layout,
+                {},
+                lambda document: seal(document, f"{key}/{COORDS}"),
+                lambda done: _move(done, staged / COORDS),
+                files.location,
             )
             with writer:
                 writer.assign(slice(None), coords)
                 writer.commit()
-        publish(root, staged, root / key, root)
+        return files.publish(staged, key, "")
     finally:
         shutil.rmtree(staged, ignore_errors=True)  # gone when it was published
 

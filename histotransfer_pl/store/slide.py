@@ -2,31 +2,36 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from histotransfer_pl.errors import StoreError, StoreMismatchError
+from histotransfer_pl.store.checksum import CHECKSUM, SEAL, check_seal, checksum_like, seal
 from histotransfer_pl.store.compare import differences
-from histotransfer_pl.store.files import Files, Layout, LocalFiles, metadata_key
+from histotransfer_pl.store.files import Files, Layout, WritableFiles, metadata_key
 from histotransfer_pl.store.layout import (
+    CONTENTS,
     COORDS,
     SECTION_LEVELS,
     check_array_path,
     encode_key,
     nearest,
 )
+from histotransfer_pl.store.locations import find_path, record_path
 from histotransfer_pl.store.metadata import (
     ArrayInfo,
     Json,
     array_dtype,
     from_bytes,
+    plain_json,
     plan_layout,
     raw_layout,
+    to_bytes,
 )
-from histotransfer_pl.store.rows import Rows, read_raw, row_index
-from histotransfer_pl.store.staging import new_partial, publish
+from histotransfer_pl.store.rows import Rows, row_index
 from histotransfer_pl.store.writer import ArrayWriter
 
 MAX_CHUNK_BYTES = 500_000_000
@@ -37,9 +42,10 @@ class WritableStore(Protocol):
     """What a slide needs from the store it belongs to."""
 
     files: Files
+    version: int
 
-    def files_for_writing(self) -> LocalFiles:
-        """The local folder; StoreError when it is remote or not open for writing."""
+    def files_for_writing(self) -> WritableFiles:
+        """The place to write to; StoreError when it is read only or not open for writing."""
         ...
 
     def slide_ids(self) -> list[str]:
@@ -57,13 +63,22 @@ class StoredSlide:
 
     @cached_property
     def attributes(self) -> Json:
-        """What was recorded when the slide was added."""
-        try:
-            content = self._store.files.read(metadata_key(self._key))
-        except FileNotFoundError as error:
-            raise self._no_slide() from error
-        attributes: Json = from_bytes(content, "group", f"slide {self.slide_id!r}")["attributes"]
+        """What was recorded when the slide was added; ``path`` is where its file lies now."""
+        attributes = dict(self._group()["attributes"])
+        for internal in (SEAL, CONTENTS):
+            attributes.pop(internal, None)
+        if (recorded := attributes.get("path")) is not None:
+            attributes["path"] = find_path(str(recorded), self._store.files.location)
         return attributes
+
+    @property
+    def contents(self) -> list[str] | None:
+        """Arrays that belong to the slide, there or not; None in a store of version 1.
+
+        Attention and selections belong to runs and are not listed.
+        """
+        found: list[str] | None = self._group()["attributes"].get(CONTENTS)
+        return found
 
     @property
     def n_patches(self) -> int:
@@ -72,7 +87,13 @@ class StoredSlide:
             raise StoreError(
                 f"slide {self.slide_id!r} has no n_patches: did another program write it?"
             )
-        return int(self.attributes["n_patches"])
+        n_patches = self.attributes["n_patches"]
+        if not isinstance(n_patches, int):
+            raise StoreError(
+                f"slide {self.slide_id!r} has {n_patches!r} patches, a whole number was expected: "
+                "run `verify --repair true` on the store, then the extraction again"
+            )
+        return n_patches
 
     def coords(self) -> NDArray[np.int32]:
         """Top-left corners of the patches in level-0 pixels, x and y (N, 2)."""
@@ -127,13 +148,14 @@ class StoredSlide:
             )
         return True
 
-    def read(self, array: str, rows: Rows | None = None) -> NDArray[Any]:
-        """Values of an array.
+    def read(self, array: str, rows: Rows | None = None, *, check: bool = True) -> NDArray[Any]:
+        """Values of an array; the first time that all are read, their checksum is compared.
 
         Args:
             array: Path of the array.
             rows: Which rows, in which order (see ``row_index``); all by default. Only these are
                 read from the disk.
+            check: Whether the checksum is compared.
 
         Returns:
             The rows (K, ...) in a new array of the stored type.
@@ -142,13 +164,16 @@ class StoredSlide:
             StoreError: No such slide, array or row, or a damaged file.
         """
         files, key = self._store.files, f"{self._key}/{array}"
-        n_rows, layout = files.layout(key, lambda: self._layout(array))
+        n_rows, layout, checksum = files.layout(key, lambda: self._layout(array))
         index = row_index(rows, n_rows)
-        if layout is not None and isinstance(files, LocalFiles):
-            return read_raw(f"{files.location}/{key}", layout, index)
-        stored = files.array(key)
-        values = stored[index] if isinstance(index, slice) else stored.oindex[index]
-        return np.asarray(values)  # (K, ...)
+        values = None if layout is None else files.rows(key, layout, index)  # (K, ...)
+        if values is None:
+            stored = files.array(key)
+            return np.asarray(stored[index] if isinstance(index, slice) else stored.oindex[index])
+        whole = isinstance(index, slice) and index == slice(0, n_rows)
+        if check and whole and checksum is not None:
+            self._check_values(array, values, checksum)
+        return values  # (K, ...)
 
     def write(
         self,
@@ -206,7 +231,7 @@ class StoredSlide:
             StoreError: The store is not open for writing, the array exists, or N is wrong.
         """
         name = self._name(check_array_path(array))
-        root = self._store.files_for_writing().root
+        files = self._store.files_for_writing()
         per_patch = not array.startswith("selections/")
         if per_patch and shape[:1] != (self.n_patches,):
             raise StoreError(
@@ -215,25 +240,113 @@ class StoredSlide:
         if self.has(array) and not overwrite:
             raise StoreError(f"{name} exists already: pass overwrite=True to replace it")
         layout = plan_layout(shape, np.dtype(dtype), max_chunk_bytes)
-        group = root / self._key
+        key = f"{self._key}/{array}"
+
+        def publish(staged: Path) -> None:
+            files.publish(staged, key, self._key, replace=overwrite)
+            if array.startswith("features/"):
+                self._list(array)
+
         return ArrayWriter(
             name,
-            new_partial(root),
+            files.stage(),
             layout,
             attributes,
-            lambda staged: publish(root, staged, group / array, group, replace=overwrite),
+            lambda document: seal(document, key),
+            publish,
+            files.location,
         )
+
+    def renew(self, changes: Mapping[str, Any]) -> None:
+        """Record other facts about the slide, such as where its file lies now.
+
+        Args:
+            changes: Plain JSON; ``path`` as ``add_slide`` takes it.
+        """
+        plain = plain_json(changes, f"slide {self.slide_id!r}")
+        if "path" in plain:
+            plain["path"] = record_path(str(plain["path"]), self._store.files.location)
+        self._rewrite(plain)
+
+    def remove(self, array: str | None = None) -> None:
+        """Take an array (or group of arrays) away, or the whole slide.
+
+        Args:
+            array: Path of the array or group; None removes the slide.
+        """
+        files = self._store.files_for_writing()
+        if array is None:
+            files.remove(self._key)
+            return
+        files.remove(f"{self._key}/{array}")
+        listed = self.contents
+        if listed is not None:
+            left = [path for path in listed if path != array and not path.startswith(f"{array}/")]
+            self._rewrite({CONTENTS: left})
+
+    def _list(self, array: str) -> None:
+        """Put an array on the list of what belongs to the slide."""
+        while (listed := self.contents) is not None and array not in listed:
+            # another process may do the same at this moment: look again until it is there
+            self._rewrite({CONTENTS: sorted({*listed, array})})
+
+    def _rewrite(self, changes: Json) -> None:
+        document = self._group()
+        document["attributes"] = {**document["attributes"], **changes}
+        content = to_bytes(seal(document, self._key))
+        self._store.files_for_writing().replace(metadata_key(self._key), content)
+        self.__dict__.pop("attributes", None)
+
+    def _group(self) -> Json:
+        """The metadata of the slide, as written for this very slide."""
+        try:
+            content = self._store.files.read(metadata_key(self._key))
+        except FileNotFoundError as error:
+            raise self._no_slide() from error
+        name = f"slide {self.slide_id!r}"
+        document = from_bytes(content, "group", name)
+        recorded = document["attributes"].get("slide_id", self.slide_id)
+        if recorded != self.slide_id:
+            raise StoreError(
+                f"{name}: its group says it is slide {recorded!r}: give its folder in "
+                f"{self._store.files.location} back its name, or delete it and extract again"
+            )
+        check_seal(document, self._key, name)
+        return document
 
     def _layout(self, array: str) -> Layout:
         document = self._document(array)
-        return int(document["shape"][0]), raw_layout(document)
+        n_rows = int(document["shape"][0])
+        sealed = SEAL in document["attributes"]  # else an older store, whose rows are compared
+        if not sealed and not array.startswith("selections/") and n_rows != self.n_patches:
+            raise StoreError(
+                f"{self._name(array)} has {n_rows} rows for {self.n_patches} patches: run "
+                "`verify --repair true` on the store, then the extraction again"
+            )
+        return n_rows, raw_layout(document), document["attributes"].get(CHECKSUM)
+
+    def _check_values(self, array: str, values: NDArray[Any], recorded: str) -> None:
+        files, key = self._store.files, f"{self._key}/{array}"
+        if files.is_checked(key):
+            return
+        found = checksum_like(recorded)
+        found.update(values.reshape(-1).view(np.uint8).data)
+        if found.text != recorded:
+            raise StoreError(
+                f"{self._name(array)}: its values have changed since they were written (checksum "
+                f"{found.text}, recorded {recorded}): run `verify --repair true` on the store, "
+                "then the extraction again"
+            )
+        files.mark_checked(key)
 
     def _document(self, array: str) -> Json:
         try:
             content = self._store.files.read(metadata_key(self._key, check_array_path(array)))
         except FileNotFoundError as error:
             raise self._no_array(array) from error
-        return from_bytes(content, "array", self._name(array))
+        document = from_bytes(content, "array", self._name(array))
+        check_seal(document, f"{self._key}/{array}", self._name(array))
+        return document
 
     def _no_slide(self) -> StoreError:
         if self.slide_id in self._store.slide_ids():

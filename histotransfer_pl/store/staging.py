@@ -1,4 +1,4 @@
-"""Arrays and groups appear whole or not at all: written aside, synced, renamed into their place.
+"""How arrays and slides appear in a local store: written aside, synced, moved by one rename.
 
 A Zarr array whose writer was killed reads back as zeros without any error, hence the detour. Only
 the file's content must be safe before the rename. The rename itself may be lost with the power:
@@ -9,68 +9,19 @@ once, at the end of the writing.
 import errno
 import os
 import shutil
-import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
-from histotransfer_pl.errors import StoreError
-from histotransfer_pl.store.layout import METADATA, PARTIAL
+from histotransfer_pl.store.layout import METADATA
 from histotransfer_pl.store.metadata import group_document, to_bytes
+from histotransfer_pl.store.scratch import new_partial
 
 # On ext4 one fsync waits for one journal commit, and fsyncs that wait together share it: eight
 # threads take a small slide from 40 ms to 8 ms.
 _SYNC_THREADS = 8
-# Two threads that add the first array of a slide must not both create its groups.
-_ONE_AT_A_TIME = threading.Lock()
-
-
-def new_partial(root: Path) -> Path:
-    """A fresh folder inside the store for what is being written."""
-    folder = root / PARTIAL / uuid.uuid4().hex
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise write_failure(error, "a new array", root) from error
-    return folder
-
-
-def write_failure(error: OSError, name: str, root: Path) -> StoreError:
-    """What a user reads when the system refuses to write.
-
-    Args:
-        error: What the system said, or a StoreError, which says enough.
-        name: What was being written.
-        root: The store.
-    """
-    if isinstance(error, StoreError):
-        return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StoreError(
-            f"{name} could not be written, the disk of {root} is full or its quota used up "
-            f"({error.strerror}): what was finished before is kept; make room and run the same "
-            "command again, it continues there"
-        )
-    return StoreError(f"{name} could not be written to {root}: {error}")
-
-
-def sweep(root: Path) -> int:
-    """Remove what killed writers left; only for the holder of the lock.
-
-    Returns:
-        How many unfinished arrays or slides were removed.
-    """
-    stale = list((root / PARTIAL).glob("*"))
-    for folder in stale:
-        shutil.rmtree(folder)
-    return len(stale)
-
-
-def remove_empty_partial(root: Path) -> None:
-    """Leave nothing in a finished store that Zarr tools would wonder about."""
-    folder = root / PARTIAL
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
 def sync(path: Path) -> None:
@@ -91,8 +42,11 @@ def sync_tree(folder: Path) -> None:
 
 def publish(
     root: Path, staged: Path, place: Path, groups_from: Path, *, replace: bool = False
-) -> None:
+) -> bool:
     """Sync a staged node and move it to its place, in one rename.
+
+    Other processes may do the same at the same moment: whoever finds the place, or a group that
+    was missing above it, taken in between looks again.
 
     Args:
         root: The store.
@@ -100,25 +54,43 @@ def publish(
         place: Where it belongs.
         groups_from: An existing group above ``place``; groups missing between the two are
             created with the node.
-        replace: Whether a node that stands there already gives way; otherwise that is an OSError.
+        replace: Whether a node that stands there already gives way.
+
+    Returns:
+        False where a node stood there already and was kept.
     """
     bundle = new_partial(root)
     try:
-        with _ONE_AT_A_TIME:
+        while replace or not (place / METADATA).is_file():
             parent, missing = _find_parent(place, groups_from)
-            folder = bundle
-            for name in missing:
-                folder /= name
-                folder.mkdir()
-                (folder / METADATA).write_bytes(to_bytes(group_document({})))
-            staged.rename(folder / place.name)
-            top = next(bundle.iterdir())
+            staged, top = _wrap(staged, bundle / uuid.uuid4().hex, [*missing, place.name])
             sync_tree(top)
-            if replace and not missing and place.exists():
-                place.rename(bundle / ".replaced")
-            top.rename(parent / top.name)
+            if replace and not missing:
+                with suppress(FileNotFoundError):
+                    place.rename(bundle / uuid.uuid4().hex)
+            try:
+                top.rename(parent / top.name)
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+                if not (parent / top.name / METADATA).is_file():
+                    raise  # what stands in the way is neither array nor group
+            else:
+                return True
+        return False
     finally:
         shutil.rmtree(bundle)
+
+
+def _wrap(staged: Path, within: Path, names: list[str]) -> tuple[Path, Path]:
+    """Put a node below new groups: where it lies now, and the outermost folder to move."""
+    folder = within
+    folder.mkdir()
+    for name in names[:-1]:
+        folder /= name
+        folder.mkdir()
+        (folder / METADATA).write_bytes(to_bytes(group_document({})))
+    return staged.rename(folder / names[-1]), within / names[0]
 
 
 def _find_parent(place: Path, groups_from: Path) -> tuple[Path, tuple[str, ...]]:

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.errors import StoreError
-from histotransfer_pl.store.checksum import CHECKSUM, Checksum
+from histotransfer_pl.store.checksum import CHECKSUM, Xxh3
 from histotransfer_pl.store.convert import convert
+from histotransfer_pl.store.failure import write_failure
 from histotransfer_pl.store.layout import METADATA
-from histotransfer_pl.store.metadata import RawLayout, array_document, plain_json, to_bytes
+from histotransfer_pl.store.metadata import Json, RawLayout, array_document, plain_json, to_bytes
 from histotransfer_pl.store.rows import Rows, row_index
-from histotransfer_pl.store.staging import write_failure
 
 _PIECE_BYTES = 1 << 24
 
@@ -37,22 +37,28 @@ class ArrayWriter:
         staged: Path,
         layout: RawLayout,
         attributes: Mapping[str, Any],
-        publish: Callable[[Path], None],
+        seal: Callable[[Json], Json],
+        publish: Callable[[Path], object],
+        where: str,
     ) -> None:
         """Start an array; called by ``StoredSlide.writer``.
 
         Args:
             name: Slide and array, for messages.
-            staged: An existing empty folder inside the store, for the unfinished array.
+            staged: An existing empty folder of this machine, for the unfinished array.
             layout: Shape, type and chunks.
             attributes: Plain JSON to be kept with the array.
+            seal: Puts the metadata under a checksum.
             publish: Moves the finished folder to its place.
+            where: The store, for messages.
         """
         self._name = name
         self._staged = staged
         self._layout = layout
         self._attributes = plain_json(attributes, name)
+        self._seal = seal
         self._publish = publish
+        self._where = where
         self._descriptors: dict[int, int] = {}
         self._assigned = np.zeros(layout.shape[0], dtype=np.bool_)  # (N,)
         self._open = True
@@ -83,7 +89,7 @@ class ArrayWriter:
                 self._write_run(first, raw[taken : taken + count * self._layout.row_bytes])
         except OSError as error:
             self.abort()
-            raise write_failure(error, self._name, self._staged.parents[1]) from error
+            raise write_failure(error, self._name, self._where) from error
         self._assigned[numbers] = True
 
     def commit(self, extra_attributes: Mapping[str, Any] | None = None) -> None:
@@ -106,11 +112,11 @@ class ArrayWriter:
         try:
             checksum = self._finish_chunks()
             attributes = {**self._attributes, **extra, CHECKSUM: checksum}
-            document = array_document(self._layout, attributes)
+            document = self._seal(array_document(self._layout, attributes))
             (self._staged / METADATA).write_bytes(to_bytes(document))
             self._publish(self._staged)
         except OSError as error:
-            raise write_failure(error, self._name, self._staged.parents[1]) from error
+            raise write_failure(error, self._name, self._where) from error
         finally:
             self.abort()
 
@@ -166,7 +172,7 @@ class ArrayWriter:
         return self._descriptors[chunk]
 
     def _finish_chunks(self) -> str:
-        checksum = Checksum()
+        checksum = Xxh3()
         left = self._layout.shape[0] * self._layout.row_bytes
         for chunk in range(self._layout.chunks):
             descriptor = self._descriptor(chunk)

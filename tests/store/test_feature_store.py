@@ -97,8 +97,8 @@ def _set_root(root: Path, **attributes: object) -> None:
 
 
 def test_another_format_version_is_refused(store: FeatureStore) -> None:
-    _set_root(store.path, format_version=2)
-    with pytest.raises(StoreMismatchError, match="format version 2, this release reads 1"):
+    _set_root(store.path, format_version=3)
+    with pytest.raises(StoreMismatchError, match="format version 3, this release reads 1 and 2"):
         FeatureStore.open(store.path)
 
 

@@ -1,5 +1,6 @@
 """One writer at a time, and a dead writer does not lock the store."""
 
+import platform
 import subprocess
 import sys
 import textwrap
@@ -82,7 +83,7 @@ def test_helpers_write_under_the_lock_of_the_first(store: FeatureStore) -> None:
 
 
 def test_the_next_writer_sweeps_what_a_killed_one_left(store: FeatureStore) -> None:
-    stale = store.path / PARTIAL / "0123"
+    stale = store.path / PARTIAL / f"{platform.node()}-12-34"
     stale.mkdir(parents=True)
     (stale / "c").write_bytes(b"half")
     with FeatureStore.open(store.path).writing():

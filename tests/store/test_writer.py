@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,11 @@ def test_rows_assigned_in_any_order_land_in_their_place(
         assert np.array_equal(slide.read(FEATURES), values)
         with_zarr = zarr.open_array(store.path / "s" / FEATURES, mode="r")
         assert np.array_equal(np.asarray(with_zarr[:]), values)
-        assert verify_slide(slide) == []
+        assert verify_slide(slide, store.files) == []
+
+
+def _checksums(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: attributes[name] for name in ("checksum", "seal")}
 
 
 def test_an_array_is_invisible_until_commit(store: FeatureStore) -> None:
@@ -55,7 +60,7 @@ def test_an_array_is_invisible_until_commit(store: FeatureStore) -> None:
         writer.commit({"seconds": 2.5})
         assert slide.has(NEW)
     attributes = slide.info(NEW).attributes
-    assert attributes == {"a": 1, "seconds": 2.5, "checksum": attributes["checksum"]}
+    assert attributes == {"a": 1, "seconds": 2.5, **_checksums(attributes)}
 
 
 @pytest.mark.parametrize("missing", [[0], [16], [3, 4, 9]])
@@ -77,8 +82,8 @@ def test_leaving_the_block_throws_the_rows_away(store: FeatureStore) -> None:
     with store.writing():
         with slide.writer(NEW, (17, 2), "float16", {}) as writer:
             writer.assign([0], np.ones((1, 2)))
-            assert len(list((store.path / PARTIAL).iterdir())) == 1
-        assert list((store.path / PARTIAL).iterdir()) == []
+            assert len(list((store.path / PARTIAL).glob("*/*"))) == 1
+        assert list((store.path / PARTIAL).glob("*/*")) == []
     assert not slide.has(NEW)
     with pytest.raises(StoreError, match="this writer is closed"):
         writer.assign([0], np.ones((1, 2)))
@@ -149,7 +154,7 @@ def test_an_array_is_replaced_only_on_request(store: FeatureStore) -> None:
             slide.write(FEATURES, new, {})
         slide.write(FEATURES, new, {}, overwrite=True)
     assert np.array_equal(slide.read(FEATURES), new)
-    assert verify_slide(slide) == []
+    assert verify_slide(slide, store.files) == []
 
 
 def test_several_depths_are_written_side_by_side(store: FeatureStore) -> None:
