@@ -13,7 +13,7 @@ from histotransfer_pl.errors import ConfigError, HistoTransferError, StoreError
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.report.attention_figure import SlideWords, attention_figure
 from histotransfer_pl.report.attention_scale import relative_attention
-from histotransfer_pl.report.geojson import attention_geojson, qupath_origin
+from histotransfer_pl.report.geojson import attention_geojson
 from histotransfer_pl.report.overlay import (
     draw_overlay,
     patch_boxes,
@@ -106,8 +106,7 @@ def write_attention(slide: StoredSlide, run: str, out: Path, top_k: int) -> None
     side, mpp = float(attributes["patch_size_level0"]), float(attributes["slide_mpp"])
     name = encode_key(slide.slide_id)
     with open_slide(str(attributes["path"]), mpp) as reader:
-        origin = qupath_origin(reader.properties)
-        content = attention_geojson(coords, side, relative, top_k, origin)
+        content = attention_geojson(coords, side, relative, top_k, reader.qupath_origin)
         write_text(out / f"{name}.geojson", json.dumps(content))
         thumbnail_at = thumbnail_mpp(reader.dimensions_level0, mpp, _LONG_SIDE_PX)
         thumbnail = reader.thumbnail(thumbnail_at)  # (h, w, 3)

@@ -178,7 +178,7 @@ class PatchDataModule(LightningDataModule):
     @override
     def prepare_data(self) -> None:
         """Tile what the store does not have yet; holds the store's lock until teardown."""
-        self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_json())
+        self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
         self._lock.enter_context(self.store.writing())
         job = TileJob(
             self.store, self.grid, self.slide_mpp, self.qc_folder, self.masks, self.reader
@@ -195,7 +195,7 @@ class PatchDataModule(LightningDataModule):
         """Find what is missing, before any rank writes."""
         if self._opened is None:
             # A further rank: the first one holds the lock for all.
-            self._opened = FeatureStore.open_or_create(self.store_path, self.grid.to_json())
+            self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
             self._lock.enter_context(self.store.writing(lock=False))
         arrays = self._arrays()
         failed = {s for s, outcome in self.outcomes.items() if outcome.state == "failed"}

@@ -1,10 +1,12 @@
 """Which patches a slide is cut into, and how tissue is found."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from typing_extensions import override
+
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.record import Record
+from histotransfer_pl.records.record import Json, Record
 
 Method = Literal["otsu", "threshold", "non_white", "none"]
 
@@ -64,6 +66,7 @@ class GridSettings(Record):
         overlap_px: Pixels that two neighbouring patches share.
         min_tissue: Smallest share of a patch that must be tissue; 0 keeps every patch.
         tissue: How tissue is found.
+        allow_enlarging: Cut slides that are coarser than ``mpp``, too, whose pixels are enlarged.
 
     Raises:
         ConfigError: If a number is out of its range.
@@ -74,6 +77,7 @@ class GridSettings(Record):
     overlap_px: int = 0
     min_tissue: float = 0.5
     tissue: TissueSettings = field(default_factory=TissueSettings)
+    allow_enlarging: bool = False
 
     def __post_init__(self) -> None:
         if self.patch_px < 1:
@@ -87,3 +91,15 @@ class GridSettings(Record):
             )
         if not 0 <= self.min_tissue <= 1:
             raise ConfigError(f"min_tissue is {self.min_tissue}, expected a share from 0 to 1")
+
+    @override
+    def to_json(self) -> Json:
+        """The fields as plain JSON types; a permission that is not given is left out."""
+        plain = super().to_json()
+        if not self.allow_enlarging:
+            del plain["allow_enlarging"]
+        return plain
+
+    def for_store(self) -> Json:
+        """What two stores must share: the permission to enlarge changes no patch."""
+        return replace(self, allow_enlarging=False).to_json()

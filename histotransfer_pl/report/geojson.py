@@ -1,6 +1,5 @@
 """Attention as GeoJSON that QuPath opens: one tile per patch, in its place on the slide."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ def attention_geojson(
         patch_size_level0: Side of a patch in level-0 pixels.
         relative: (N,) attention in multiples of uniform.
         top_k: At most so many patches get the class ``Top attention``, see ``top_attention``.
-        origin_level0: The level-0 pixel that QuPath calls (0, 0), see ``qupath_origin``.
+        origin_level0: The level-0 pixel that QuPath calls (0, 0), see ``slides.outlines``.
         scale: The colours; the common scale by default.
     """
     colours = (scale or AttentionScale()).colours(relative)  # (N, 3)
@@ -58,16 +57,6 @@ def attention_geojson(
         )
     ]
     return {"type": "FeatureCollection", "features": features}
-
-
-def qupath_origin(properties: Mapping[str, str]) -> tuple[int, int]:
-    """The level-0 pixel that is QuPath's (0, 0).
-
-    Some scanners (MIRAX, Leica) leave a wide empty rim. OpenSlide keeps it and says where the
-    scanned part begins; QuPath cuts it off when it opens such a slide.
-    """
-    x, y = (int(properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy")
-    return x, y
 
 
 def _tile(

@@ -5,16 +5,42 @@ A patch is addressed by the level-0 pixel of its top-left corner. Its side in le
 the nearest pixel (halves up), so that rounding never adds up along a row.
 """
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
+from histotransfer_pl.errors import SlideError
 from histotransfer_pl.records.grid import GridSettings
 
 SAME_MPP = 1e-6
 """Relative difference up to which two resolutions are one: no resampling between them."""
 
+MAX_ENLARGING = 1.1
+"""How much coarser than its patches a slide may be: scanners of one nominal magnification write
+.23 to .27 um."""
 
 _BAND_ROWS = 256
+
+
+def require_no_enlarging(path: Path, slide_mpp: float, settings: GridSettings) -> None:
+    """Refuse a slide whose pixels would be enlarged, which no encoder was trained on.
+
+    Args:
+        path: Names the slide.
+        slide_mpp: Resolution of its level 0.
+        settings: The patches; ``allow_enlarging`` lets it pass.
+
+    Raises:
+        SlideError: If the slide is coarser than its patches by more than 10 %.
+    """
+    factor = slide_mpp / settings.mpp
+    if factor > MAX_ENLARGING and not settings.allow_enlarging:
+        raise SlideError(
+            f"slide {path} has {slide_mpp:.4g} um per pixel: patches at {settings.mpp:g} um would "
+            f"be enlarged {factor:.3g} times; check the mpp, ask for patches of {slide_mpp:.4g} um "
+            "with data.grid.mpp, or set data.grid.allow_enlarging to true"
+        )
 
 
 def patch_size_level0(patch_px: int, mpp: float, slide_mpp: float) -> float:
@@ -22,6 +48,16 @@ def patch_size_level0(patch_px: int, mpp: float, slide_mpp: float) -> float:
     if abs(mpp / slide_mpp - 1) <= SAME_MPP:
         return float(patch_px)
     return patch_px * mpp / slide_mpp
+
+
+def grid_bytes(
+    mask_rows: int, slide_mpp: float, dimensions_level0: tuple[int, int], settings: GridSettings
+) -> float:
+    """Memory that a slide's grid takes while the tissue of its patches is counted."""
+    step = patch_size_level0(settings.patch_px - settings.overlap_px, settings.mpp, slide_mpp)
+    columns, rows = (side / step + 2 for side in dimensions_level0)
+    # Sums over the mask's rows and over patches in float64, twice; then coordinates and shares.
+    return 16 * columns * mask_rows + 48 * columns * rows
 
 
 def patch_corners(

@@ -19,6 +19,7 @@ from typing_extensions import override
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides.grid import patch_size_level0
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB, require_memory, slide_errors
+from histotransfer_pl.slides.outlines import qupath_origin
 from histotransfer_pl.slides.pixels import on_white, resample
 from histotransfer_pl.slides.resolution import slide_resolution
 from histotransfer_pl.slides.tiff_header import check_tiff
@@ -73,6 +74,7 @@ class OpenSlideReader:
             self.level_downsamples: tuple[float, ...] = true_downsamples(slide.level_dimensions)
             self._levels = levels_of_one_picture(slide.level_dimensions)
             self._openslide_downsamples: tuple[float, ...] = slide.level_downsamples
+            self.qupath_origin = qupath_origin(self.properties)
             self.mpp: float = slide_resolution(self.path, self.properties, mpp)
 
     @override

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from histotransfer_pl.slides.tissue import fill_polygon
+from histotransfer_pl.slides.outlines import fill_polygon
 
 Floats = NDArray[np.float32]
 

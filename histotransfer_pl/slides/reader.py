@@ -27,6 +27,8 @@ class SlideReader(Protocol):
     path: Path
     dimensions_level0: tuple[int, int]
     mpp: float
+    memory_gib: float
+    qupath_origin: tuple[int, int]
 
     def read_patch(
         self, x_level0: int, y_level0: int, patch_px: int, mpp: float

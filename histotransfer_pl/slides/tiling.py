@@ -7,9 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.slides.grid import patch_grid_with_tissue, patch_size_level0
+from histotransfer_pl.slides.grid import (
+    grid_bytes,
+    patch_grid_with_tissue,
+    patch_size_level0,
+    require_no_enlarging,
+)
+from histotransfer_pl.slides.limits import require_memory, slide_errors
+from histotransfer_pl.slides.outlines import mask_from_geojson
 from histotransfer_pl.slides.reader import SlideReader
-from histotransfer_pl.slides.tissue import mask_from_geojson, tissue_mask
+from histotransfer_pl.slides.tissue import tissue_mask
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,17 @@ def tile_slide(
         The patches; none, with the reason, if the slide is too small or without tissue.
 
     Raises:
-        SlideError: If the slide or the outlines cannot be read.
+        SlideError: If the slide or the outlines cannot be read, the slide is coarser than its
+            patches, or it takes too much memory.
     """
+    require_no_enlarging(reader.path, reader.mpp, settings)
+    with slide_errors(reader.path):
+        return _tile_slide(reader, settings, tissue_geojson)
+
+
+def _tile_slide(
+    reader: SlideReader, settings: GridSettings, tissue_geojson: str | Path | None
+) -> TiledSlide:
     # Finer than the slide itself there is nothing to see.
     mpp = max(settings.tissue.mpp, reader.mpp)
     thumbnail = reader.thumbnail(mpp)
@@ -62,7 +78,12 @@ def tile_slide(
         mask = tissue_mask(thumbnail, mpp, settings.tissue)
     else:
         height, width = thumbnail.shape[:2]
-        mask = mask_from_geojson(tissue_geojson, (height, width), mpp / reader.mpp)
+        mask = mask_from_geojson(
+            tissue_geojson, (height, width), mpp / reader.mpp, reader.qupath_origin
+        )
+    need = grid_bytes(len(mask), reader.mpp, reader.dimensions_level0, settings)
+    what = f"a grid of patches of {settings.patch_px} px at {settings.mpp:g} um"
+    require_memory(reader.path, what, need, reader.memory_gib)
     coords, fraction = patch_grid_with_tissue(
         mask, mpp, reader.mpp, reader.dimensions_level0, settings
     )

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.outlines import fill_polygon, mask_from_geojson
 from histotransfer_pl.slides.painting import mix_stain, paint_section
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.slides.tiling import tile_slide
-from histotransfer_pl.slides.tissue import fill_polygon, mask_from_geojson
 
 
 def _digests(folder: Path) -> dict[str, str]:

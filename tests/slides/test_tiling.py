@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histotransfer_pl.errors import SlideError
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
+from histotransfer_pl.report.geojson import attention_geojson
+from histotransfer_pl.slides import tiling
+from histotransfer_pl.slides.outlines import qupath_origin
 from histotransfer_pl.slides.qc import draw_qc, sharp_thumbnail, tissue_covered
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.scale_bar import draw_scale_bar, round_length_um
@@ -68,6 +72,60 @@ def test_outlines_replace_the_tissue_found(aperio: Path, tmp_path: Path) -> None
     tiled = tile_slide(open_slide(aperio), GridSettings(224, 0.499), tissue_geojson=path)
     # The third column holds 152 of 224 px of the outline, the third row only 52.
     assert tiled.coords.tolist() == [[x, y] for y in (0, 224) for x in (0, 224, 448)]
+
+
+def test_outlines_start_where_qupath_starts(aperio: Path, tmp_path: Path) -> None:
+    ring = [[0, 0], [448, 0], [448, 224], [0, 224], [0, 0]]
+    path = tmp_path / "mine.geojson"
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}), encoding="utf-8")
+    reader = open_slide(aperio)
+    # As a scanner with an empty rim writes it; QuPath does not show the rim.
+    rim = {"openslide.bounds-x": "672", "openslide.bounds-y": "896"}
+    reader.qupath_origin = qupath_origin({**reader.properties, **rim})
+    tiled = tile_slide(reader, GridSettings(224, 0.499), tissue_geojson=path)
+    assert tiled.coords.tolist() == [[672, 896], [896, 896]]
+    back = attention_geojson(tiled.coords, 224, np.ones(2), 0, reader.qupath_origin)
+    assert back["features"][0]["geometry"]["coordinates"][0][0] == [0, 0]
+
+
+@pytest.mark.parametrize(("mpp", "enlarged"), [(0.454, False), (0.453, True), (0.0499, True)])
+def test_a_slide_coarser_than_its_patches_is_refused(
+    aperio: Path, mpp: float, enlarged: bool
+) -> None:
+    reader = open_slide(aperio)
+    if enlarged:
+        factor = {0.453: r"1\.1", 0.0499: "10"}[mpp]
+        message = (
+            rf"0\.499 um per pixel: .* at {mpp} um would be enlarged {factor} times; .*allow_enl"
+        )
+        with pytest.raises(SlideError, match=message):
+            tile_slide(reader, GridSettings(224, mpp))
+    assert len(tile_slide(reader, GridSettings(224, mpp, allow_enlarging=True)).coords) > 0
+
+
+def test_the_permission_to_enlarge_makes_no_other_store() -> None:
+    allowed = GridSettings(allow_enlarging=True)
+    assert allowed.for_store() == GridSettings().for_store() == GridSettings().to_json()
+    assert "allow_enlarging" not in GridSettings().to_json()
+    assert GridSettings.from_json(allowed.to_json()) == allowed
+
+
+def test_a_grid_that_no_memory_holds_is_refused(aperio: Path) -> None:
+    grid = GridSettings(224, 1e-7, allow_enlarging=True)
+    with pytest.raises(SlideError, match=r"a grid of patches of 224 px at 1e-07 um would take"):
+        tile_slide(open_slide(aperio), grid)
+
+
+@pytest.mark.parametrize("error", [MemoryError, TypeError, ValueError])
+def test_whatever_goes_wrong_with_a_slide_names_it(
+    aperio: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error("odd")
+
+    monkeypatch.setattr(tiling, "tissue_mask", fail)
+    with pytest.raises(SlideError, match=rf"CMU-1-Small-Region\.svs .*{error.__name__}: odd"):
+        tile_slide(open_slide(aperio), GridSettings())
 
 
 def test_tissue_of_a_coarse_slide_is_sought_at_its_own_resolution(data_root: Path) -> None:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.errors import ConfigError, SlideError
 from histotransfer_pl.records.grid import TissueSettings
+from histotransfer_pl.slides.outlines import mask_from_geojson
 from histotransfer_pl.slides.reader import open_slide
-from histotransfer_pl.slides.tissue import mask_from_geojson, tissue_mask
+from histotransfer_pl.slides.tissue import tissue_mask
 
 PINK = (220, 150, 190)
 GLASS = (243, 242, 244)
