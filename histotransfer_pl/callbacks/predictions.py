@@ -16,12 +16,9 @@ from typing_extensions import override
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.records.files import write_text
+from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.store.layout import attention_path
 from histotransfer_pl.tasks.mil import feature_data
-
-ATTENTION_COLUMNS = ["weight", "logit"]
-PATCH_COLUMN = "patch_{}"
-"""One further column a class, where a patch classifier was trained (``beta`` above 0)."""
 
 
 class PredictionWriter(Callback):
@@ -165,7 +162,7 @@ def write_attention(
 
 def attention_facts(trainer: Trainer, data: FeatureDataModule) -> dict[str, Any]:
     """What belongs to the attention of a run: its name and the very checkpoint it came from."""
-    facts = {"run": run_name(trainer), "columns": ATTENTION_COLUMNS, **data.provenance}
+    facts = {"run": run_name(trainer), "columns": list(ATTENTION_COLUMNS), **data.provenance}
     if trainer.ckpt_path is not None:
         with Path(str(trainer.ckpt_path)).open("rb") as file:
             facts["checkpoint_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,7 +19,7 @@ from histotransfer_pl.report.overlay import (
     patch_boxes,
     thumbnail_mpp,
 )
-from histotransfer_pl.report.panels import read_attention
+from histotransfer_pl.runs.attention import read_attention
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, decode_key, encode_key, feature_path

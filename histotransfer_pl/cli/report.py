@@ -6,7 +6,7 @@ from histotransfer_pl.cli.files import say
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.report.build import Settings, build_report
-from histotransfer_pl.report.plan import Study, load_runs, load_study
+from histotransfer_pl.runs.study import Study, load_runs, load_study
 
 
 def report(arguments: list[str]) -> int:
@@ -34,9 +34,11 @@ def report(arguments: list[str]) -> int:
     study, folder = _source(config.study_dir, config.runs)
     written = build_report(study, config.out or folder, settings)
     if config.wandb:
-        from histotransfer_pl.report.dashboard import log_report
+        from histotransfer_pl.callbacks.report_board import log_report
 
-        log_report(written)
+        page = written.page
+        tables = {table.name: table.page for table in page.tables()}
+        log_report(written.folder, page.name, page.media(), tables, page.best())
     for task in written.page.tasks:
         found = task.summary.estimate
         say(f"{task.summary.headline}: {f'AUROC {found}' if found else task.summary.support}")

@@ -9,7 +9,6 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from histotransfer_pl.callbacks.predictions import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.cli.files import call, say
 from histotransfer_pl.data.gallery import draw_gallery
 from histotransfer_pl.data.patch_cache import PatchCache
@@ -25,6 +24,7 @@ from histotransfer_pl.data.selection import (
     write_selection,
 )
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import encode_key, feature_path, selection_path
 from histotransfer_pl.store.slide import StoredSlide

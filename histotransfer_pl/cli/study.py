@@ -1,11 +1,11 @@
 """The verb `study`: a whole comparison from one YAML."""
 
-import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import reduce
 from itertools import pairwise
@@ -20,6 +20,12 @@ from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.files import write_text
+from histotransfer_pl.records.tables import write_table
+from histotransfer_pl.runs.arms import group_arms, read_runs, tasks_of
+from histotransfer_pl.runs.results import evaluate_arms, results_frame, results_text
+from histotransfer_pl.runs.state import DONE, StudyState
+from histotransfer_pl.runs.steps import ADDING, PLAN, Plan, Step, read_plan
+from histotransfer_pl.runs.study import SETTINGS, Study, load_study
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.heads import check_heads
 from histotransfer_pl.study.options import merge, override
@@ -27,9 +33,6 @@ from histotransfer_pl.study.plan import make_plan
 from histotransfer_pl.study.progress import estimate, left_to_do
 from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
 from histotransfer_pl.study.snakefile import snakefile
-from histotransfer_pl.study.state import StudyState
-from histotransfer_pl.study.steps import ADDING, Plan, Step
-from histotransfer_pl.study.summary import format_table, summarise
 
 _PASSED_ON = ("fit", "extract", "tuning.fit", "heads")
 """Sections whose settings belong to other verbs."""
@@ -167,42 +170,49 @@ def read_file(path: str) -> dict[str, Any]:
 
 def record(plan: Plan, config: StudyConfig, resolved: str) -> None:
     """Write what is asked for and what that means."""
-    write_text(config.folder / "study.yaml", resolved)
-    path = config.folder / "plan.json"
-    created = _created(path, plan, config.note) or datetime.now(UTC).isoformat(timespec="seconds")
-    write_text(path, plan.to_json(created, config.note))
+    write_text(config.folder / SETTINGS, resolved)
+    path = config.folder / PLAN
+    here = replace(plan, note=config.note, working_folder=str(Path.cwd()))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_text(path, replace(here, created=_created(path, here) or now).to_json())
 
 
-def _created(path: Path, plan: Plan, note: str) -> str:
+def _created(path: Path, plan: Plan) -> str:
     """When the very same plan was made first, so that going on gives the same report."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        created = str(before["created"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        before = read_plan(path)
+    except ConfigError:
         # None yet, or damaged: then it is made now.
         return ""
-    return created if json.loads(plan.to_json(created, note)) == before else ""
+    return before.created if replace(plan, created=before.created) == before else ""
 
 
 def run(plan: Plan, config: StudyConfig) -> int:
     """Run what is left, print the results, and return the exit code."""
     runner = Runner(plan, config.folder, main, accepted(config))
     left = left_to_do(plan, config.folder)
-    measured = runner.state.measured(plan)
+    measured = runner.state.measured(plan.steps)
     say(f"{plan.name}: {len(plan) - len(left)} of {len(plan)} steps are done")
     if left:
         say(f"{len(left)} to run ({count_kinds(left)}), {estimate(left, measured).describe()}")
     outcome = runner.run()
-    finished = {step.name for step in plan} - {step.name for step in left} | set(outcome.done)
-    results = summarise(plan, finished)
-    table = config.folder / "report" / "tables" / "results.csv"
-    if len(results):
-        write_text(table, results.to_csv(index=False))
-        say(f"\n{format_table(results)}\n\nwrote {table}")
-    page = config.folder / "report" / "index.html"
-    if "report" in finished and page.is_file():
-        say(f"the report: {page}")
+    print_results(load_study(config.folder))
     return conclude(outcome, config.folder)
+
+
+def print_results(found: Study) -> None:
+    """The table of results of what is finished; one per task."""
+    folder = Path(str(found.folder)) / "report"
+    runs, _ = read_runs(found.runs)
+    for number, arms in enumerate(tasks_of(group_arms(runs)[0])):
+        results = evaluate_arms(arms)
+        table = folder / "tables" / f"results{f'_{number + 1}' if number else ''}.csv"
+        write_table(table, results_frame(results))
+        say(f"\n{results_text(results)}\n\nwrote {table}")
+    if (folder / "index.html").is_file() and all(
+        state.state == DONE for name, state in found.states.items() if name == "report"
+    ):
+        say(f"the report: {folder / 'index.html'}")
 
 
 def conclude(outcome: Outcome, folder: Path) -> int:
@@ -226,7 +236,7 @@ def describe_plan(plan: Plan, folder: Path) -> str:
         state = "to run" if step.name in names else "done"
         needs = f", needs {shorten_names(step.needs)}" if step.needs else ""
         lines += [f"\n# {number}. {step.name} ({state}{needs})", step.command]
-    measured = StudyState.read(folder / "state.json", plan).measured(plan)
+    measured = StudyState.read(folder, plan.steps).measured(plan.steps)
     lines.append(f"\n# {estimate(left, measured).describe()}")
     return "\n".join(lines)
 

@@ -7,22 +7,14 @@ from pathlib import Path
 
 from histotransfer_pl.errors import StoreError
 from histotransfer_pl.records.files import write_text
-from histotransfer_pl.report.arms import (
-    Arm,
-    MissingRun,
-    group_arms,
-    other_settings,
-    read_runs,
-    tasks_of,
-)
 from histotransfer_pl.report.cohort import CohortPage, describe_cohort
-from histotransfer_pl.report.contrasts import (
-    Contrast,
-    contrasts_table,
-    planned_contrasts,
-    ranking_contrasts,
+from histotransfer_pl.report.costs import (
+    costs_table,
+    depth_curves,
+    depth_order,
+    networks_of,
+    read_costs,
 )
-from histotransfer_pl.report.costs import costs_table, depth_curves, depth_order, read_costs
 from histotransfer_pl.report.curves import (
     against_cost,
     against_depth,
@@ -32,15 +24,7 @@ from histotransfer_pl.report.curves import (
 from histotransfer_pl.report.gain import gain_figure, read_gains
 from histotransfer_pl.report.page import MatrixSection, Page, TaskSection, render
 from histotransfer_pl.report.panels import SlidePanel, has_attention, slide_panels
-from histotransfer_pl.report.plan import DONE, FAILED, WAITING, Study
 from histotransfer_pl.report.protocol import describe_protocol, missing_table, steps_table
-from histotransfer_pl.report.results import (
-    ArmResult,
-    best_result,
-    evaluate_arms,
-    ranked,
-    results_table,
-)
 from histotransfer_pl.report.similarity import (
     Similarity,
     diagonals,
@@ -51,6 +35,19 @@ from histotransfer_pl.report.similarity import (
 from histotransfer_pl.report.story import insights, tell
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.report.table import Table
+from histotransfer_pl.report.tables import contrasts_table, results_table
+from histotransfer_pl.runs.arms import (
+    Arm,
+    MissingRun,
+    group_arms,
+    other_settings,
+    read_runs,
+    tasks_of,
+)
+from histotransfer_pl.runs.contrasts import Contrast, planned_contrasts, ranking_contrasts
+from histotransfer_pl.runs.results import ArmResult, best_result, evaluate_arms, ranked
+from histotransfer_pl.runs.state import DONE, FAILED, WAITING
+from histotransfer_pl.runs.study import Study
 from histotransfer_pl.store.feature_store import FeatureStore
 
 _log = logging.getLogger(__name__)
@@ -125,10 +122,10 @@ def make_page(study: Study, settings: Settings) -> Page:
         summary = replace(tasks[0].summary, answers=(*tasks[0].summary.answers, *more))
         tasks[0] = replace(tasks[0], summary=summary)
     return Page(
-        name=study.name,
+        name=study.plan.name,
         badges=_badges(study, arms, [*missing, *twice]),
         notice=_notice(study, missing, twice),
-        note=study.note,
+        note=study.plan.note,
         story=tell(study, arms, store, similarity=bool(matrices), gain=bool(gains)),
         tasks=tasks,
         similarities=[_matrix(one) for one in matrices],
@@ -157,13 +154,13 @@ class _Name:
 
 def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) -> TaskSection:
     results = evaluate_arms(arms, n_resamples=settings.resamples)
-    costs, note = read_costs(study.folder, [arm.key.encoder for arm in arms])
+    store, cohort = _find_store(study, arms), _find_cohort(study, arms)
+    costs, note = read_costs(study.folder, networks_of(study, arms, store))
     order = depth_order(arms, costs)
     planned = planned_contrasts(results, order)
     best = best_result(results)
     ranking = [] if best is None else ranking_contrasts(results, best.arm)
     curves = depth_curves(results, order, costs)
-    store, cohort = _find_store(study, arms), _find_cohort(study, arms)
     panels = _panels(results, store, settings) if store is not None and settings.slides else []
     task = arms[0].task
     return TaskSection(

@@ -10,9 +10,9 @@ import pandas as pd
 from histotransfer_pl.data.join import Join, join_cohort
 from histotransfer_pl.data.splits import Split, split_by_column, split_by_seed
 from histotransfer_pl.errors import CohortError, ConfigError, StoreError
-from histotransfer_pl.report.arms import Arm
-from histotransfer_pl.report.runs import Run
 from histotransfer_pl.report.table import Table
+from histotransfer_pl.runs.arms import Arm
+from histotransfer_pl.runs.run import Run
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
 
@@ -50,13 +50,13 @@ def describe_cohort(
     # Features of tuned encoders exist for the slides of one fold only.
     frozen = [arm for arm in arms if arm.key.variant in ("", "frozen")] or list(arms)
     run = frozen[0].runs[0]
-    data = run.data
+    data, features = run.data, run.record.features
     try:
         column = data.get("fold_column")
         join = join_cohort(
             cohort,
             store,
-            feature_path(str(data["encoder"]), str(data["depth"])),
+            feature_path(features.store_name, features.depths[0]),
             str(data["target"]),
             (str(column),) if column else (),
             strict=False,

@@ -9,15 +9,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import EngFormatter
 
-from histotransfer_pl.analysis.gain import sweet_spot
-from histotransfer_pl.encoders.catalogue import find_entry
-from histotransfer_pl.encoders.cost import cost_table, count_costs
-from histotransfer_pl.errors import AnalysisError, EncoderError
-from histotransfer_pl.report.arms import Arm, encoder_label
-from histotransfer_pl.report.results import ArmResult, best_result
-from histotransfer_pl.report.runs import ArmKey
+from histotransfer_pl.errors import EncoderError
+from histotransfer_pl.records.tables import read_table
 from histotransfer_pl.report.table import Table
+from histotransfer_pl.runs.arms import Arm, encoder_label
+from histotransfer_pl.runs.results import ArmResult, SweetSpot, best_result, sweet_spot
+from histotransfer_pl.runs.run import ArmKey
+from histotransfer_pl.runs.study import Network, Study
+from histotransfer_pl.store.feature_store import FeatureStore
 
+Networks = dict[str, Network]
 AXES = {
     "parameters": "Cumulative parameters",
     "macs": "MACs of a patch",
@@ -34,14 +35,19 @@ class DepthCurve:
     Attributes:
         label: Encoder, and head and variant where they vary.
         results: One a depth.
-        sweet: Place of the sweet spot in ``results``; None if it cannot be told.
+        spot: The sweet spot; None if it cannot be told.
         costs: (depths, axes) the costs, NaN where unknown.
     """
 
     label: str
     results: tuple[ArmResult, ...]
-    sweet: int | None
+    spot: SweetSpot | None
     costs: pd.DataFrame
+
+    @property
+    def sweet(self) -> int | None:
+        """Place of the sweet spot in ``results``; None if it cannot be told."""
+        return None if self.spot is None else self.spot.place
 
     @property
     def depths(self) -> list[str]:
@@ -49,36 +55,69 @@ class DepthCurve:
         return [result.arm.key.depth for result in self.results]
 
 
-def read_costs(study_dir: Path | None, encoders: Sequence[str]) -> tuple[pd.DataFrame, str]:
+def networks_of(study: Study, arms: Sequence[Arm], store: FeatureStore | None) -> Networks:
+    """The network behind each encoder of the comparison, and the side of the images it saw."""
+    patch_px = None if store is None or store.grid is None else store.grid.get("patch_px")
+    found: Networks = {}
+    for arm in arms:
+        record = arm.runs[0].record
+        spec, encoder = record.features.encoder, arm.key.encoder
+        network = study.network(encoder) or Network(spec.name, spec.input_px)
+        whole = record.grid.patch_px if record.grid is not None else patch_px
+        found[encoder] = Network(network.name, network.input_px or whole)
+    return found
+
+
+def read_costs(study_dir: Path | None, networks: Networks) -> tuple[pd.DataFrame, str]:
     """The costs of all depths, measured by the study, or at least counted.
 
     Args:
         study_dir: Folder that may hold ``costs/<encoder>.csv`` or ``costs.csv``.
-        encoders: Names in the store of the encoders of the comparison.
+        networks: The network behind each encoder of the comparison.
 
     Returns:
-        A row a depth, shallowest first, and a note where something is missing.
+        Rows by encoder and depth, shallowest first, and a note where something is missing.
     """
-    tables: list[pd.DataFrame] = []
+    measured, notes = _measured(study_dir)
+    tables = [_rows_of(encoder, network, measured) for encoder, network in networks.items()]
+    lacking = {e: n for (e, n), t in zip(networks.items(), tables, strict=True) if not len(t)}
+    counted = _count(lacking)
+    if len(counted):
+        notes.append("Speed was not measured for all: parameters and MACs are counted.")
+    kept = [table for table in (*tables, counted) if len(table)]
+    columns = ["encoder", "depth"]
+    joined = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=columns)
+    return joined, " ".join(notes)
+
+
+def _measured(study_dir: Path | None) -> tuple[list[tuple[str, pd.DataFrame]], list[str]]:
+    """The tables of a study, each with the encoder that its file is called after."""
+    tables: list[tuple[str, pd.DataFrame]] = []
     notes: list[str] = []
     for path in _cost_files(study_dir):
         try:
-            table = pd.read_csv(path).rename(columns=_ALSO_CALLED)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            table = read_table(path).rename(columns=_ALSO_CALLED)
+        except (OSError, ValueError) as error:
             notes.append(f"{path.name} is damaged ({error}): its costs are counted.")
             continue
         if not {"encoder", "depth"} <= set(table.columns):
             notes.append(f"{path.name} has no columns encoder and depth: costs are counted.")
             continue
-        # The file bears the name in the store, the column may bear that of the network.
-        own = [] if path.name == "costs.csv" else [table.assign(encoder=path.stem)]
-        tables += [*own, table]
-    known = {str(name) for table in tables for name in table["encoder"]}
-    counted = _count([e for e in encoders if not {e, architecture(e)} & known])
-    if len(counted):
-        notes.append("Speed was not measured for all: parameters and MACs are counted.")
-    joined = pd.concat([*tables, counted], ignore_index=True) if tables else counted
-    return joined, " ".join(notes)
+        tables.append((path.stem, table))
+    return tables, notes
+
+
+def _rows_of(
+    encoder: str, network: Network, measured: Sequence[tuple[str, pd.DataFrame]]
+) -> pd.DataFrame:
+    """The measured rows of an encoder: weights change nothing about its cost, images do."""
+    for stem, table in measured:
+        same = table["encoder"].isin([network.name, encoder]) | (stem == encoder)
+        if network.input_px is not None and "input_px" in table:
+            same &= table["input_px"] == network.input_px
+        if same.any():
+            return table[same].assign(encoder=encoder)
+    return pd.DataFrame()
 
 
 def _cost_files(study_dir: Path | None) -> list[Path]:
@@ -88,31 +127,28 @@ def _cost_files(study_dir: Path | None) -> list[Path]:
     return [*sorted((study_dir / "costs").glob("*.csv")), *([single] if single.is_file() else [])]
 
 
-def _count(encoders: Sequence[str]) -> pd.DataFrame:
-    rows = []
-    for name in dict.fromkeys(map(architecture, encoders)):
+def _count(networks: Networks) -> pd.DataFrame:
+    if not networks:
+        return pd.DataFrame()
+    # torch and the catalogue take seconds, and a study that measured its costs needs neither
+    from histotransfer_pl.encoders.catalogue import find_entry
+    from histotransfer_pl.encoders.cost import cost_table, count_costs
+
+    tables = []
+    for encoder, network in networks.items():
         try:
-            rows += count_costs(find_entry(name))
+            rows = count_costs(find_entry(network.name), network.input_px)
         except EncoderError:
-            # Imported features and aliases have no network to count.
+            # Features that were imported have no network to count.
             continue
-    if not rows:
-        return pd.DataFrame(columns=["encoder", "depth"])
-    return cost_table(rows)
-
-
-def architecture(encoder: str) -> str:
-    """The network behind a name in the store: random weights and tuning do not change its cost."""
-    return encoder.partition("-random")[0].partition("@")[0]
+        tables.append(cost_table(rows).assign(encoder=encoder))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def costs_of(table: pd.DataFrame, key: ArmKey) -> pd.Series | None:
     """The row of an encoder at a depth, if there is one."""
-    for name in (key.encoder, architecture(key.encoder)):
-        found = table[(table["encoder"] == name) & (table["depth"] == key.depth)]
-        if len(found):
-            return found.iloc[0]
-    return None
+    found = table[(table["encoder"] == key.encoder) & (table["depth"] == key.depth)]
+    return found.iloc[0] if len(found) else None
 
 
 def depth_order(arms: Sequence[Arm], table: pd.DataFrame) -> dict[str, list[str]]:
@@ -126,7 +162,7 @@ def depth_order(arms: Sequence[Arm], table: pd.DataFrame) -> dict[str, list[str]
         if arm.key.depth not in known:
             known.append(arm.key.depth)
     for encoder, depths in order.items():
-        names = table.loc[table["encoder"].isin([encoder, architecture(encoder)]), "depth"]
+        names = table.loc[table["encoder"] == encoder, "depth"]
         place = {str(name): i for i, name in enumerate(names)}
         if all(depth in place for depth in depths):
             order[encoder] = sorted(depths, key=place.__getitem__)
@@ -137,12 +173,11 @@ def depth_curves(
     results: Sequence[ArmResult], order: Mapping[str, Sequence[str]], table: pd.DataFrame
 ) -> list[DepthCurve]:
     """Curves of all encoders that were cut at more than one depth, the best curve first."""
-    groups: dict[tuple[str, ...], list[ArmResult]] = {}
+    groups: dict[ArmKey, list[ArmResult]] = {}
     for result in results:
         key = result.arm.key
         if result.auroc is not None and result.complete:
-            equal = (key.encoder, key.weights, key.head, key.variant, key.settings)
-            groups.setdefault(equal, []).append(result)
+            groups.setdefault(key._replace(depth=""), []).append(result)
     curves = [
         _curve(sorted(group, key=partial(_place, order)), results, table)
         for group in groups.values()
@@ -170,12 +205,7 @@ def _curve(
     costs = pd.DataFrame(
         [{a: _number(row, a) for a in AXES} for row in found], columns=list(AXES), dtype=float
     )
-    try:
-        depth = sweet_spot({r.arm.key.depth: list(r.arm.cell_aurocs().values()) for r in own})
-    except AnalysisError:
-        return DepthCurve(" · ".join(words), tuple(own), None, costs)
-    sweet = [r.arm.key.depth for r in own].index(depth)
-    return DepthCurve(" · ".join(words), tuple(own), sweet, costs)
+    return DepthCurve(" · ".join(words), tuple(own), sweet_spot(own), costs)
 
 
 def _number(row: pd.Series | None, axis: str) -> float:
@@ -209,10 +239,16 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
             )
     note = (
         "Shares are of the deepest cut in the comparison. The sweet spot is the shallowest cut "
-        "whose mean AUROC over the trainings is within one standard error of the best."
+        "whose AUROC differs from the best by no more than one standard error of the paired "
+        "difference over patients."
     )
+    notes = [
+        f"{curve.label}: {curve.spot.note}."
+        for curve in curves
+        if curve.spot is not None and curve.spot.note
+    ]
     frame, page = pd.DataFrame(raw), pd.DataFrame(shown)
-    return Table(name, "AUROC against depth and cost", frame, page, note)
+    return Table(name, "AUROC against depth and cost", frame, page, " ".join([note, *notes]))
 
 
 def _with_share(value: float, whole: float) -> str:

@@ -18,7 +18,7 @@ from histotransfer_pl.report.figure import (
     picture,
     style,
 )
-from histotransfer_pl.report.results import ArmResult, ranked
+from histotransfer_pl.runs.results import ArmResult, ranked
 
 _UNITS = {
     "parameters": "count",
@@ -164,7 +164,7 @@ def reliability_figure(result: ArmResult, name: str) -> Picture | None:
         bottom.set_xlabel("Predicted probability of the class")
         bottom.set_ylabel("Slides")
         top.legend(fontsize=8.5, loc="upper left")
-        ece = result.intervals.get("ece")
+        ece = result.metrics["ece"].interval
         said = "" if ece is None else f" Expected calibration error {ece}."
         n = how_many([result])
         note_n(top, n)

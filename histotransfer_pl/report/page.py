@@ -98,6 +98,22 @@ class Page:
         if self.diagonal is not None:
             yield self.diagonal
 
+    def media(self) -> dict[str, tuple[bytes, str]]:
+        """PNG file and caption of every figure, and of the slides, by name."""
+        panels = [panel for task in self.tasks for panel in task.panels if panel.figure is not None]
+        shown = {f"slides/{one.slide_id}": one.figure for one in panels}
+        shown |= {f"figures/{one.name}": one for one in self.pictures()}
+        return {name: (one.png, one.caption) for name, one in shown.items() if one is not None}
+
+    def best(self) -> dict[str, str]:
+        """The best arm of each task and its AUROC."""
+        found: dict[str, str] = {}
+        for task in self.tasks:
+            prefix = f"{task.title}/" if task.title else ""
+            found[f"{prefix}best"] = task.summary.headline
+            found[f"{prefix}best_auroc"] = task.summary.estimate
+        return found
+
 
 def render(page: Page) -> str:
     """The page as HTML; every text in it is escaped."""

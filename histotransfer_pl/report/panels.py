@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from histotransfer_pl.callbacks.predictions import ATTENTION_COLUMNS
 from histotransfer_pl.data.selection import highest
 from histotransfer_pl.errors import SlideError, StoreError
 from histotransfer_pl.records.grid import GridSettings
@@ -22,11 +21,12 @@ from histotransfer_pl.report.overlay import (
     patch_boxes,
     thumbnail_mpp,
 )
-from histotransfer_pl.report.runs import Run
+from histotransfer_pl.runs.attention import attention_array, read_attention
+from histotransfer_pl.runs.run import Run
 from histotransfer_pl.slides.reader import OpenSlideReader, open_slide
 from histotransfer_pl.slides.scale_bar import draw_scale_bar
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import attention_path, encode_key
+from histotransfer_pl.store.layout import encode_key
 from histotransfer_pl.store.slide import StoredSlide
 
 LONG_SIDE_PX = 1100
@@ -101,20 +101,8 @@ def slide_panels(run: Run, store: FeatureStore, count: int, top_k: int) -> list[
 
 def has_attention(run: Run, store: FeatureStore) -> bool:
     """Whether ``predict`` wrote this run's attention for its test slides."""
-    array = attention_path(run.run_dir)
-    ids = [str(s) for s in run.table["slide_id"].head(3)]
-    return any(slide_id in store and store.slide(slide_id).has(array) for slide_id in ids)
-
-
-def read_attention(slide: StoredSlide, run_dir: str) -> NDArray[np.float64]:
-    """Attention weight (N,) of each patch.
-
-    Raises:
-        StoreError: The run wrote no attention for this slide.
-    """
-    values = slide.read(attention_path(run_dir))
-    weights = values if values.ndim == 1 else values[:, ATTENTION_COLUMNS.index("weight")]
-    return np.asarray(weights, np.float64)
+    ids = [str(s) for s in run.table["slide_id"].head(3) if str(s) in store]
+    return any(attention_array(store.slide(name), run.attention_names) for name in ids)
 
 
 def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePanel:
@@ -126,7 +114,7 @@ def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePa
     )
     try:
         slide = store.slide(slide_id)
-        weights = read_attention(slide, run.run_dir)
+        weights = read_attention(slide, *run.attention_names)
         attributes = slide.attributes
         reader = open_slide(str(attributes["path"]), float(attributes["slide_mpp"]))
         with reader:

@@ -1,9 +1,8 @@
 """What one needs to do it again: commands, versions, hashes, seeds, settings."""
 
-import hashlib
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ import pandas as pd
 
 from histotransfer_pl import __version__
 from histotransfer_pl.errors import StoreError
-from histotransfer_pl.report.arms import Arm, MissingRun
-from histotransfer_pl.report.plan import DONE, FAILED, Study
+from histotransfer_pl.records.files import sha256_of
 from histotransfer_pl.report.similarity import facts_in_words
 from histotransfer_pl.report.table import Table
+from histotransfer_pl.runs.arms import Arm, MissingRun
+from histotransfer_pl.runs.state import DONE, FAILED
+from histotransfer_pl.runs.study import Study
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
 
@@ -50,13 +51,12 @@ def describe_protocol(
     runs = [run for arm in arms for run in arm.runs]
     facts = [("histotransfer_pl", __version__), ("Python", platform.python_version())]
     facts += [(name, _version(name)) for name in _PACKAGES]
-    if study.created:
-        facts.append(("Planned", study.created))
+    if study.plan.created:
+        facts.append(("Planned", study.plan.created))
     facts.append(("Seeds", ", ".join(map(str, sorted({r.cell.seed for r in runs}))) or "–"))
     facts.append(("Splits", ", ".join(sorted({r.cell.split for r in runs})) or "–"))
     if cohort is not None and cohort.is_file():
-        digest = hashlib.sha256(cohort.read_bytes()).hexdigest()
-        facts.append(("Cohort table", f"{cohort} (sha256 {digest})"))
+        facts.append(("Cohort table", f"{cohort} (sha256 {sha256_of(cohort)})"))
     if store is not None:
         facts.append(("Store", store.location))
         facts += [(f"Grid: {key}", value) for key, value in facts_in_words(store.grid or {})]
@@ -85,7 +85,7 @@ def _features(arms: Sequence[Arm], store: FeatureStore) -> Table | None:
     """A row for each encoder and depth that was read, as the store recorded it."""
     kinds: dict[tuple[str, str], str] = {}
     for run in (run for arm in arms for run in arm.runs):
-        names = (str(run.data.get("encoder")), str(run.data.get("depth")))
+        names = (run.record.features.store_name, run.record.features.depths[0])
         if len(run.table):
             kinds.setdefault(names, str(run.table["slide_id"].iloc[0]))
     rows: list[dict[str, Any]] = []
@@ -110,13 +110,11 @@ def steps_table(study: Study) -> Table | None:
         return None
     frame = pd.DataFrame(
         [
-            {
-                "step": s.name, "kind": s.kind, "state": s.state, "seconds": s.seconds,
-                "error": s.error, "command": s.command,
-            }
-            for s in study.steps
+            {"step": step.name, "kind": step.kind, **asdict(study.states[step.name])}
+            | {"command": step.command}
+            for step in study.steps
         ]
-    )  # fmt: skip
+    )
     open_steps = frame[frame["state"] != DONE]
     # What failed is the news; what waits for it follows from it.
     order = (open_steps["state"] != FAILED).sort_values(kind="stable").index

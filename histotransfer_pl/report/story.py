@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.report.arms import Arm, encoder_label
 from histotransfer_pl.report.gain import GainCurve
-from histotransfer_pl.report.plan import Study
-from histotransfer_pl.report.runs import TUNED_ON
 from histotransfer_pl.report.similarity import Similarity
 from histotransfer_pl.report.summary import Answer
+from histotransfer_pl.runs.arms import Arm, encoder_label
+from histotransfer_pl.runs.run import TUNED_ON
+from histotransfer_pl.runs.study import Study
 from histotransfer_pl.store.feature_store import FeatureStore
 
 _UNTAUGHT = (
@@ -90,7 +90,7 @@ def _features(arms: Sequence[Arm]) -> str:
         f"An encoder, {cut}, turned every patch into a list of numbers, its features. "
         f"Encoders: {_listed(encoders) or 'tuned ones only'}. A small network, the head "
         f"({_listed(heads)}), then learnt to name the class of a slide from all of its patches."
-        + (_UNTAUGHT if any(arm.key.weights == "random" for arm in arms) else "")
+        + (_UNTAUGHT if any(arm.key.weights_kind == "random" for arm in arms) else "")
     )
 
 
@@ -113,7 +113,7 @@ def _tuning(study: Study, arms: Sequence[Arm]) -> list[str]:
     tuned = [rule for rule in rules if rule not in ("", "frozen")]
     if not tuned:
         return []
-    found = {step.option("k") for step in study.of_kind("select")}
+    found = {step.option("k") for step in study.plan.of_kind("select")}
     k = next(iter(found)) if len(found) == 1 and None not in found else "k"
     controls = [_CONTROLS[rule] for rule in tuned if rule in _CONTROLS]
     first = (

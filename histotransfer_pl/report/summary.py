@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from histotransfer_pl.report.contrasts import Contrast, differing, p_text
 from histotransfer_pl.report.costs import DepthCurve
-from histotransfer_pl.report.results import ArmResult, best_result, ranked, span
+from histotransfer_pl.report.tables import p_text
+from histotransfer_pl.runs.contrasts import Contrast, differing
+from histotransfer_pl.runs.results import ArmResult, best_result, ranked, span
 
 
 @dataclass(frozen=True)
@@ -154,21 +155,23 @@ def _say(contrast: Contrast) -> str:
 def _sweet_answers(curves: Sequence[DepthCurve]) -> list[Answer]:
     answers = []
     for curve in curves:
-        if curve.sweet is None:
+        if curve.spot is None:
             continue
-        result, deepest = curve.results[curve.sweet], curve.costs.iloc[-1]
-        share = curve.costs.iloc[curve.sweet] / deepest
+        place = curve.spot.place
+        result, deepest = curve.results[place], curve.costs.iloc[-1]
+        share = curve.costs.iloc[place] / deepest
         costs = [
             f"{100 * share[column]:.0f} % of the {word}"
             for column, word in (("parameters", "parameters"), ("macs", "computation"))
             if share[column] == share[column]
         ]
         of_deepest = f", with {' and '.join(costs)} of the deepest cut" if costs else ""
+        careful = f"; but {curve.spot.note}" if curve.spot.note else ""
         answers.append(
             Answer(
                 "Where is the sweet spot?",
                 f"{curve.label} cut after {result.arm.key.depth} ({span(result.auroc)}) is the "
-                f"shallowest within one standard error of the best depth{of_deepest}.",
+                f"shallowest within one standard error of the best depth{of_deepest}{careful}.",
             )
         )
     return answers

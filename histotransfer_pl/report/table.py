@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from histotransfer_pl.records.files import write_text
+from histotransfer_pl.records.tables import write_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,5 +47,5 @@ class Table:
     def write(self, folder: Path) -> Path:
         """Write the CSV file."""
         path = folder / f"{self.name}.csv"
-        write_text(path, self.frame.to_csv(index=False))
+        write_table(path, self.frame)
         return path

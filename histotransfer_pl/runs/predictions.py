@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histotransfer_pl.analysis.predictions import Floats, Predictions
+from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.records.tables import read_table
 
@@ -33,9 +33,10 @@ class PredictionTable:
         return self.frame[[_SCORE + name for name in self.classes]].to_numpy(float)
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Ints:
         """(S,) places of the labels among the classes."""
-        return np.array([self.classes.index(label) for label in self.frame["label"]])
+        codes = pd.Categorical(self.frame["label"], categories=list(self.classes)).codes
+        return np.asarray(codes, np.int64)
 
     @property
     def positive(self) -> str | None:

@@ -11,9 +11,9 @@ from typing import Any
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.runs.steps import Step, step_name, weights_kind
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.options import options, spell
-from histotransfer_pl.study.steps import Step, step_name
 
 _NO_FILE = ("default", "random")
 SHOWN = frozenset({"test", "predict", "cost", "similarity", "gain"})
@@ -89,7 +89,7 @@ def extract_step(
         needs=needs,
         inputs=_inputs(config, encoder) if kind == "extract" else (str(config.cohort),),
         outputs=(str(config.store / "zarr.json"),),
-        factors={"encoder": name, "weights": Path(encoder.weights).name},
+        factors={"encoder": name, **weight_factors(encoder.weights)},
     )
 
 
@@ -154,7 +154,7 @@ def finetune_step(
 
 def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -> Step:
     """The k patches of each slide to tune on."""
-    run = run_folder(attention)
+    run = attention.run_folder
     name = f"{run.name.removeprefix('fit-')}-{variant}-{config.tuning.k}"
     settings = {
         "run": run,
@@ -189,11 +189,6 @@ def report_step(config: StudyConfig, steps: Sequence[Step]) -> Step:
     )
 
 
-def run_folder(step: Step) -> Path:
-    """The run folder of a `fit`, `finetune`, `test` or `predict` step."""
-    return Path(step.argv[step.argv.index("--run_dir") + 1])
-
-
 def test_step(fit: Step) -> Step:
     """The test part of a fit's fold."""
     return _after_fit(fit, "test", ("test_predictions.csv", "test_metrics.json"))
@@ -221,6 +216,11 @@ def encoder_options(encoder: EncoderConfig, depths: Sequence[str]) -> dict[str, 
     if encoder.weights == "random":
         chosen["seed"] = encoder.seed
     return chosen
+
+
+def weight_factors(weights: str) -> dict[str, str]:
+    """The weights of an encoder as factors of a step: their name, and of which kind they are."""
+    return {"weights": Path(weights).name, "weights_kind": weights_kind(weights)}
 
 
 def _run_name(kind: str, factors: Mapping[str, Any]) -> str:
@@ -258,7 +258,7 @@ def _training(
 
 
 def _after_fit(fit: Step, verb: str, files: tuple[str, ...]) -> Step:
-    run = run_folder(fit)
+    run = fit.run_folder
     return Step(
         name=f"{verb}-{fit.name.removeprefix('fit-')}",
         kind=verb,

@@ -6,16 +6,15 @@ from typing import Any
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.runs.steps import Step, step_name
 from histotransfer_pl.study.commands import (
     feature_facts,
     place_options,
-    run_folder,
     split_options,
 )
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig
 from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.options import options, refuse_owned
-from histotransfer_pl.study.steps import Step, step_name
 
 TUNED, RANDOM = "tuned", "random"
 _OWNED_BY_SIMILARITY = ("model.first", "model.second", "data.store", "data.cohort", "output")
@@ -68,7 +67,7 @@ def _similarity(
         tune = _tuned(before, pair.first)
         fold = tune.factors["fold"]
         needs.append(tune.name)
-        weights = str(run_folder(tune) / "encoder.safetensors")
+        weights = str(tune.run_folder / "encoder.safetensors")
         second = replace(first, weights=weights, alias=f"{first.store_name}@tuned-f{fold}")
         depths = _up_to(first, tune.factors["depth"])
     elif pair.second == RANDOM:

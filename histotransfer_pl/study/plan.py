@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.study.commands import (
     Features,
     cost_step,
@@ -27,7 +28,6 @@ from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.heads import check_heads
 from histotransfer_pl.study.options import refuse_owned, require_sections
-from histotransfer_pl.study.steps import Plan, Step
 from histotransfer_pl.study.tuning import Stage1, tuned_encoders, tuning_steps
 
 _OWNED_BY_FITS = (

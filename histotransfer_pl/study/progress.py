@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from histotransfer_pl.records.files import write_text
-from histotransfer_pl.study.steps import ADDING, Plan, Step
+from histotransfer_pl.runs.state import is_marked, marker
+from histotransfer_pl.runs.steps import ADDING, Plan, Step
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def marker(folder: Path, step: Step) -> Path:
-    """The file that says that a step is done."""
-    return folder / "done" / step.name
-
-
-def mark_done(folder: Path, step: Step) -> None:
-    """Say that a step is done."""
-    write_text(marker(folder, step), step.digest + "\n")
-
-
 def is_done(plan: Plan, step: Step, folder: Path) -> bool:
     """Whether a step was done with this command, after everything that it reads."""
-    own = marker(folder, step)
-    try:
-        if own.read_text(encoding="utf-8").strip() != step.digest:
-            return False
-        finished = own.stat().st_mtime_ns
-    except FileNotFoundError:
+    if not is_marked(folder, step):
         return False
+    finished = marker(folder, step).stat().st_mtime_ns
     if not all(Path(output).exists() for output in step.outputs):
         return False
     read = [Path(name) for name in step.inputs]

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
+from histotransfer_pl.runs.state import StepState, StudyState, mark_done, marker
+from histotransfer_pl.runs.steps import TOLERANT, Plan, Step
 from histotransfer_pl.study.interrupt import Interruption
 from histotransfer_pl.study.output import Switch, last_line
-from histotransfer_pl.study.progress import estimate, left_to_do, mark_done, marker
-from histotransfer_pl.study.state import StepState, StudyState
-from histotransfer_pl.study.steps import TOLERANT, Plan, Step
+from histotransfer_pl.study.progress import estimate, left_to_do
 
 Main = Callable[[Sequence[str]], int]
 """Runs a verb with its settings and returns the exit code."""
@@ -52,7 +52,7 @@ class Runner:
         self.folder = folder
         self.main = main
         self.accepted = accepted or {}
-        self.state = StudyState.read(folder / "state.json", plan)
+        self.state = StudyState.read(folder, plan.steps)
         self.threads = torch.get_num_threads()
         self.interruption = Interruption()
 
@@ -69,7 +69,7 @@ class Runner:
                 if state is None:
                     outcome.interrupted = True
                     break
-                rest = estimate(left[number + 1 :], self.state.measured(self.plan))
+                rest = estimate(left[number + 1 :], self.state.measured(self.plan.steps))
                 head = f"[{number + 1:>{len(str(len(left)))}}/{len(left)}] {step.name}"
                 terminal.write(f"{head}  {_describe(state)}  {rest.describe()}\n")
                 terminal.flush()

@@ -11,8 +11,8 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from histotransfer_pl.study.progress import marker
-from histotransfer_pl.study.steps import ADDING, Plan, Step
+from histotransfer_pl.runs.state import marker
+from histotransfer_pl.runs.steps import ADDING, Plan, Step
 
 WRITES_STORE = frozenset({"prepare", "extract", "extract_tuned", "predict", "select"})
 """Kinds that need the store for themselves."""

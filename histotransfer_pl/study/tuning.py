@@ -2,21 +2,20 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.runs.steps import Step, joint_digest
 from histotransfer_pl.study.commands import (
     Features,
     extract_step,
     finetune_step,
     fit_step,
-    run_folder,
     select_step,
     test_step,
+    weight_factors,
 )
 from histotransfer_pl.study.config import StudyConfig, Variant
-from histotransfer_pl.study.steps import Step, joint_digest
 
 RULES: Mapping[Variant, str] = {"topk": "attention", "random": "random", "bottom": "bottom"}
 """How `select` calls the variants."""
@@ -45,7 +44,7 @@ class Stage1:
         """The factors of a step of this run."""
         return {
             "encoder": self.encoder,
-            "weights": Path(weights).name,
+            **weight_factors(weights),
             "depth": self.depth,
             "head": self.head,
             "variant": variant,
@@ -107,7 +106,7 @@ def tuning_steps(
             tune = finetune_step(config, chosen, encoder, joint)
             yield tune
             yield test_step(tune)
-            weights = str(run_folder(tune) / "encoder.safetensors")
+            weights = str(tune.run_folder / "encoder.safetensors")
             alias = f"{stage1.encoder}@{variant}-f{stage1.fold}-s{stage1.seed}-"
             # Tuned otherwise it is another encoder, and the store keeps both apart.
             alias += joint_digest(before, chosen, tune)

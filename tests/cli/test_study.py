@@ -13,8 +13,8 @@ import yaml
 
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.study import accepted
+from histotransfer_pl.runs.steps import read_plan
 from histotransfer_pl.study.config import StoredFeatures, StudyConfig
-from histotransfer_pl.study.steps import read_plan
 
 
 @pytest.fixture(scope="module")

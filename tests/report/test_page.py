@@ -12,14 +12,15 @@ from PIL import Image
 from typing_extensions import override
 
 from histotransfer_pl.cli.main import main
-from histotransfer_pl.report.arms import Arm
 from histotransfer_pl.report.build import Report, Settings, build_report
 from histotransfer_pl.report.costs import costs_of, read_costs
-from histotransfer_pl.report.plan import Step, Study, load_runs, load_study
-from histotransfer_pl.report.runs import ArmKey, Task
 from histotransfer_pl.report.similarity import read_similarities
 from histotransfer_pl.report.story import tell
-from tests.report.folders import predictions, write_run, write_study
+from histotransfer_pl.runs.arms import Arm
+from histotransfer_pl.runs.run import ArmKey, Task
+from histotransfer_pl.runs.steps import Plan, Step
+from histotransfer_pl.runs.study import Network, Study, load_runs, load_study
+from tests.runs.folders import predictions, write_run, write_study
 
 ARMS = {("enc", "d1"): 0.3, ("enc", "d2"): 1.5, ("enc", "d3"): 1.5, ("other", "d3"): 0.5}
 QUICK = Settings(slides=0, resamples=100)
@@ -128,7 +129,7 @@ def test_tuning_is_told_with_its_controls() -> None:
     variants = ["frozen", "topk", "topk-joint", "random"]
     arms = [Arm(ArmKey("e", "default", "d", "h", v), Task("c", "t", "slide"), {}) for v in variants]
     plain, told = (
-        tell(Study("s", None, "", steps, ()), some, None)
+        tell(Study(Plan("s", steps), ()), some, None)
         for steps, some in (
             ((), arms[:1]),
             ((Step("x", "select", ("select", "--k", "16")),), arms),
@@ -136,8 +137,9 @@ def test_tuning_is_told_with_its_controls() -> None:
     )
     assert len(told) == len(plain) + 1
     assert "taught nothing" not in plain[0]
-    untaught = Arm(ArmKey("e", "random", "d", "h", "frozen"), Task("c", "t", "slide"), {})
-    assert "taught nothing" in tell(Study("s", None, "", (), ()), [untaught], None)[0]
+    key = ArmKey("e", "random", "d", "h", "frozen", "random")
+    untaught = Arm(key, Task("c", "t", "slide"), {})
+    assert "taught nothing" in tell(Study(Plan("s", ()), ()), [untaught], None)[0]
     assert "the 16 patches of each slide with the most attention" in told[-1]
     assert "the same was done with random patches" in told[-1]
 
@@ -200,15 +202,15 @@ def test_two_tasks_are_shown_apart(tmp_path: Path) -> None:
 
 
 def test_costs_of_random_weights_are_those_of_the_network(study: Path) -> None:
-    table, note = read_costs(study, ["enc", "enc-random3"])
+    table, note = read_costs(study, {"enc": Network("enc"), "untrained": Network("enc")})
     assert note == ""
-    row = costs_of(table, ArmKey("enc-random3", "random", "d2", "h", "frozen"))
+    row = costs_of(table, ArmKey("untrained", "random", "d2", "h", "frozen"))
     assert row is not None
     assert row["parameters"] == 1e5
 
 
 def test_costs_that_nobody_measured_are_counted() -> None:
-    table, note = read_costs(None, ["resnet18", "unheard_of"])
+    table, note = read_costs(None, {name: Network(name) for name in ("resnet18", "unheard_of")})
     full = table[(table["encoder"] == "resnet18") & (table["depth"] == "layer4")]
     assert full["parameters"].tolist() == [11_176_512]
     assert "counted" in note

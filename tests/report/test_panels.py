@@ -14,12 +14,12 @@ from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.report.attention_scale import TOP_CLASS, TOP_COLOUR, AttentionScale
 from histotransfer_pl.report.geojson import attention_geojson
 from histotransfer_pl.report.panels import choose_slides, has_attention, slide_panels
-from histotransfer_pl.report.plan import load_runs
-from histotransfer_pl.report.runs import Run, read_run
+from histotransfer_pl.runs.run import Run, read_run
+from histotransfer_pl.runs.study import load_runs
 from histotransfer_pl.slides.outlines import qupath_origin
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path
-from tests.report.folders import write_run
+from tests.runs.folders import write_run
 
 SIDE = 32
 

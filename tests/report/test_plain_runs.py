@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
-from histotransfer_pl.report.arms import Arm, group_arms, read_runs
 from histotransfer_pl.report.build import Settings, make_page
 from histotransfer_pl.report.page import render
-from histotransfer_pl.report.plan import load_runs
-from tests.report.folders import predictions, write_run
+from histotransfer_pl.runs.arms import Arm, group_arms, read_runs
+from histotransfer_pl.runs.study import load_runs
+from tests.runs.folders import predictions, write_run
 
 QUICK = Settings(slides=0, resamples=100)
 

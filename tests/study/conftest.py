@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.study.config import Folds, StudyConfig
-from histotransfer_pl.study.steps import Plan, Step
 
 Main = Callable[[Sequence[str]], int]
 

@@ -1,6 +1,7 @@
 """What a configuration becomes: commands, their order, and fold hygiene."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import yaml
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError, EncoderError
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
+from histotransfer_pl.runs.steps import Plan, Step, read_plan
 from histotransfer_pl.study.config import Folds, Preparation, StoredFeatures, StudyConfig, Tuning
 from histotransfer_pl.study.plan import check_hygiene, make_plan
-from histotransfer_pl.study.steps import Plan, Step, read_plan
 from tests.study.conftest import make_config
 
 
@@ -231,8 +232,8 @@ def test_the_report_is_logged_where_the_runs_are(tmp_path: Path) -> None:
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
-    plan = tuned(tmp_path)
-    (tmp_path / "plan.json").write_text(plan.to_json("today", "painted"))
+    plan = replace(tuned(tmp_path), created="today", note="painted", working_folder="/there")
+    (tmp_path / "plan.json").write_text(plan.to_json())
     assert read_plan(tmp_path / "plan.json") == plan
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(ConfigError, match="no plan of a study"):

@@ -9,10 +9,11 @@ import pytest
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.runs.state import mark_done
+from histotransfer_pl.runs.steps import Step
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig, Tuning
 from histotransfer_pl.study.plan import make_plan
-from histotransfer_pl.study.progress import duration, estimate, left_to_do, mark_done
-from histotransfer_pl.study.steps import Step
+from histotransfer_pl.study.progress import duration, estimate, left_to_do
 from tests.study.conftest import make_config
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.study.progress import left_to_do
 from histotransfer_pl.study.runner import Outcome, Runner
-from histotransfer_pl.study.steps import Plan, Step
 from tests.study.conftest import Main
 
 

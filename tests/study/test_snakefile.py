@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from histotransfer_pl.runs.state import marker
+from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.study.plan import make_plan
-from histotransfer_pl.study.progress import is_done, marker
+from histotransfer_pl.study.progress import is_done
 from histotransfer_pl.study.snakefile import rule_name, snakefile
-from histotransfer_pl.study.steps import Plan, Step
 from tests.study.conftest import make_config
 
 

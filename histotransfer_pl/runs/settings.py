@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.runs.record import read_config
 
 _OF_THE_CELL = ("fold", "n_folds", "split_seed", "fold_column")
 _PLACES = ("run_dir", "ckpt_path", "dirpath", "default_root_dir", "save_dir", "cache_dir", "slides")
@@ -50,11 +51,9 @@ def _counts(name: str) -> bool:
 def _config_of(run: Path) -> Mapping[str, Any]:
     """The configuration of a run, given as its folder or as a checkpoint in it."""
     for folder in (run, *run.parents[:2]):
-        path = folder / "config.yaml"
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return read_config(folder)
+        except AnalysisError:
             # The report may be made where stage 1 is not: then its settings are not compared.
             continue
-        return config if isinstance(config, Mapping) else {}
     return {}

@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-import pandas as pd
-
-from histotransfer_pl.analysis.compare import Comparison, delong, paired_bootstrap
+from histotransfer_pl.analysis.compare import Comparison
 from histotransfer_pl.analysis.multiplicity import holm
 from histotransfer_pl.errors import AnalysisError
-from histotransfer_pl.report.arms import Arm
-from histotransfer_pl.report.results import ArmResult
-from histotransfer_pl.report.runs import ArmKey
-from histotransfer_pl.report.table import Table
+from histotransfer_pl.runs.arms import Arm
+from histotransfer_pl.runs.compare import compare_arms
+from histotransfer_pl.runs.results import ArmResult
+from histotransfer_pl.runs.run import ArmKey
 
 LEVEL = 0.05
 """Corrected p-values below this count as beyond chance."""
@@ -89,7 +87,8 @@ def _asks(question: str, a: ArmKey, b: ArmKey, order: Mapping[str, Sequence[str]
     if question == "encoder":
         same_depth = a.depth == b.depth or (_deepest(a, order) and _deepest(b, order))
         rest = (a.head, a.variant, a.settings) == (b.head, b.variant, b.settings)
-        return a[:2] != b[:2] and same_depth and rest
+        encoders = [(key.encoder, key.weights, key.weights_kind) for key in (a, b)]
+        return encoders[0] != encoders[1] and same_depth and rest
     others = [name for name in ArmKey._fields if name != question]
     if any(getattr(a, name) != getattr(b, name) for name in others):
         return False
@@ -126,15 +125,14 @@ def _frozen(key: ArmKey) -> bool:
 
 
 def _random(key: ArmKey) -> bool:
-    return key.weights == "random" or "-random" in key.encoder
+    return key.weights_kind == "random"
 
 
 def _compare(question: str, first: Arm, second: Arm) -> Contrast:
     cells = set(first.cells) & set(second.cells)
     try:
-        a, b = first.predictions(cells), second.predictions(cells)
-        test = delong if a.n_classes == b.n_classes == 2 else paired_bootstrap
-        return Contrast(question, first, second, test(a, b), trainings=len(cells))
+        found = compare_arms(first, second)
+        return Contrast(question, first, second, found, trainings=len(cells))
     except AnalysisError as error:
         return Contrast(question, first, second, None, problem=str(error), trainings=len(cells))
 
@@ -150,13 +148,6 @@ def _corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:
     ]
 
 
-def contrasts_table(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table:
-    """One row a pair: both AUROC, the difference with its interval, both p-values."""
-    raw = pd.DataFrame([_raw(c) for c in contrasts])
-    page = pd.DataFrame([_row(c) for c in contrasts]).fillna("")
-    return Table(name, caption, raw, page, note)
-
-
 def differing(contrast: Contrast) -> tuple[str, str, str]:
     """What sets the two apart, for each of them, and what they share."""
     a, b = contrast.first.words, contrast.second.words
@@ -166,50 +157,3 @@ def differing(contrast: Contrast) -> tuple[str, str, str]:
         return contrast.first.key.weights, contrast.second.key.weights, shared
     first, second = (" · ".join(w.get(name, "–") for name in apart) for w in (a, b))
     return first, second, shared
-
-
-def _raw(c: Contrast) -> dict[str, object]:
-    row: dict[str, object] = {"question": c.question, "first": c.first.label}
-    row |= {"second": c.second.label, "trainings": c.trainings, "problem": c.problem}
-    if c.comparison is None:
-        return row
-    d = c.comparison.difference
-    row |= {"auroc_first": c.comparison.first, "auroc_second": c.comparison.second}
-    row |= {"difference": d.estimate, "low": d.low, "high": d.high, "method": d.method}
-    return {**row, "p": c.comparison.p_value, "p_holm": c.p_corrected}
-
-
-def _row(c: Contrast) -> dict[str, str]:
-    if not c.question:
-        return {"Other arm": c.second.label, **_numbers(c), "Trainings": str(c.trainings)}
-    first, second, shared = differing(c)
-    who = {"First − second": f"{first} − {second}", "Question": QUESTIONS[c.question]}
-    return {**who, **_numbers(c), "Trainings": str(c.trainings), "All else equal": shared}
-
-
-def _numbers(c: Contrast) -> dict[str, str]:
-    if c.comparison is None:
-        empty = dict.fromkeys(("AUROC", "Difference [95 %]", "p", "p (Holm)"), "–")
-        return {**empty, "Verdict": f"not comparable: {c.problem}"}
-    d = c.comparison.difference
-    return {
-        "AUROC": f"{c.comparison.first:.3f} vs {c.comparison.second:.3f}",
-        "Difference [95 %]": f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
-        "p": p_text(c.comparison.p_value),
-        "p (Holm)": p_text(c.p_corrected),
-        "Verdict": _verdict(c),
-    }
-
-
-def _verdict(contrast: Contrast) -> str:
-    if not contrast.beyond_chance or contrast.comparison is None:
-        return "within chance"
-    better, worse = ("first", "second") if contrast.question else ("best arm", "other arm")
-    return f"{better if contrast.comparison.difference.estimate > 0 else worse} better"
-
-
-def p_text(p: float | None) -> str:
-    """A p-value with as many digits as it deserves."""
-    if p is None:
-        return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from histotransfer_pl.report.plan import DONE, FAILED, load_study
-from histotransfer_pl.study.progress import mark_done
-from histotransfer_pl.study.steps import Step, read_plan
-from tests.report.folders import write_study
+from histotransfer_pl.runs.state import DONE, FAILED, mark_done
+from histotransfer_pl.runs.steps import Step, read_plan
+from histotransfer_pl.runs.study import load_study
+from tests.runs.folders import write_study
 
 
 @pytest.fixture
@@ -18,17 +18,8 @@ def failed(tmp_path: Path) -> Path:
 
 
 def steps_of(folder: Path) -> list[Step]:
-    """The steps, after the plan was written as a study writes it."""
-    path = folder / "plan.json"
-    before = json.loads(path.read_text())
-    defaults: dict[str, object] = {"inputs": [], "threads": None, "reads": "features"}
-    path.write_text(
-        json.dumps({**before, "steps": [{**defaults, **step} for step in before["steps"]]})
-    )
-    plan = read_plan(path)
-    written = json.loads(plan.to_json(before.get("created", "now")))
-    path.write_text(json.dumps({**before, "steps": written["steps"]}))
-    return list(plan)
+    """The steps of its plan."""
+    return list(read_plan(folder / "plan.json"))
 
 
 def test_a_marker_comes_before_the_state(failed: Path) -> None:
@@ -36,7 +27,7 @@ def test_a_marker_comes_before_the_state(failed: Path) -> None:
         mark_done(failed, step)
     study = load_study(failed)
     assert study.count(DONE) == len(study.steps)
-    assert not any(step.error for step in study.steps)
+    assert not any(state.error for state in study.states.values())
     assert not any(run.problem for run in study.runs)
 
 

@@ -1,15 +1,17 @@
-"""Steps of a study and their order."""
+"""The plan of a study: its steps and their order, written and read here only."""
 
 import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from histotransfer_pl.errors import ConfigError
+
+PLAN = "plan.json"
 
 ADDING = frozenset({"extract", "extract_tuned"})
 """Kinds whose repetition changes nothing that was there: the store refuses to overwrite features,
@@ -60,13 +62,38 @@ class Step:
         words = [*self.argv, self.reads] if self.reads else self.argv
         return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
 
+    @property
+    def run_folder(self) -> Path:
+        """The run folder of a step that has one."""
+        return Path(str(self.option("run_dir")))
+
+    def option(self, name: str) -> str | None:
+        """The value of ``--name VALUE`` or ``--name=VALUE``."""
+        for place, word in enumerate(self.argv):
+            if word == f"--{name}" and place + 1 < len(self.argv):
+                return self.argv[place + 1]
+            if word.startswith(f"--{name}="):
+                return word.partition("=")[2]
+        return None
+
 
 @dataclass(frozen=True)
 class Plan:
-    """The steps of a study, each behind what it needs."""
+    """The steps of a study, each behind what it needs.
+
+    Attributes:
+        name: Name of the study.
+        steps: The steps.
+        note: What the study says of itself, for the top of the report.
+        created: When it was planned first.
+        working_folder: Folder in which it was made; its paths are relative to it.
+    """
 
     name: str
     steps: tuple[Step, ...]
+    note: str = ""
+    created: str = ""
+    working_folder: str = "."
     _by_name: dict[str, Step] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,14 +122,10 @@ class Plan:
         """The steps of some kinds, in order."""
         return [step for step in self.steps if step.kind in kinds]
 
-    def to_json(self, created: str, note: str = "") -> str:
+    def to_json(self) -> str:
         """The plan as the content of `plan.json`."""
-        # paths are relative to this folder unless they are absolute
-        facts = {"name": self.name, "note": note, "created": created}
-        facts["working_folder"] = str(Path.cwd())
-        # The report compares the digests with the markers of what has run.
-        steps = [{**asdict(step), "digest": step.digest} for step in self.steps]
-        return json.dumps({**facts, "steps": steps}, indent=1)
+        facts = {key: getattr(self, key) for key in ("name", "note", "created", "working_folder")}
+        return json.dumps({**facts, "steps": [asdict(step) for step in self.steps]}, indent=1)
 
 
 def read_plan(path: Path) -> Plan:
@@ -113,12 +136,21 @@ def read_plan(path: Path) -> Plan:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Plan(content["name"], tuple(_step(item) for item in content["steps"]))
+        steps = tuple(_step(item) for item in content["steps"])
+        texts = {key: str(content[key]) for key in ("note", "created") if content.get(key)}
+        where = str(content.get("working_folder", "."))
+        name = str(content.get("name") or path.resolve().parent.name)
+        return Plan(name, steps, **texts, working_folder=where)
     except FileNotFoundError as error:
-        raise ConfigError(f"no {path}: give the folder of a study that was started") from error
-    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{path} is no plan of a study ({error}): start the study again"
+            f"no {PLAN} in {path.parent}: give the folder of a study (python -m histotransfer_pl "
+            "study makes one), or plain run folders with --runs"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no plan of a study ({type(error).__name__}: {error}): start the study again"
         ) from error
 
 
@@ -133,7 +165,17 @@ def joint_digest(*steps: Step) -> str:
 
 
 def _step(item: dict[str, Any]) -> Step:
-    lists: dict[str, Sequence[str]] = {
-        name: tuple(item[name]) for name in ("argv", "needs", "inputs", "outputs")
+    lists: dict[str, Any] = {
+        name: tuple(map(str, item.get(name, ()))) for name in ("argv", "needs", "inputs", "outputs")
     }
-    return Step(**{**{key: item[key] for key in item if key != "digest"}, **lists})
+    factors = dict(item.get("factors") or {})
+    if "weights" in factors:
+        # plans of earlier releases do not say it
+        factors.setdefault("weights_kind", weights_kind(str(factors["weights"])))
+    given = {key: item[key] for key in ("name", "kind", "threads", "reads") if key in item}
+    return Step(**given, **lists, factors=factors)
+
+
+def weights_kind(weights: str) -> str:
+    """What the setting `weights` of an encoder asks for: random ones, or trained ones."""
+    return weights if weights in ("random", "imported") else "pretrained"

@@ -1,19 +1,18 @@
 """Arms: the runs that differ in fold and seed only, pooled for statistics."""
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-import pandas as pd
+from numpy.typing import NDArray
 
 from histotransfer_pl.analysis.metrics import auroc, evaluate
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
-from histotransfer_pl.report.plan import PlannedRun
-from histotransfer_pl.report.runs import TUNED_ON, ArmKey, Cell, Run, Task, read_run
-
-_log = logging.getLogger(__name__)
+from histotransfer_pl.runs.predictions import PredictionTable
+from histotransfer_pl.runs.run import TUNED_ON, ArmKey, Cell, Run, Task, read_run
+from histotransfer_pl.runs.study import PlannedRun
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,29 @@ class Arm:
         """The classes, in the order of the scores."""
         return self.runs[0].classes
 
-    def predictions(self, cells: Iterable[Cell] | None = None) -> Predictions:
+    @cached_property
+    def pooled(self) -> bool:
+        """Whether scores of different trainings must be ranked together.
+
+        They have no common scale, so slides are ranked within each training. Where the test part
+        of a training holds one class only, as when single blocks are left out, that gives no
+        pairs, and the trainings of a seed are ranked as one.
+        """
+        every = {label for run in self.runs for label in run.table["label"].unique()}
+        return any(run.table["label"].nunique() < len(every) for run in self.runs)
+
+    def predictions(
+        self, cells: Iterable[Cell] | None = None, *, patients: bool = False
+    ) -> Predictions:
         """Test predictions of these cells (all by default), each slide once a cell it is in.
 
-        Scores of two trainings have no common scale, so each training is a fold of its own:
-        ranking metrics compare within it. With several seeds a slide comes once for each, and
-        every metric is the mean over seeds, while patients stay the unit that is resampled.
+        Each training is a fold of its own: ranking metrics compare within it (but see
+        ``pooled``). With several seeds a slide comes once for each, and every metric is the mean
+        over seeds, while patients stay the unit that is resampled.
+
+        Args:
+            cells: The trainings.
+            patients: Whether to take the slides of a patient as one.
 
         Raises:
             AnalysisError: The runs have other classes, or no cell is left.
@@ -76,18 +92,21 @@ class Arm:
                 f"{runs[0].name} has the classes {list(classes)}, {other.name} "
                 f"{list(other.classes)}: compare runs of the same target"
             )
-        table = pd.concat([run.table for run in runs], ignore_index=True)
-        fold = np.repeat(np.arange(len(runs)), [len(run.table) for run in runs])
-        ids = table["slide_id"].to_numpy(str)
-        if len({(c.split, c.seed) for c in chosen}) > 1:
-            of = [f"seed {c.seed}, {c.split}" for c in chosen]
-            ids = np.array([f"{name} ({of[f]})" for name, f in zip(ids, fold, strict=True)])
+        _refuse_shared_patients(runs)
+        tables = [run.tested.of_patients() if patients else run.tested for run in runs]
+        groups = [(c.split, c.seed) if self.pooled else c for c in chosen]
+        several = len({(c.split, c.seed) for c in chosen}) > 1
         return Predictions(
-            ids,
-            table["patient_id"].to_numpy(str),
-            np.array([classes.index(label) for label in table["label"]]),
-            table[[f"p_{c}" for c in classes]].to_numpy(float),
-            fold,
+            np.concatenate(
+                [
+                    _ids(table, cell if several else None)
+                    for table, cell in zip(tables, chosen, strict=True)
+                ]
+            ),
+            np.concatenate([table.frame["patient_id"].to_numpy(str) for table in tables]),
+            np.concatenate([table.labels for table in tables]),
+            np.concatenate([table.scores for table in tables]),
+            np.repeat([groups.index(g) for g in groups], [len(table.frame) for table in tables]),
         )
 
     def n_slides(self) -> int:
@@ -102,6 +121,23 @@ class Arm:
         """AUROC of each training; those it is undefined for are left out."""
         values = {c: float(evaluate(auroc, self.predictions([c]))[0]) for c in sorted(self.cells)}
         return {cell: value for cell, value in values.items() if np.isfinite(value)}
+
+
+def _refuse_shared_patients(runs: Sequence[Run]) -> None:
+    owners: dict[tuple[str, int, str], Run] = {}
+    for run in runs:
+        for patient in run.table["patient_id"].unique():
+            first = owners.setdefault((run.cell.split, run.cell.seed, patient), run)
+            if first is not run:
+                raise AnalysisError(
+                    f"patient {patient!r} is in the test folds of {first.name} and of {run.name}: "
+                    "the cohort changed between the folds; fit them again"
+                )
+
+
+def _ids(table: PredictionTable, cell: Cell | None) -> NDArray[np.str_]:
+    ids = table.frame["slide_id"].to_numpy(str)
+    return ids if cell is None else np.char.add(ids, f" (seed {cell.seed}, {cell.split})")
 
 
 def read_runs(planned: Sequence[PlannedRun]) -> tuple[list[Run], list[MissingRun]]:
@@ -207,15 +243,14 @@ def variant_label(variant: str) -> str:
 
 
 def encoder_label(key: ArmKey) -> str:
-    """An encoder as the page calls it; random weights are said unless its name says so."""
-    random = key.weights == "random" and "random" not in key.encoder
-    return f"{key.encoder} (random weights)" if random else key.encoder
+    """An encoder as the page calls it."""
+    return f"{key.encoder} (random weights)" if key.weights_kind == "random" else key.encoder
 
 
 def _varied(keys: Sequence[ArmKey]) -> list[str]:
     """Every factor that takes more than one value; weights are told by the encoder's label."""
     names = [n for n in ArmKey._fields if len({getattr(key, n) for key in keys}) > 1]
-    return [n for n in names if n != "weights"]
+    return [n for n in names if n not in ("weights", "weights_kind")]
 
 
 def tasks_of(arms: Sequence[Arm]) -> list[list[Arm]]:

@@ -11,13 +11,14 @@ from statsmodels.stats.multitest import multipletests
 
 from histotransfer_pl.analysis.compare import delong
 from histotransfer_pl.errors import AnalysisError, ConfigError
-from histotransfer_pl.report.arms import Arm, describe, group_arms, read_runs, tasks_of
-from histotransfer_pl.report.contrasts import planned_contrasts, ranking_contrasts
-from histotransfer_pl.report.plan import load_runs, load_study
-from histotransfer_pl.report.results import ArmResult, best_result, evaluate_arms, results_table
-from histotransfer_pl.report.runs import ArmKey, Task, read_run
 from histotransfer_pl.report.summary import summarise
-from tests.report.folders import predictions, write_run, write_study
+from histotransfer_pl.report.tables import results_table
+from histotransfer_pl.runs.arms import Arm, describe, group_arms, read_runs, tasks_of
+from histotransfer_pl.runs.contrasts import planned_contrasts, ranking_contrasts
+from histotransfer_pl.runs.results import ArmResult, best_result, evaluate_arms
+from histotransfer_pl.runs.run import ArmKey, Task, read_run
+from histotransfer_pl.runs.study import load_runs, load_study
+from tests.runs.folders import predictions, write_run, write_study
 
 ARMS = {("good", "last"): 2.0, ("bad", "last"): 0.2}
 
@@ -217,7 +218,7 @@ def test_no_plan_and_no_runs_are_one_line_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no plan of a study"):
         load_study(tmp_path)
     (tmp_path / "plan.json").write_text("{")
-    with pytest.raises(ConfigError, match="is not JSON"):
+    with pytest.raises(ConfigError, match="is no plan of a study"):
         load_study(tmp_path)
 
 

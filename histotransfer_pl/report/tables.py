@@ -1,0 +1,94 @@
+"""Tables of the page about arms: how well each did, and paired tests between them."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from histotransfer_pl.report.table import Table
+from histotransfer_pl.runs.contrasts import QUESTIONS, Contrast, differing
+from histotransfer_pl.runs.evaluation import SHOWN
+from histotransfer_pl.runs.results import ArmResult, ranked, results_frame, span
+
+
+def results_table(results: Sequence[ArmResult], name: str) -> Table:
+    """One row per arm, best first: every metric with its interval."""
+    page = pd.DataFrame(
+        [
+            {
+                "Arm": result.arm.label,
+                **{title: _cell(result, metric) for metric, title in SHOWN.items()},
+                "AUROC of patients": span(result.of_patients).replace(" [", "\n["),
+                "Trainings": str(len(result.arm.cells)),
+                "Remark": result.remark,
+            }
+            for result in ranked(results)
+        ]
+    )
+    empty = {"AUROC of patients": "–", "Remark": ""}
+    page = page.drop(columns=[name for name, text in empty.items() if (page[name] == text).all()])
+    caption = "Every arm on its test slides, best AUROC first"
+    return Table(name, caption, results_frame(results), page)
+
+
+def _cell(result: ArmResult, name: str) -> str:
+    """The interval below its estimate, so that the columns are narrow."""
+    metric = result.metrics.get(name)
+    if metric is None or metric.value is None:
+        return "–"
+    if metric.interval is None:
+        return f"{metric.value:.3f}\nno interval"
+    return span(metric.interval).replace(" [", "\n[")
+
+
+def contrasts_table(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table:
+    """One row a pair: both AUROC, the difference with its interval, both p-values."""
+    raw = pd.DataFrame([_raw(c) for c in contrasts])
+    page = pd.DataFrame([_row(c) for c in contrasts]).fillna("")
+    return Table(name, caption, raw, page, note)
+
+
+def _raw(c: Contrast) -> dict[str, object]:
+    row: dict[str, object] = {"question": c.question, "first": c.first.label}
+    row |= {"second": c.second.label, "trainings": c.trainings, "problem": c.problem}
+    if c.comparison is None:
+        return row
+    d = c.comparison.difference
+    row |= {"auroc_first": c.comparison.first, "auroc_second": c.comparison.second}
+    row |= {"difference": d.estimate, "low": d.low, "high": d.high, "method": d.method}
+    return {**row, "p": c.comparison.p_value, "p_holm": c.p_corrected}
+
+
+def _row(c: Contrast) -> dict[str, str]:
+    if not c.question:
+        return {"Other arm": c.second.label, **_numbers(c), "Trainings": str(c.trainings)}
+    first, second, shared = differing(c)
+    who = {"First − second": f"{first} − {second}", "Question": QUESTIONS[c.question]}
+    return {**who, **_numbers(c), "Trainings": str(c.trainings), "All else equal": shared}
+
+
+def _numbers(c: Contrast) -> dict[str, str]:
+    if c.comparison is None:
+        empty = dict.fromkeys(("AUROC", "Difference [95 %]", "p", "p (Holm)"), "–")
+        return {**empty, "Verdict": f"not comparable: {c.problem}"}
+    d = c.comparison.difference
+    return {
+        "AUROC": f"{c.comparison.first:.3f} vs {c.comparison.second:.3f}",
+        "Difference [95 %]": f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
+        "p": p_text(c.comparison.p_value),
+        "p (Holm)": p_text(c.p_corrected),
+        "Verdict": _verdict(c),
+    }
+
+
+def _verdict(contrast: Contrast) -> str:
+    if not contrast.beyond_chance or contrast.comparison is None:
+        return "within chance"
+    better, worse = ("first", "second") if contrast.question else ("best arm", "other arm")
+    return f"{better if contrast.comparison.difference.estimate > 0 else worse} better"
+
+
+def p_text(p: float | None) -> str:
+    """A p-value with as many digits as it deserves."""
+    if p is None:
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
