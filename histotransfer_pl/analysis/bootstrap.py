@@ -2,9 +2,9 @@
 
 Patients are drawn, not slides: slides of one patient resemble each other, and slide-wise
 intervals are too narrow. The interval is the bias-corrected and accelerated one (BCa, Efron
-1987), because the plain percentile interval of an AUROC is too short: in 600 simulated cohorts
-of 20 to 100 patients with 1 to 3 slides each it held the truth in 90 to 92 % at AUROC 0.9, BCa
-in 93 to 95 %.
+1987) with the reach of Student's t, because the plain percentile interval is too short for few
+patients. `python -m benchmarks.coverage` counts how often it holds the truth; the table is in
+docs/results/coverage.md.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from scipy.special import ndtr, ndtri
 from statsmodels.stats.proportion import proportion_confint
 from typing_extensions import override
 
+from histotransfer_pl.analysis.freedom import reach
 from histotransfer_pl.analysis.metrics import Metric, evaluate
 from histotransfer_pl.analysis.predictions import Floats, Predictions, check_enough
 from histotransfer_pl.errors import AnalysisError
@@ -24,6 +25,8 @@ Statistic = Callable[[Floats], Floats]
 
 # weights of one block of resamples: 16 MB
 _BLOCK = 2_000_000
+# with fewer patients of a class resampling shows too little of what another cohort could bring
+_FEW = 10
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ def bootstrap_interval(
     A resample that lacks a class defines no AUROC; it is drawn again, which is to say that the
     interval is for cohorts with all classes. When no resample differs from a perfect (or
     perfectly wrong) estimate, BCa would claim certainty; the Wilson interval for as many trials
-    as the rarest class has patients takes its place.
+    as the rarest class has patients takes its place. With fewer than ten patients of a class the
+    interval is nowhere narrower than that: three patients that are all right do not prove that
+    every patient will be. The limits stay within the range of the metric.
 
     Raises:
         AnalysisError: One class, constant scores, too few patients, or an undefined metric.
@@ -67,12 +72,22 @@ def bootstrap_interval(
     estimate = float(evaluate(metric, predictions)[0])
     values = resample(statistic, predictions.n_patients, n_resamples, seed)  # (B,)
     left_out = jackknife(statistic, predictions.n_patients)  # (patients,)
+    rarest = predictions.fewest_patients()
     if np.ptp(values) == 0 or np.ptp(left_out) == 0:
-        low, high, method = *_wilson(predictions, estimate, level), "Wilson"
+        if estimate not in (metric.lowest, metric.highest):
+            raise AnalysisError(
+                f"every resample gives {estimate:.4g}: the metric does not depend on the "
+                "patients, so it has no interval"
+            )
+        limits, method = wilson(estimate, rarest, metric, level), "Wilson"
     else:
-        low, high, method = *bca(values, left_out, estimate, level), "BCa"
+        width = reach(left_out, predictions.patient_groups, level)
+        limits, method = bca(values, left_out, estimate, width), "BCa"
+        if rarest < _FEW and np.isfinite(metric.highest - metric.lowest):
+            wide = wilson(estimate, rarest, metric, level)
+            limits, method = (min(limits[0], wide[0]), max(limits[1], wide[1])), "BCa and Wilson"
     n_patients, n_slides = predictions.n_patients, predictions.n_slides
-    return Interval(estimate, low, high, level, n_patients, n_slides, method)
+    return Interval(estimate, *limits, level, n_patients, n_slides, method)
 
 
 def by_patient(predictions: Predictions, metric: Metric) -> Statistic:
@@ -117,34 +132,31 @@ def jackknife(statistic: Statistic, n_patients: int) -> Floats:
     return statistic(1 - np.eye(n_patients))
 
 
-def bca(values: Floats, left_out: Floats, estimate: float, level: float) -> tuple[float, float]:
+def bca(values: Floats, left_out: Floats, estimate: float, width: float) -> tuple[float, float]:
     """Bias-corrected and accelerated limits (Efron 1987), ties counted half.
 
     Args:
         values: (B,) bootstrap values.
         left_out: (patients,) jackknife values.
         estimate: Value on the data themselves.
-        level: Confidence level, such as 0.95.
+        width: Half width in standard errors, such as 1.96.
     """
     below = (values < estimate).mean() + (values == estimate).mean() / 2
     edge = 1 / (2 * len(values))
     bias = ndtri(np.clip(below, edge, 1 - edge))
     pull = left_out.mean() - left_out  # (patients,)
     acceleration = (pull**3).sum() / (6 * (pull**2).sum() ** 1.5)
-    shifted = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))  # (2,)
-    low, high = np.quantile(values, ndtr(bias + shifted / (1 - acceleration * shifted)))
+    shifted = bias + np.array([-width, width])  # (2,)
+    # a limit goes to the end of the values as this falls to 0; below, its sign would turn
+    room = np.maximum(1 - acceleration * shifted, 1e-9)  # (2,)
+    low, high = np.quantile(values, ndtr(bias + shifted / room))
     return float(low), float(high)
 
 
-def _wilson(predictions: Predictions, estimate: float, level: float) -> tuple[float, float]:
-    if estimate not in (0.0, 1.0):
-        raise AnalysisError(
-            f"every resample gives {estimate:.4g}: the metric does not depend on the patients, "
-            "so it has no interval"
-        )
-    rarest = min(
-        len(np.unique(predictions.patient_index[predictions.y == label]))
-        for label in np.unique(predictions.y)
-    )
-    low, high = proportion_confint(estimate * rarest, rarest, alpha=1 - level, method="wilson")
-    return float(low), float(high)
+def wilson(estimate: float, trials: int, metric: Metric, level: float) -> tuple[float, float]:
+    """Limits of a share of successes in so many trials, on the scale of the metric."""
+    scale = metric.highest - metric.lowest
+    share = (estimate - metric.lowest) / scale
+    limits = proportion_confint(share * trials, trials, alpha=1 - level, method="wilson")
+    low, high = (metric.lowest + scale * float(limit) for limit in limits)
+    return low, high

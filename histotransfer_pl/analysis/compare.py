@@ -2,8 +2,9 @@
 
 Two tests of the same difference: DeLong's, which needs no resampling but knows the AUROC only,
 and the paired bootstrap for any metric. Both take the patient as the unit. Simulated with 1 to 3
-slides a patient and no true difference, DeLong's test by slides cried wolf in up to 14 % of
-cohorts instead of 5 %; by patients (Obuchowski 1997) with Student's t at most 6.5 %.
+slides per patient and no true difference, DeLong's test by slides rejected in up to 14 % of
+cohorts instead of 5 %; by patients (Obuchowski 1997) with Student's t in about 5 %
+(`python -m benchmarks.coverage`, docs/results/coverage.md).
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from scipy.stats import rankdata
 from scipy.stats import t as student
 
 from histotransfer_pl.analysis.bootstrap import Interval, by_patient, jackknife, resample
+from histotransfer_pl.analysis.freedom import satterthwaite
 from histotransfer_pl.analysis.metrics import Metric, auroc, evaluate
 from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions, align, check_enough
 from histotransfer_pl.errors import AnalysisError
@@ -39,6 +41,10 @@ class _Error(NamedTuple):
     spread: float
     freedom: float
 
+    def reach(self, level: float) -> float:
+        """Half width of the interval."""
+        return self.spread * float(student.ppf((1 + level) / 2, self.freedom))
+
 
 def paired_bootstrap(
     first: Predictions,
@@ -51,9 +57,10 @@ def paired_bootstrap(
 ) -> Comparison:
     """Compare any metric by resampling patients, the same ones for both models.
 
-    The standard error is that of the resampled differences; with few patients it is uncertain
-    itself, so Student's t judges it, with the degrees of freedom that the patients' influences
-    give (Satterthwaite). The percentile p-value was wrong in up to 9 % of simulated cohorts.
+    The standard error is that of the resampled differences, times sqrt(n / (n - 1)) since n
+    patients drawn from themselves vary too little. With few patients it is uncertain itself, so
+    Student's t judges it, with the degrees of freedom that the patients' influences give
+    (Satterthwaite). The percentile p-value was wrong in up to 9 % of simulated cohorts.
 
     Raises:
         AnalysisError: Other slides, labels, patients or folds; one class; constant predictions;
@@ -65,11 +72,15 @@ def paired_bootstrap(
     def difference(counts: Floats) -> Floats:
         return of_first(counts) - of_second(counts)
 
-    spread = resample(difference, first.n_patients, n_resamples, seed).std(ddof=1)
-    left_out = jackknife(difference, first.n_patients)  # (patients,)
-    freedom = _satterthwaite(left_out.mean() - left_out, _class_pattern(first))
+    n = first.n_patients
+    drawn = resample(difference, n, n_resamples, seed)  # (B,)
+    left_out = jackknife(difference, n)  # (patients,)
+    error = _Error(
+        spread=float(drawn.std(ddof=1) * np.sqrt(n / (n - 1))),
+        freedom=satterthwaite(left_out.mean() - left_out, first.patient_groups),
+    )
     values = (float(evaluate(metric, first)[0]), float(evaluate(metric, second)[0]))
-    return _judge(first, values, _Error(float(spread), freedom), level, "paired bootstrap")
+    return _judge(first, values, error, metric, level, "paired bootstrap")
 
 
 def delong(
@@ -98,15 +109,17 @@ def delong(
         )
     units = first.patient_index if unit == "patient" else np.arange(first.n_slides)
     pulls = _influence(first, units) - _influence(second, units)  # (2, units)
-    carriers = np.array([len(np.unique(units[first.y == label])) for label in (1, 0)])
+    carries = np.zeros(pulls.shape, dtype=bool)  # (2, units)
+    carries[1 - first.y, units] = True
+    carriers = carries.sum(1)  # (2,), units with positives and with negatives
+    variances = (pulls**2).sum(1) * carriers / (carriers - 1)  # (2,)
+    n = len(pulls.T)
+    shared = (pulls[0] * pulls[1]).sum() * n / (n - 1)  # of units that carry both classes
+    spread = float(np.sqrt(variances.sum() + 2 * shared))
     pulls *= np.sqrt(carriers / (carriers - 1))[:, None]
-    variances = (pulls**2).sum(1)  # (2,), of positives and of negatives
-    spread = np.sqrt((pulls.sum(0) ** 2).sum())
-    mixed = (variances**2 / (carriers - 1)).sum()
-    freedom = variances.sum() ** 2 / mixed if mixed > 0 else float(carriers.min() - 1)
+    error = _Error(spread, satterthwaite(pulls[carries], carries.nonzero()[0]))
     values = (float(evaluate(auroc, first)[0]), float(evaluate(auroc, second)[0]))
-    error = _Error(float(spread), float(freedom))
-    return _judge(first, values, error, level, f"DeLong by {unit}")
+    return _judge(first, values, error, auroc, level, f"DeLong by {unit}")
 
 
 def _same_slides(first: Predictions, second: Predictions) -> Predictions:
@@ -137,22 +150,13 @@ def _influence(predictions: Predictions, units: Ints) -> Floats:
     return pulls / pairs
 
 
-def _class_pattern(predictions: Predictions) -> Ints:
-    """A number for the set of classes that each patient carries, (patients,)."""
-    carries = np.zeros((predictions.n_patients, predictions.n_classes), dtype=bool)
-    carries[predictions.patient_index, predictions.y] = True
-    return np.unique(carries, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-
-
-def _satterthwaite(pulls: Floats, groups: Ints) -> float:
-    variances = np.bincount(groups, pulls**2)  # (groups,)
-    freedom = np.maximum(np.bincount(groups) - 1, 1)  # (groups,)
-    total = (variances**2 / freedom).sum()
-    return float(variances.sum() ** 2 / total) if total > 0 else float(freedom.min())
-
-
 def _judge(
-    predictions: Predictions, values: tuple[float, float], error: _Error, level: float, method: str
+    predictions: Predictions,
+    values: tuple[float, float],
+    error: _Error,
+    metric: Metric,
+    level: float,
+    method: str,
 ) -> Comparison:
     difference = values[0] - values[1]
     if error.spread < _ZERO and abs(difference) > _ZERO:
@@ -160,13 +164,13 @@ def _judge(
             f"the models differ by {difference:.4g} on every resample alike: "
             "too few patients to judge a difference"
         )
-    reach = error.spread * float(student.ppf((1 + level) / 2, error.freedom))
     # without any spread the two rank alike, which is no evidence of a difference
     ratio = abs(difference) / error.spread if error.spread >= _ZERO else 0.0
+    largest = metric.highest - metric.lowest  # no difference can be larger
     interval = Interval(
         difference,
-        difference - reach,
-        difference + reach,
+        max(difference - error.reach(level), -largest),
+        min(difference + error.reach(level), largest),
         level,
         predictions.n_patients,
         predictions.n_slides,

@@ -6,7 +6,8 @@ time; here one sort serves all: 2,000 resamples of 400 slides take 0.03 s instea
 The tests hold every metric against scikit-learn with `sample_weight`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
@@ -17,8 +18,8 @@ from histotransfer_pl.analysis.calibration import expected_calibration_error
 from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions
 
 
-class Metric(Protocol):
-    """A number per resample; any function of this form can be given an interval or a test."""
+class Evaluation(Protocol):
+    """A number per resample."""
 
     def __call__(self, labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
         """Evaluate every resample.
@@ -34,6 +35,29 @@ class Metric(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Metric:
+    """An evaluation and the range of its values, which no interval leaves."""
+
+    evaluation: Evaluation
+    lowest: float
+    highest: float
+
+    def __call__(self, labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
+        """The value of every resample, (B,)."""
+        return self.evaluation(labels, scores, weights, folds)
+
+
+def ranging(lowest: float, highest: float) -> Callable[[Evaluation], Metric]:
+    """Make a metric of an evaluation whose values lie between two numbers."""
+
+    def make(evaluation: Evaluation) -> Metric:
+        return Metric(evaluation, lowest, highest)
+
+    return make
+
+
+@ranging(0, 1)
 def auroc(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     """Area under the ROC curve: the share of (positive, negative) pairs in the right order.
 
@@ -51,6 +75,7 @@ def auroc(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     return np.asarray(np.mean(areas, axis=0))
 
 
+@ranging(0, 1)
 def auprc(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     """Average precision, within folds; with more than two classes the mean over one-vs-rest."""
     areas = []
@@ -67,6 +92,7 @@ def auprc(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     return np.asarray(np.mean(areas, axis=0))
 
 
+@ranging(0, 1)
 def balanced_accuracy(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     """Mean over the classes present of the share of their slides that is recognised."""
     del folds
@@ -78,6 +104,7 @@ def balanced_accuracy(labels: Ints, scores: Floats, weights: Floats, folds: Ints
     return np.asarray(np.mean(recalls, axis=0))
 
 
+@ranging(0, 1)
 def f1(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     """F1 of class 1; with more than two classes the mean over the classes."""
     del folds
@@ -91,19 +118,21 @@ def f1(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     return np.asarray(np.mean(values, axis=0))
 
 
+@ranging(0, 1)
 def accuracy(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     """Share of slides recognised."""
     del folds
     return _ratio(weights @ (decide(scores) == labels), weights.sum(1))
 
 
+@ranging(0, 1)
 def brier(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
-    """Mean squared error of the probabilities (0 is best), as scikit-learn scales it."""
+    """Mean squared error of the probabilities, halved over the classes: 0 is best, 1 worst."""
     del folds
-    if scores.ndim == 1 or scores.shape[1] == 2:
-        error = (_positive(scores) - labels) ** 2  # (S,)
+    if scores.ndim == 1:
+        error = (scores - labels) ** 2  # (S,)
     else:
-        error = ((scores - np.eye(scores.shape[1])[labels]) ** 2).sum(1)  # (S,)
+        error = ((scores - np.eye(scores.shape[1])[labels]) ** 2).sum(1) / 2  # (S,)
     return _ratio(weights @ error, weights.sum(1))
 
 
@@ -129,7 +158,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "f1": f1,
         "accuracy": accuracy,
         "brier": brier,
-        "ece": expected_calibration_error,
+        "ece": Metric(expected_calibration_error, 0, 1),
     }
 )
 """Every metric of slides by its name in tables and configs."""

@@ -71,6 +71,19 @@ class Predictions:
         """Number of classes C of the scores."""
         return 2 if self.s.ndim == 1 else self.s.shape[1]
 
+    @property
+    def patient_groups(self) -> Ints:
+        """A number for the set of classes that each patient carries, (patients,)."""
+        carries = np.zeros((self.n_patients, self.n_classes), dtype=bool)
+        carries[self.patient_index, self.y] = True
+        return np.unique(carries, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+    def fewest_patients(self) -> int:
+        """Patients of the rarest class that is present."""
+        return min(
+            len(np.unique(self.patient_index[self.y == label])) for label in np.unique(self.y)
+        )
+
     def rows(self, order: Ints) -> "Predictions":
         """The same predictions with other rows, or the same rows in another order."""
         return Predictions(

@@ -1,18 +1,17 @@
-"""Metrics of slides: each slide counts once, whatever its number of patches."""
+"""Metrics of slides over all ranks: each slide counts once, whatever its number of patches.
+
+The numbers are those of `histotransfer_pl.analysis.metrics`, as in the study and the report.
+"""
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.classification import (
-    accuracy,
-    auroc,
-    average_precision,
-    calibration_error,
-    f1_score,
-)
 from typing_extensions import override
+
+from histotransfer_pl.analysis.metrics import METRICS
 
 
 class Predictions(NamedTuple):
@@ -58,41 +57,22 @@ class SlidePredictions(Metric):
         )
 
 
-def slide_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Slide-level AUROC, AUPRC, balanced accuracy, accuracy, F1 and expected calibration error.
+def slide_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """Every classification metric of slides by its name.
 
     Args:
         probabilities: (S, C) class probabilities.
         labels: (S,) true classes.
 
     Returns:
-        One value a name. With two classes they are those of the second class; with more, macro
-        averages (accuracy apart). Calibration: 15 bins, the confidence of the predicted class.
+        With two classes the values of the second class, with more macro averages; NaN where the
+        slides do not define a metric, such as the AUROC of one class.
     """
-    c = probabilities.shape[1]
-    predicted = probabilities.argmax(-1)  # (S,)
-    if c == 2:
-        positive = probabilities[:, 1]  # (S,)
-        ranking = {
-            "auroc": auroc(positive, labels, task="binary"),
-            "auprc": average_precision(positive, labels, task="binary"),
-            "f1": f1_score(predicted, labels, task="binary"),
-        }
-    else:
-        ranking = {
-            "auroc": auroc(probabilities, labels, task="multiclass", num_classes=c),
-            "auprc": average_precision(probabilities, labels, task="multiclass", num_classes=c),
-            "f1": f1_score(predicted, labels, task="multiclass", num_classes=c, average="macro"),
-        }
+    classes = labels.cpu().numpy()  # (S,)
+    scores = probabilities.double().cpu().numpy()  # (S, C)
+    weights, folds = np.ones((1, len(classes))), np.zeros(len(classes), np.int64)
     return {
-        **{name: torch.as_tensor(value) for name, value in ranking.items()},
-        "balanced_accuracy": accuracy(
-            predicted, labels, task="multiclass", num_classes=c, average="macro"
-        ),
-        "accuracy": accuracy(predicted, labels, task="multiclass", num_classes=c, average="micro"),
-        "ece": calibration_error(
-            probabilities, labels, task="multiclass", num_classes=c, n_bins=15
-        ),
+        name: float(metric(classes, scores, weights, folds)[0]) for name, metric in METRICS.items()
     }
 
 

@@ -211,9 +211,9 @@ class AttentionMIL(LightningModule):
         collected.reset()
         probabilities, labels, _ = self.last_predictions
         metrics = slide_metrics(probabilities, labels)
-        metrics["loss"] = F.nll_loss(probabilities.clamp_min(1e-12).log(), labels)
+        metrics["loss"] = float(F.nll_loss(probabilities.clamp_min(1e-12).log(), labels))
         for key, value in metrics.items():
-            self.log(f"{name}/{key}", value.float(), prog_bar=key == "auroc", sync_dist=True)
+            self.log(f"{name}/{key}", value, prog_bar=key == "auroc", sync_dist=True)
 
     def _require_finite(self, values: Tensor, batch: BagBatch) -> None:
         """Refuse to go on with NaN: it would spread into the weights and every later metric.

@@ -39,7 +39,9 @@ def sklearn_value(name: str, labels: Ints, scores: Floats, weights: Floats) -> f
         ),
         "f1": lambda: oracle.f1_score(labels, decided, average=average, sample_weight=weights),
         "accuracy": lambda: oracle.accuracy_score(labels, decided, sample_weight=weights),
-        "brier": lambda: oracle.brier_score_loss(labels, scores, sample_weight=weights),
+        "brier": lambda: oracle.brier_score_loss(
+            labels, scores, sample_weight=weights, scale_by_half=True
+        ),
     }
     return float(computations[name]())
 

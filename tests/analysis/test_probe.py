@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from histotransfer_pl.analysis.predictions import Floats, Ints
-from histotransfer_pl.analysis.probe import ProbeResult, linear_probe
+from histotransfer_pl.analysis.probe import INVERSE_PENALTIES, ProbeResult, linear_probe
 from histotransfer_pl.errors import AnalysisError
 
 N, PATIENTS = 160, 16
@@ -67,6 +68,41 @@ def test_equals_a_plain_pipeline_with_the_chosen_penalty(result: ProbeResult) ->
         plain.fit(features["weak"][~held_out], labels[~held_out])
         expected = plain.predict_proba(features["weak"][held_out])
         np.testing.assert_allclose(result.probabilities["weak"][held_out], expected, atol=2e-3)
+
+
+def test_the_penalty_is_chosen_within_the_training_part(result: ProbeResult) -> None:
+    """What the outer test fold holds can not move its penalty, however strongly it speaks."""
+    features, labels, groups = data()
+    strong = (4 * np.eye(12)[labels] * 10).astype(float)  # the test rows ask for no penalty
+    against = strong[:, [1, 0, *range(2, 12)]]  # and here for the strongest
+    for fold in range(3):
+        held_out = (result.folds == fold)[:, None]
+        for spoken in (strong, against):
+            changed = np.where(held_out, spoken, features["weak"])
+            found = linear_probe({"weak": changed}, labels, groups)
+            np.testing.assert_array_equal(found.folds, result.folds)
+            assert found.penalties["weak"][fold] == result.penalties["weak"][fold]
+
+
+def test_the_penalties_are_those_of_a_nested_grid_search(result: ProbeResult) -> None:
+    features, labels, groups = data()
+    for fold, penalty in enumerate(result.penalties["weak"]):
+        rows = np.flatnonzero(result.folds != fold)
+        search = GridSearchCV(
+            make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)),
+            {"logisticregression__C": INVERSE_PENALTIES},
+            scoring="neg_log_loss",
+            cv=StratifiedGroupKFold(3, shuffle=True, random_state=0),
+        )
+        search.fit(features["weak"][rows], labels[rows], groups=groups[rows])
+        assert search.best_params_["logisticregression__C"] == penalty
+
+
+def test_a_constant_feature_adds_nothing(result: ProbeResult) -> None:
+    features, labels, groups = data()
+    wider = np.concatenate([features["weak"], np.full((N, 2), 7.3)], axis=1)
+    found = linear_probe({"weak": wider}, labels, groups)
+    np.testing.assert_allclose(found.probabilities["weak"], result.probabilities["weak"], atol=1e-4)
 
 
 def test_no_patient_is_on_two_sides(result: ProbeResult) -> None:

@@ -14,11 +14,11 @@ from histotransfer_pl.callbacks.tuned_encoder import tuned_facts
 from histotransfer_pl.cli.gain import refuse_tuned_on
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
-from histotransfer_pl.errors import AnalysisError, ConfigError
+from histotransfer_pl.errors import AnalysisError, ConfigError, SplitError
 from histotransfer_pl.models.heads import AttentionHead, GatedAttentionHead, MeanPoolHead
 from histotransfer_pl.tasks import finetune
 from histotransfer_pl.tasks.finetune import TopKFineTuner
-from histotransfer_pl.tasks.mil import AttentionMIL
+from histotransfer_pl.tasks.mil import AttentionMIL, refuse_trained_patients
 from tests.tuning import TOPK, tuning
 
 
@@ -101,3 +101,26 @@ def test_a_convnext_of_another_head_is_cut_by_timm() -> None:
     )
     features = encoder(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
     assert features[encoder.depths[-1]].ndim == 2
+
+
+@pytest.mark.parametrize(
+    ("test", "validation", "leaked"),
+    [
+        (["seen"], [], "'seen'"),
+        ([], ["seen"], "'seen'"),
+        (["chosen", "seen"], [], "'chosen', 'seen'"),
+        (["chosen"], [], "'chosen'"),
+        (["new"], ["chosen"], None),  # who chose the epoch may choose again, but not test
+    ],
+)
+def test_a_checkpoint_tests_no_patient_it_was_trained_on_or_chosen_by(
+    test: list[str], validation: list[str], leaked: str | None
+) -> None:
+    parts = {"test": test, "validation": validation}
+    data: Any = SimpleNamespace(patients=parts.__getitem__)
+    trained = {"train_patients": ["seen"], "validation_patients": ["chosen"]}
+    if leaked is None:
+        refuse_trained_patients(trained, data)
+        return
+    with pytest.raises(SplitError, match=f"patients that are in .* part here: {leaked};"):
+        refuse_trained_patients(trained, data)

@@ -77,3 +77,27 @@ def test_each_loader_reads_its_part_and_only_training_samples_patches(tmp_path: 
         assert {int(batch.lengths[0]) for batch in batches} == {5 if part == "train" else 9}
     everyone = list(data.predict_dataloader())
     assert [int(batch.lengths[0]) for batch in everyone] == [9] * 6
+
+
+def test_scaling_is_that_of_the_training_patches_and_a_constant_feature_becomes_zero(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"s{number}" for number in range(6)]
+    table = {"slide_id": names, "patient_id": names, "label": [0, 0, 1, 1, 1, 0]}
+    pd.DataFrame(table).to_csv(tmp_path / "c.csv", index=False)
+    stored = {name: rng.normal(3, 2, (9, 4)).astype(np.float32) for name in names}
+    store = FeatureStore.open_or_create(tmp_path / "s.zarr", {"patch_px": 32, "mpp": 1.0})
+    with store.writing():
+        for name, values in stored.items():
+            values[:, 2] = 1000.1
+            store.add_slide(name, None, 9).write(feature_path("e", "d"), values, {})
+    data = FeatureDataModule(tmp_path / "s.zarr", tmp_path / "c.csv", n_folds=3, standardize=True)
+    data.setup("fit")
+    train = np.concatenate([stored[name] for name in data.split.train]).astype(np.float64)
+    deviation = train.std(0)
+    deviation[2] = 1
+    for name in names:
+        expected = (stored[name] - train.mean(0)) / deviation
+        np.testing.assert_allclose(data.read_bag([name]), expected, rtol=1e-5, atol=1e-5)
+        assert (data.read_bag([name])[:, 2] == 0).all()

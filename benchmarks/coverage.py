@@ -1,0 +1,175 @@
+"""How often 95 % intervals hold the truth, and how often tests at .05 reject a true null.
+
+`python -m benchmarks.coverage` simulates cohorts whose truth is known and writes the table.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.simulated import calibrated, simulate
+from histotransfer_pl.analysis.bootstrap import bootstrap_interval
+from histotransfer_pl.analysis.compare import Comparison, delong, paired_bootstrap
+from histotransfer_pl.analysis.metrics import METRICS, Metric, evaluate
+from histotransfer_pl.analysis.predictions import Predictions
+from histotransfer_pl.errors import AnalysisError
+
+TABLE = Path(__file__).parents[1] / "docs/results/coverage.md"
+COVERED, REJECTED = (0.93, 0.97), (0.04, 0.06)
+"""What counts as keeping a promise of 95 % and of 5 %."""
+_RESAMPLES = 400
+_PAIRED = ("auroc", "balanced_accuracy", "brier")
+
+Simulation = Callable[[np.random.Generator, int], tuple[Predictions, Predictions]]
+"""From a generator and a number of patients to two models that are equally good."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A kind of cohort: how it is drawn, and what is measured on it."""
+
+    name: str
+    draw: Simulation
+    patients: tuple[int, ...]
+    metrics: dict[str, Metric]
+    paired: dict[str, Callable[[Predictions, Predictions], Comparison]]
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    what: str
+    design: str
+    patients: int
+    share: float
+    cohorts: int
+    refused: int
+    kept: bool
+
+
+def designs() -> list[Design]:
+    """Every kind of cohort."""
+    return [_classification(0.8, 0.5), _classification(0.9, 0.3)]
+
+
+def intervals(design: Design, n_cohorts: int) -> Iterator[Row]:
+    """Coverage of the interval of each metric."""
+    large, _ = design.draw(np.random.default_rng(99), 50_000)
+    for name, metric in design.metrics.items():
+        truth = float(evaluate(metric, large)[0])
+        for n in design.patients:
+            rng = np.random.default_rng(n)
+            held = refused = 0
+            for seed in range(n_cohorts):
+                made, _ = design.draw(rng, n)
+                try:
+                    found = bootstrap_interval(made, metric, n_resamples=_RESAMPLES, seed=seed)
+                except AnalysisError:
+                    refused += 1
+                else:
+                    held += found.low <= truth <= found.high
+            yield _row(f"interval of {name}", design.name, n, (held, n_cohorts, refused), COVERED)
+
+
+def rejections(design: Design, n_cohorts: int) -> Iterator[Row]:
+    """Share of cohorts in which each test finds a difference between equal models."""
+    for name, test in design.paired.items():
+        for n in design.patients:
+            rng = np.random.default_rng(n)
+            found = refused = 0
+            for _ in range(n_cohorts):
+                try:
+                    found += test(*design.draw(rng, n)).p_value < 0.05
+                except AnalysisError:
+                    refused += 1
+            yield _row(name, design.name, n, (found, n_cohorts, refused), REJECTED)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Simulate and write the table; 1 if a promise was not kept."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("--cohorts", type=int, default=1000, help="per interval")
+    parser.add_argument("--pairs", type=int, default=2000, help="of models per test")
+    parser.add_argument("--table", type=Path, default=TABLE, help="where the table goes")
+    options = parser.parse_args(arguments)
+    rows: list[Row] = []
+    for design in designs():
+        for row in (*intervals(design, options.cohorts), *rejections(design, options.pairs)):
+            print(*row, flush=True)
+            rows.append(row)
+    command = f"python -m benchmarks.coverage --cohorts {options.cohorts} --pairs {options.pairs}"
+    options.table.write_text(page(rows, command))
+    return int(not all(row.kept for row in rows))
+
+
+def page(rows: Sequence[Row], command: str) -> str:
+    """The table as Markdown."""
+    lines = [
+        "# What the intervals and tests promise, and how often they keep it",
+        "",
+        f"Written by `{command}`: simulated cohorts with 1 to 3 slides per patient, half of the "
+        "variance of a score being the patient's; two equally good models share .6 of it. A 95 % "
+        f"interval should hold the truth in {COVERED[0]} to {COVERED[1]} of cohorts, a test at "
+        f".05 should reject in {REJECTED[0]} to {REJECTED[1]}. Refused: cohorts with fewer than "
+        "three patients of a class, which get one line instead of a number.",
+        "",
+        "| What | Cohorts | Patients | Share | Number | Refused | Kept |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.what} | {row.design} | {row.patients} | {row.share:.3f} | {row.cohorts} "
+        f"| {row.refused} | {'yes' if row.kept else '**no**'} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(
+    what: str,
+    design: str,
+    patients: int,
+    counts: tuple[int, int, int],
+    promise: tuple[float, float],
+) -> Row:
+    found, cohorts, refused = counts
+    share = found / (cohorts - refused)
+    kept = promise[0] <= share <= promise[1]
+    return Row(what, design, patients, share, cohorts, refused, kept)
+
+
+def _classification(area: float, prevalence: float) -> Design:
+    def draw(rng: np.random.Generator, n: int) -> tuple[Predictions, Predictions]:
+        pair = simulate(rng, n, area, prevalence=prevalence, draw_classes=True)
+        return calibrated(pair[0], area, prevalence), calibrated(pair[1], area, prevalence)
+
+    metrics = {name: metric for name, metric in METRICS.items() if name != "ece"}
+    return Design(
+        name=f"AUROC {area:g}, {prevalence:.0%} positive",
+        draw=draw,
+        patients=(30, 80),
+        metrics=metrics,
+        paired={
+            "DeLong by patient": delong,
+            **paired_tests({name: metrics[name] for name in _PAIRED}),
+        },
+    )
+
+
+def paired_tests(
+    metrics: dict[str, Metric],
+) -> dict[str, Callable[[Predictions, Predictions], Comparison]]:
+    """The paired bootstrap of each metric."""
+
+    def of(metric: Metric) -> Callable[[Predictions, Predictions], Comparison]:
+        return lambda a, b: paired_bootstrap(a, b, metric, n_resamples=_RESAMPLES)
+
+    return {f"paired bootstrap of {name}": of(metric) for name, metric in metrics.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
