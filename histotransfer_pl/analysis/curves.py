@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import roc_curve
 
-from histotransfer_pl.analysis.metrics import decide
+from histotransfer_pl.analysis.metrics import decide, ranging
 from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions
 from histotransfer_pl.errors import AnalysisError
 
@@ -105,12 +105,14 @@ def youden_threshold(labels: Ints, scores: Floats) -> float:
     return float((thresholds[best] + lower.max()) / 2) if len(lower) else float(thresholds[best])
 
 
+@ranging(0, 1)
 def sensitivity(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     """Share of class 1 that is found, (B,); a metric of decisions (S,), 1 or 0."""
     del folds
     return _share(decide(scores) == 1, labels == 1, weights)
 
 
+@ranging(0, 1)
 def specificity(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     """Share of class 0 that is left alone, (B,); a metric of decisions (S,), 1 or 0."""
     del folds
