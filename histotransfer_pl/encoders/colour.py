@@ -13,7 +13,6 @@ COLOUR_ENTRY = EncoderEntry(
     name="colour",
     architecture="colour",
     domain="other",
-    dims={_DEPTH: 6},
     source=WeightsSource(files=(), page="it has no weights"),
     licence="none needed",
     citation="mean and standard deviation of red, green and blue",

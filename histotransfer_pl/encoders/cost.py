@@ -13,7 +13,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.encoders.memory import TensorMemory
-from histotransfer_pl.encoders.timm_models import build_network, build_trunk
+from histotransfer_pl.encoders.networks import build_trunk
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def count_costs(entry: EncoderEntry, input_px: int | None = None) -> list[DepthC
     """
     side = input_px or entry.native_px
     with torch.device("meta"):
-        trunk = build_trunk(build_network(entry), entry.pooling).eval()
+        trunk = build_trunk(entry).eval()
         images = torch.empty(1, 3, side, side)
     counted: list[tuple[str, int, int]] = []  # depth, dim, operations
     before = 0

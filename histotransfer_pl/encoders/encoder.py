@@ -1,6 +1,7 @@
 """The encoder: uint8 patches in, feature vectors of every requested depth out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +13,11 @@ from typing_extensions import override
 
 from histotransfer_pl.encoders.catalogue import find_entry
 from histotransfer_pl.encoders.config import EncoderConfig
-from histotransfer_pl.encoders.entry import EncoderEntry, Pooling
-from histotransfer_pl.encoders.timm_models import build_network, build_trunk
+from histotransfer_pl.encoders.entry import EncoderEntry
+from histotransfer_pl.encoders.networks import build_trunk
 from histotransfer_pl.encoders.truncation import Trunk, unknown_depth
 from histotransfer_pl.encoders.tuned import read_facts, save_weights
-from histotransfer_pl.encoders.weights import load_weights, read_state_dict, require_weights
+from histotransfer_pl.encoders.weights import load_checkpoint, read_checkpoint, require_weights
 from histotransfer_pl.errors import EncoderError
 
 
@@ -61,7 +62,7 @@ class PatchEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(entry.std).view(1, 3, 1, 1), persistent=False)
         trunk.cut_after(self.depths[-1])
         self.trunk = trunk.to(memory_format=self.memory_format)
-        self.dims = {depth: entry.dims[depth] for depth in depths} if entry.dims else self._probe()
+        self.dims = trunk.dims(self.depths, input_px or entry.native_px)
 
     @property
     def network(self) -> nn.Module:
@@ -98,12 +99,11 @@ class PatchEncoder(nn.Module):
         Raises:
             EncoderError: If there is no such depth, or no requested one is left.
         """
-        available = self.trunk.depths
-        if depth not in available:
-            raise unknown_depth(depth, available)
-        left = available[: available.index(depth) + 1]
-        self.depths = select_depths(left, [kept for kept in self.depths if kept in left])
         self.trunk.cut_after(depth)
+        left = {*self.trunk.depths, *self.trunk.inner_depths}
+        self.depths = [kept for kept in self.depths if kept in left]
+        if not self.depths:
+            raise EncoderError(f"nothing that was asked for is left before {depth!r}")
         self.dims = {kept: self.dims[kept] for kept in self.depths}
 
     def save(self, path: Path, facts: Mapping[str, Any]) -> None:
@@ -147,15 +147,6 @@ class PatchEncoder(nn.Module):
             f"set input_px to {advice}"
         )
 
-    def _probe(self) -> dict[str, int]:
-        side = self.input_px or self.entry.native_px
-        training = self.training
-        # not inference mode: a network may keep what it computes in its first pass
-        with torch.no_grad():
-            features = self.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8))
-        self.train(training)
-        return {depth: feature.shape[1] for depth, feature in features.items()}
-
 
 def build_encoder(config: EncoderConfig) -> PatchEncoder:
     """The encoder of a config, in eval mode, on the CPU.
@@ -170,30 +161,34 @@ def build_encoder(config: EncoderConfig) -> PatchEncoder:
 
 
 def _build(config: EncoderConfig) -> PatchEncoder:
-    entry = find_entry(config.name, allow_download=config.allow_download)
-    pooling: Pooling = entry.pooling if config.pooling == "default" else config.pooling
-    network = build_network(entry, config.seed if config.weights == "random" else None)
-    trunk = build_trunk(network, pooling)
-    depths = select_depths(trunk.depths, config.depths)
+    entry = configured_entry(config)
+    trunk = build_trunk(entry, config.seed if config.weights == "random" else None)
+    depths = select_depths(trunk, config.depths)
     provenance: dict[str, Any] = {
         "encoder": entry.name,
         "architecture": entry.architecture,
-        "pooling": pooling,
+        "pooling": entry.pooling,
         "mean": list(entry.mean),
         "std": list(entry.std),
         "input_px": config.input_px,
         "timm": timm.__version__,
         "torch": str(torch.__version__),
     }
-    if not network.state_dict():
+    if not trunk.network.state_dict():
         provenance |= {"weights": "none", "weights_sha256": "none"}
     elif config.weights == "random":
         provenance |= {"weights": "random", "weights_sha256": f"random:{config.seed}"}
     else:
         found = require_weights(entry, config.weights, allow_download=config.allow_download)
         facts = read_facts(found.path, entry)
-        state = entry.keys.apply(read_state_dict(found.path))
-        load_weights(network, state, f"{entry.name}: {found.path}", _lacking(trunk, depths, facts))
+        load_checkpoint(
+            trunk.network,
+            read_checkpoint(found.path),
+            entry,
+            found.path,
+            _lacking(trunk, depths, facts),
+            config.weights_key,
+        )
         provenance |= {"weights": found.origin, "weights_sha256": found.sha256()}
         provenance |= {"tuned": facts} if facts is not None else {}
     return PatchEncoder(
@@ -216,23 +211,38 @@ def _lacking(trunk: Trunk, depths: Sequence[str], facts: Mapping[str, Any] | Non
     return trunk.keys_behind(deepest)
 
 
-def select_depths(
-    available: Sequence[str], wanted: Sequence[str] | Literal["all", "last"]
-) -> list[str]:
+def configured_entry(config: EncoderConfig) -> EncoderEntry:
+    """The entry of a config, with its pooling and arguments.
+
+    Raises:
+        EncoderError: If there is no such encoder.
+    """
+    entry = find_entry(config.name, allow_download=config.allow_download)
+    return replace(
+        entry,
+        pooling=entry.pooling if config.pooling == "default" else config.pooling,
+        options={**entry.options, **config.model_args},
+    )
+
+
+def select_depths(trunk: Trunk, wanted: Sequence[str] | Literal["all", "last"]) -> list[str]:
     """The wanted depths in the order of the network.
 
     Raises:
         EncoderError: If one doesn't exist, or none is wanted.
     """
+    available = trunk.depths
     if wanted == "all":
-        return list(available)
+        return available
     if wanted == "last":
-        return [available[-1]]
+        return available[-1:]
     if isinstance(wanted, str):  # a list with one name, written without brackets
         wanted = [wanted]
+    inner = trunk.inner_depths
     for depth in wanted:
-        if depth not in available:
+        if depth not in (*available, *inner):
             raise unknown_depth(depth, available)
     if not wanted:
         raise EncoderError(f"no depths given; say `all`, `last` or some of {', '.join(available)}")
-    return [depth for depth in available if depth in wanted]
+    known = dict.fromkeys([*inner, *available])
+    return sorted((depth for depth in known if depth in wanted), key=trunk.place)

@@ -6,8 +6,9 @@ from typing import Literal
 
 from histotransfer_pl.encoders.keys import KeyMap
 
-Pooling = Literal["average", "token", "mean"]
-"""Feature vector of a patch: global average pool (CNN), class token or patch mean (ViT)."""
+Pooling = Literal["average", "token", "mean", "token_and_mean"]
+"""Feature vector of a patch: global average pool (CNN); class token, mean of the patch tokens, or
+both one behind the other (ViT). Registers never take part."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -40,10 +41,8 @@ class EncoderEntry:
 
     Attributes:
         name: Name in the catalogue.
-        architecture: Name of the network in timm.
+        architecture: Name of the network in timm, or the import path of a class or factory.
         domain: What the weights were trained on.
-        dims: Feature dimensions D per depth, in the order in which the network computes them;
-            empty when they are found out by building the network.
         source: Where the weights come from.
         keys: How the checkpoint's keys become timm's.
         mean: Mean of the red, green and blue channel, of values in [0, 1].
@@ -51,16 +50,20 @@ class EncoderEntry:
         native_px: Side in pixels of the patches it was trained on.
         native_mpp: Micrometres per pixel it was trained at; None where there is no such thing.
         pooling: How a feature map becomes a vector.
-        options: Further arguments of the timm constructor.
+        options: Arguments of its constructor, as plain JSON types.
+        places: Depths by the module whose output they are, shallowest first; only for a network
+            that is not built by timm.
+        prefix_tokens: Tokens before the patch tokens in what such a network gives.
         norm_eps: Epsilon of the layer norms, where the publisher's differs from timm's.
         licence: Licence of the weights.
         citation: The work to cite.
+        note: How its publisher uses it where that differs from here, and what could not be
+            confirmed in the publisher's own words.
     """
 
     name: str
     architecture: str
-    domain: Literal["imagenet", "histopathology", "other"]
-    dims: Mapping[str, int]
+    domain: Literal["imagenet", "natural", "histopathology", "other"]
     source: WeightsSource
     licence: str
     citation: str
@@ -72,3 +75,6 @@ class EncoderEntry:
     pooling: Pooling = "average"
     options: Mapping[str, object] = field(default_factory=dict)
     norm_eps: float | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+    prefix_tokens: int = 0
+    note: str = ""

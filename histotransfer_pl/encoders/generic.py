@@ -1,7 +1,7 @@
 """Networks of other families, through timm's common interface for intermediate outputs."""
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -30,6 +30,10 @@ class GenericTrunk(Trunk):
         super().__init__(network, [Stage(f"feature{i}", ()) for i in range(count)])
         if network.default_cfg.get("fixed_input_size"):
             self.fixed_px = network.default_cfg["input_size"][-1]
+
+    @override
+    def dims(self, depths: Sequence[str], side: int) -> dict[str, int]:
+        return self._probe(depths, side)  # a size that the network was made for
 
     @override
     def keys_behind(self, depth: str) -> set[str]:

@@ -5,14 +5,6 @@ fetch them from `page` and put them into the weights folder under the publisher'
 """
 
 from histotransfer_pl.encoders import keys
-from histotransfer_pl.encoders.dims import (
-    DENSENET121,
-    RESNET18,
-    RESNET50,
-    VIT_BASE,
-    VIT_LARGE,
-    VIT_SMALL,
-)
 from histotransfer_pl.encoders.entry import EncoderEntry, WeightsSource
 
 _ANY_SIZE = {"dynamic_img_size": True}
@@ -34,7 +26,6 @@ def _lunit_resnet50(name: str, file: str, repo: str) -> EncoderEntry:
         name=name,
         architecture="resnet50",
         domain="histopathology",
-        dims=RESNET50,
         source=WeightsSource(
             files=(f"{name}.safetensors", file), hub_repo=f"1aurent/{repo}", page=_LUNIT_PAGE
         ),
@@ -52,7 +43,6 @@ HISTOPATHOLOGY_ENTRIES = (
         name="kimianet",
         architecture="densenet121",
         domain="histopathology",
-        dims=DENSENET121,
         source=WeightsSource(
             files=("kimianet.safetensors", "KimiaNetPyTorchWeights.pth"),
             page="https://github.com/KimiaLabMayo/KimiaNet",
@@ -67,7 +57,6 @@ HISTOPATHOLOGY_ENTRIES = (
         name="ciga_resnet18",
         architecture="resnet18",
         domain="histopathology",
-        dims=RESNET18,
         source=WeightsSource(
             files=("ciga_resnet18.safetensors", "tenpercent_resnet18.ckpt"),
             page="https://github.com/ozanciga/self-supervised-histopathology",
@@ -82,7 +71,6 @@ HISTOPATHOLOGY_ENTRIES = (
         name="mormont_resnet50",
         architecture="resnet50",
         domain="histopathology",
-        dims=RESNET50,
         source=WeightsSource(
             files=("mormont_resnet50.safetensors", "resnet50-mh-best-191205-141200.pth"),
             page=_MORMONT_PAGE,
@@ -95,7 +83,6 @@ HISTOPATHOLOGY_ENTRIES = (
         name="mormont_densenet121",
         architecture="densenet121",
         domain="histopathology",
-        dims=DENSENET121,
         source=WeightsSource(
             files=("mormont_densenet121.safetensors", "densenet121-mh-best-191205-141200.pth"),
             page=_MORMONT_PAGE,
@@ -104,24 +91,26 @@ HISTOPATHOLOGY_ENTRIES = (
         licence="mit",
         citation=_MORMONT_CITATION,
     ),
-    EncoderEntry(
-        name="lunit_vit_small_dino",
-        architecture="vit_small_patch16_224",
-        domain="histopathology",
-        dims=VIT_SMALL,
-        source=WeightsSource(
-            files=("lunit_vit_small_dino.safetensors", "dino_vit_small_patch16_ep200.torch"),
-            hub_repo="1aurent/vit_small_patch16_224.lunit_dino",
-            page=_LUNIT_PAGE,
-        ),
-        keys=keys.VIT,
-        mean=_LUNIT_MEAN,
-        std=_LUNIT_STD,
-        native_mpp=0.5,
-        pooling="token",
-        options=_ANY_SIZE,
-        licence=_LUNIT_LICENCE,
-        citation=_LUNIT_CITATION,
+    *(
+        EncoderEntry(
+            name=name,
+            architecture=f"vit_small_patch{patch}_224",
+            domain="histopathology",
+            source=WeightsSource(
+                files=(f"{name}.safetensors", f"dino_vit_small_patch{patch}_ep200.torch"),
+                hub_repo=f"1aurent/vit_small_patch{patch}_224.lunit_dino",
+                page=_LUNIT_PAGE,
+            ),
+            keys=keys.VIT,
+            mean=_LUNIT_MEAN,
+            std=_LUNIT_STD,
+            native_mpp=0.5,
+            pooling="token",
+            options=_ANY_SIZE,
+            licence=_LUNIT_LICENCE,
+            citation=_LUNIT_CITATION,
+        )
+        for name, patch in (("lunit_vit_small_dino", 16), ("lunit_vit_small8_dino", 8))
     ),
     _lunit_resnet50("lunit_resnet50_swav", "swav_rn50_ep200.torch", "resnet50.lunit_swav"),
     _lunit_resnet50("lunit_resnet50_bt", "bt_rn50_ep200.torch", "resnet50.lunit_bt"),
@@ -130,7 +119,6 @@ HISTOPATHOLOGY_ENTRIES = (
         name="phikon",
         architecture="vit_base_patch16_224",
         domain="histopathology",
-        dims=VIT_BASE,
         source=WeightsSource(
             files=("phikon.safetensors",),
             hub_repo="owkin/phikon",
@@ -148,7 +136,6 @@ HISTOPATHOLOGY_ENTRIES = (
         name="uni",
         architecture="vit_large_patch16_224",
         domain="histopathology",
-        dims=VIT_LARGE,
         source=WeightsSource(
             files=("uni.safetensors", "uni.bin"),
             hub_repo="MahmoodLab/UNI",

@@ -1,15 +1,6 @@
 """Catalogue entries with ImageNet weights."""
 
 from histotransfer_pl.encoders import keys
-from histotransfer_pl.encoders.dims import (
-    CONVNEXT_TINY,
-    DENSENET121,
-    EFFICIENTNET_B0,
-    MOBILENETV2,
-    RESNET18,
-    RESNET50,
-    VIT_SMALL,
-)
 from histotransfer_pl.encoders.entry import EncoderEntry, WeightsSource
 
 _HALF = (0.5, 0.5, 0.5)
@@ -29,7 +20,6 @@ IMAGENET_ENTRIES = (
         name="resnet18",
         architecture="resnet18",
         domain="imagenet",
-        dims=RESNET18,
         # torchvision's weights: those HistoTransfer started from
         source=_timm_source("resnet18", "resnet18.tv_in1k"),
         keys=keys.RESNET,
@@ -40,7 +30,6 @@ IMAGENET_ENTRIES = (
         name="resnet34",
         architecture="resnet34",
         domain="imagenet",
-        dims=RESNET18,
         source=_timm_source("resnet34", "resnet34.tv_in1k"),
         keys=keys.RESNET,
         licence="bsd-3-clause",
@@ -50,7 +39,6 @@ IMAGENET_ENTRIES = (
         name="resnet50",
         architecture="resnet50",
         domain="imagenet",
-        dims=RESNET50,
         source=_timm_source("resnet50", "resnet50.tv_in1k"),
         keys=keys.RESNET,
         licence="bsd-3-clause",
@@ -60,7 +48,6 @@ IMAGENET_ENTRIES = (
         name="densenet121",
         architecture="densenet121",
         domain="imagenet",
-        dims=DENSENET121,
         source=_timm_source("densenet121", "densenet121.tv_in1k"),
         keys=keys.DENSENET,
         licence="apache-2.0",
@@ -70,7 +57,6 @@ IMAGENET_ENTRIES = (
         name="efficientnet_b0",
         architecture="efficientnet_b0",
         domain="imagenet",
-        dims=EFFICIENTNET_B0,
         source=_timm_source("efficientnet_b0", "efficientnet_b0.ra_in1k"),
         keys=keys.EFFICIENTNET,
         licence="apache-2.0",
@@ -80,7 +66,6 @@ IMAGENET_ENTRIES = (
         name="tf_efficientnet_lite0",
         architecture="tf_efficientnet_lite0",
         domain="imagenet",
-        dims=EFFICIENTNET_B0,
         source=WeightsSource(
             files=(
                 "tf_efficientnet_lite0.safetensors",
@@ -102,7 +87,6 @@ IMAGENET_ENTRIES = (
         name="mobilenetv2_100",
         architecture="mobilenetv2_100",
         domain="imagenet",
-        dims=MOBILENETV2,
         source=WeightsSource(
             files=(
                 "mobilenetv2_100.safetensors",
@@ -120,7 +104,6 @@ IMAGENET_ENTRIES = (
         name="convnext_tiny",
         architecture="convnext_tiny",
         domain="imagenet",
-        dims=CONVNEXT_TINY,
         source=_timm_source("convnext_tiny", "convnext_tiny.fb_in1k"),
         keys=keys.CONVNEXT,
         licence="apache-2.0",
@@ -130,7 +113,6 @@ IMAGENET_ENTRIES = (
         name="vit_small_dino",
         architecture="vit_small_patch16_224",
         domain="imagenet",
-        dims=VIT_SMALL,
         source=WeightsSource(
             files=("vit_small_dino.safetensors", "dino_deitsmall16_pretrain.pth"),
             hub_repo="timm/vit_small_patch16_224.dino",

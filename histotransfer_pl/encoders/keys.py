@@ -1,7 +1,8 @@
 """How the keys of a published checkpoint become the keys of the network that timm builds."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,11 +21,13 @@ class KeyMap:
         drop: Beginnings of the (renamed) keys of classifiers, which no encoder needs.
         fuse: Groups ((query, key, value), joined): tensors whose names contain the parts are
             concatenated in this order along their first axis under the joined name.
+        convert: What no rule on keys can say, applied last. It must leave timm's layout alone.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
     drop: tuple[str, ...] = ()
     fuse: tuple[tuple[tuple[str, ...], str], ...] = ()
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
 
     def apply(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the state dict with timm's keys and without the classifier."""
@@ -32,7 +35,7 @@ class KeyMap:
         kept = {key: value for key, value in renamed.items() if not key.startswith(self.drop)}
         for parts, joined in self.fuse:
             kept = _fuse(kept, parts, joined)
-        return kept
+        return kept if self.convert is None else self.convert(kept)
 
     def _rename(self, key: str) -> str:
         for pattern, replacement in self.rename:
@@ -48,6 +51,43 @@ def _fuse(state: Mapping[str, Tensor], parts: tuple[str, ...], joined: str) -> d
             tensors = [fused.pop(key) for key in keys]
             fused[first.replace(parts[0], joined)] = torch.cat(tensors)
     return fused
+
+
+def _fold_class_position(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DINOv2 adds a position to the class token; timm's networks with registers have it added.
+
+    A square number of positions belongs to the patches alone, so that one more is the token's.
+    """
+    positions, token = state.get("pos_embed"), state.get("cls_token")
+    if "reg_token" not in state or positions is None or token is None:
+        return state
+    count = positions.shape[1] - 1
+    if math.isqrt(count) ** 2 != count:
+        return state
+    return state | {"cls_token": token + positions[:, :1], "pos_embed": positions[:, 1:]}
+
+
+def _move_swin_downsampling(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Before timm 0.9 a stage of a Swin ended with the halving that begins the next one today."""
+    if not any(key.startswith("layers.0.downsample.") for key in state):
+        return state
+
+    def moved(key: str) -> str:
+        return re.sub(
+            r"^layers\.(\d)\.downsample\.",
+            lambda found: f"layers.{int(found[1]) + 1}.downsample.",
+            key,
+        )
+
+    return {moved(key): value for key, value in state.items()}
+
+
+def _batch_clip_embeddings(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Transformers' CLIP keeps its class token and positions without the axis of the batch."""
+    ranks = {"cls_token": 1, "pos_embed": 2}
+    flat = {key for key, rank in ranks.items() if key in state and state[key].ndim == rank}
+    shapes = {key: (1, -1, state[key].shape[-1]) for key in flat}
+    return state | {key: state[key].reshape(shapes[key]) for key in flat}
 
 
 def _lite0_rules() -> tuple[tuple[str, str], ...]:
@@ -89,22 +129,80 @@ MORMONT_DENSENET = KeyMap(
     rename=((r"^features\.(?=features\.|classifier\.)", ""), _OLD_DENSENET),
     drop=("heads.", "classifier."),
 )
+_QUERY_KEY_VALUE = (((".attn.query.", ".attn.key.", ".attn.value."), ".attn.qkv."),)
+
+# the layout of ViTModel in the transformers library
+_TRANSFORMERS = (
+    (r"^(vit|dinov2)\.", ""),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
+    (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"^layernorm\.", "norm."),
+)
 PHIKON = KeyMap(
-    # the layout of ViTModel in the transformers library
     rename=(
-        (r"^vit\.", ""),
-        (r"^embeddings\.cls_token$", "cls_token"),
-        (r"^embeddings\.position_embeddings$", "pos_embed"),
-        (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-        (r"^encoder\.layer\.(\d+)\.", r"blocks.\1."),
-        (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
-        (r"\.attention\.output\.dense\.", ".attn.proj."),
+        *_TRANSFORMERS,
         (r"\.intermediate\.dense\.", ".mlp.fc1."),
         (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
         (r"\.layernorm_before\.", ".norm1."),
         (r"\.layernorm_after\.", ".norm2."),
-        (r"^layernorm\.", "norm."),
     ),
     drop=("pooler.", "head."),
-    fuse=(((".attn.query.", ".attn.key.", ".attn.value."), ".attn.qkv."),),
+    fuse=_QUERY_KEY_VALUE,
+)
+TRANSFORMERS_DINOV2 = KeyMap(
+    rename=(
+        *_TRANSFORMERS,
+        (r"^embeddings\.register_tokens$", "reg_token"),
+        (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+        (r"\.mlp\.weights_in\.", ".mlp.fc1."),
+        (r"\.mlp\.weights_out\.", ".mlp.fc2."),
+    ),
+    drop=("embeddings.mask_token", "pooler.", "classifier.", "head."),
+    fuse=_QUERY_KEY_VALUE,
+    convert=_fold_class_position,
+)
+DINOV2 = KeyMap(
+    # the authors' own layout; of large networks the blocks are kept in chunks
+    rename=(
+        (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
+        (r"^register_tokens$", "reg_token"),
+        (r"\.mlp\.w12\.", ".mlp.fc1."),
+        (r"\.mlp\.w3\.", ".mlp.fc2."),
+    ),
+    drop=("mask_token", "dino_head.", "ibot_head.", "head."),
+    convert=_fold_class_position,
+)
+TRANSFORMERS_CLIP = KeyMap(
+    rename=(
+        (r"^vision_model\.", ""),
+        (r"^embeddings\.class_embedding$", "cls_token"),
+        (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
+        (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
+        (r"^pre_layrnorm\.", "norm_pre."),
+        (r"^post_layernorm\.", "norm."),
+        (r"^encoder\.layers\.(\d+)\.", r"blocks.\1."),
+        (r"\.self_attn\.q_proj\.", ".attn.query."),
+        (r"\.self_attn\.k_proj\.", ".attn.key."),
+        (r"\.self_attn\.v_proj\.", ".attn.value."),
+        (r"\.self_attn\.out_proj\.", ".attn.proj."),
+        (r"\.layer_norm(\d)\.", r".norm\1."),
+    ),
+    drop=("text_model.", "text_projection.", "visual_projection.", "logit_scale", "embeddings."),
+    fuse=_QUERY_KEY_VALUE,
+    convert=_batch_clip_embeddings,
+)
+CONCH = KeyMap(
+    # the text tower and the decoder of the same file are left out; `trunk` is timm's own network
+    rename=((r"^visual\.trunk\.", ""), (r"^visual\.", "")),
+    drop=("text.", "text_decoder.", "logit_scale", "attn_pool_", "ln_", "proj_", "head."),
+)
+CTRANSPATH = KeyMap(
+    # two buffers that a network computes by itself
+    rename=((r"^.*\.(relative_position_index|attn_mask)$", "buffer"),),
+    drop=("buffer", "head."),
+    convert=_move_swin_downsampling,
 )

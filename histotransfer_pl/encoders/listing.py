@@ -1,7 +1,7 @@
 """The catalogue as text and as plain data, for people and for programs."""
 
+import json
 from collections.abc import Iterable
-from functools import cache
 from io import StringIO
 from typing import Any
 
@@ -34,11 +34,13 @@ def describe(entry: EncoderEntry) -> dict[str, Any]:
         "native_px": entry.native_px,
         "native_mpp": entry.native_mpp,
         "pooling": entry.pooling,
+        "model_args": dict(entry.options),
+        "note": entry.note,
         "licence": entry.licence,
         "citation": entry.citation,
         "depths": [
             {"depth": depth, "dim": dim, "parameters": parameters, "macs": macs}
-            for depth, dim, parameters, macs in _depths(entry.architecture, entry.native_px)
+            for depth, dim, parameters, macs in _depths(entry)
         ],
     }
 
@@ -71,9 +73,15 @@ def catalogue_text(described: Iterable[dict[str, Any]], width: int = 160) -> str
     return text.getvalue()
 
 
-@cache
-def _depths(architecture: str, native_px: int) -> tuple[tuple[str, int, int, int], ...]:
+def _depths(entry: EncoderEntry) -> tuple[tuple[str, int, int, int], ...]:
     """Costs per depth; entries that share a network share the counting."""
-    entry = next(entry for entry in CATALOGUE.values() if entry.architecture == architecture)
-    rows = count_costs(entry, native_px)
-    return tuple((row.depth, row.dim, row.parameters, row.macs) for row in rows)
+    facts = (entry.architecture, dict(entry.options), entry.pooling, entry.native_px)
+    key = json.dumps(facts, sort_keys=True)
+    if key not in _COUNTED:
+        _COUNTED[key] = tuple(
+            (row.depth, row.dim, row.parameters, row.macs) for row in count_costs(entry)
+        )
+    return _COUNTED[key]
+
+
+_COUNTED: dict[str, tuple[tuple[str, int, int, int], ...]] = {}

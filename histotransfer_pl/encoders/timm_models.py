@@ -11,28 +11,44 @@ import torch
 from timm.models.convnext import ConvNeXt
 from timm.models.densenet import DenseNet
 from timm.models.efficientnet import EfficientNet
+from timm.models.eva import Eva
 from timm.models.resnet import ResNet
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
-from histotransfer_pl.encoders.colour import COLOUR_ENTRY, ColourTrunk, NoNetwork
 from histotransfer_pl.encoders.entry import EncoderEntry, Pooling, WeightsSource
 from histotransfer_pl.encoders.generic import GenericTrunk
 from histotransfer_pl.encoders.keys import KeyMap
+from histotransfer_pl.encoders.swin import ConvStem, SwinTrunk
 from histotransfer_pl.encoders.truncation import (
     ConvNextTrunk,
+    Stage,
     Trunk,
     convnext_stages,
     densenet_stages,
     efficientnet_stages,
     resnet_stages,
 )
-from histotransfer_pl.encoders.vit import VitTrunk
+from histotransfer_pl.encoders.vit import RotaryVitTrunk, VitTrunk
 from histotransfer_pl.errors import EncoderError
 
-_VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
+_VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
+
+_LAYERS: Mapping[str, Any] = {"ConvStem": ConvStem} | {
+    name: getattr(timm.layers, name)
+    for name in ("GluMlp", "Mlp", "PatchEmbed", "SwiGLU", "SwiGLUPacked")
+}
+"""Layers that arguments of a network may name; activations and norms timm finds by name itself."""
+
+
+_CNN_STAGES: Mapping[type[nn.Module], Callable[[Any], list[Stage]]] = {
+    ResNet: resnet_stages,
+    DenseNet: densenet_stages,
+    EfficientNet: efficientnet_stages,
+}
 
 
 def timm_entry(name: str) -> EncoderEntry:
@@ -78,7 +94,6 @@ def described_entry(
         name=name,
         architecture=architecture,
         domain="other",
-        dims={},
         source=source,
         keys=KeyMap(drop=tuple(f"{classifier}." for classifier in classifiers)),
         mean=tuple(described["mean"]),
@@ -103,16 +118,29 @@ def build_network(entry: EncoderEntry, seed: int | None = None) -> Any:
         A network of timm. Under `torch.device("meta")` it has shapes and no values, which is
         enough to count.
     """
-    if entry is COLOUR_ENTRY:
-        return NoNetwork()
     # no pretrained=True anywhere: timm never touches the network for us
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, **entry.options}
-    with _NoDraws() if seed is None else _seeded(seed):
-        network = timm.create_model(entry.architecture, **options)
+    for key, value in options.items():
+        if key.endswith("_layer") and value in _LAYERS:
+            options[key] = _LAYERS[value]
+    try:
+        network = initialised(lambda: timm.create_model(entry.architecture, **options), seed)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise EncoderError(
+            f"{entry.architecture} can't be built with {dict(entry.options)}: {error}; correct "
+            f"model_args (layers by name: {', '.join(_LAYERS)})"
+        ) from error
     if entry.norm_eps is not None:
         for module in network.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = entry.norm_eps
+    return network
+
+
+def initialised(build: Callable[[], Any], seed: int | None) -> Any:
+    """What `build` makes, with random weights of a seed, or with arbitrary ones and no draws."""
+    with _NoDraws() if seed is None else _seeded(seed):
+        network = build()
     if seed is not None:
         open_residual_branches(network)
     return network
@@ -131,25 +159,23 @@ def open_residual_branches(network: nn.Module) -> None:
                 parameter.fill_(1.0)
 
 
-def build_trunk(network: nn.Module, pooling: Pooling) -> Trunk:
+def timm_trunk(network: nn.Module, pooling: Pooling) -> Trunk:
     """Name the blocks of a network, by the family it belongs to."""
-    if isinstance(network, VisionTransformer):
-        return VitTrunk(network, "mean" if pooling == "mean" else "token")
+    if isinstance(network, (VisionTransformer, Eva)):
+        trunk = VitTrunk if isinstance(network, VisionTransformer) else RotaryVitTrunk
+        return trunk(network, "token" if pooling == "average" else pooling)
     if pooling != "average":
         raise EncoderError(f"pooling {pooling!r} is for ViTs; leave it at `default` for this one")
-    if isinstance(network, NoNetwork):
-        return ColourTrunk(network)
-    for family, stages in ((ResNet, resnet_stages), (EfficientNet, efficientnet_stages)):
-        if isinstance(network, family):
-            return Trunk(network, stages(network))
     if isinstance(network, DenseNet):
         # the ReLU behind the last norm belongs to the classifier: no histopathology encoder of
         # this family has it in its features
         network.get_submodule("features.norm5").act = nn.Identity()
-        return Trunk(network, densenet_stages(network))
+    for family, name_stages in _CNN_STAGES.items():
+        if isinstance(network, family):
+            return Trunk(network, name_stages(network))
     if isinstance(network, ConvNeXt) and hasattr(network.head, "norm"):
         return ConvNextTrunk(network, convnext_stages(network))
-    return GenericTrunk(network)
+    return SwinTrunk(network) if isinstance(network, SwinTransformer) else GenericTrunk(network)
 
 
 class _NoDraws(TorchFunctionMode):

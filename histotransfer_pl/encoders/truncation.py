@@ -51,6 +51,34 @@ class Trunk(nn.Module):
         """Depths that are left, shallowest first."""
         return [stage.depth for stage in self.stages]
 
+    @property
+    def inner_depths(self) -> list[str]:
+        """Further depths inside blocks, given only when asked for by name."""
+        return []
+
+    def place(self, depth: str) -> tuple[int, bool]:
+        """Where a depth lies; one inside a block lies before the block's end."""
+        return self._index(depth), depth in self.depths
+
+    def dims(self, depths: Sequence[str], side: int) -> dict[str, int]:
+        """Feature dimensions D of depths, found by a pass over an empty image.
+
+        Args:
+            depths: Depths of this trunk.
+            side: Side of an image that the network takes, in pixels.
+        """
+        del side  # whatever the size, the dimensions are these
+        return self._probe(depths, self.least_px)
+
+    def _probe(self, depths: Sequence[str], side: int) -> dict[str, int]:
+        device = next((parameter.device for parameter in self.parameters()), None)
+        training = self.training
+        # not inference mode: a network may keep what it computes in its first pass
+        with torch.no_grad():
+            outputs = self.eval()(torch.zeros(1, 3, side, side, device=device), depths)
+        self.train(training)
+        return {depth: self.vector(depth, outputs[depth]).shape[1] for depth in depths}
+
     def keys_behind(self, depth: str) -> set[str]:
         """State dict keys of the network that a cut after `depth` removes."""
         prefixes = tuple(f"{name}." for stage in self._behind(depth) for name in stage.modules)

@@ -1,14 +1,19 @@
 """Checkpoints: found, read without executing anything, and loaded strictly."""
 
+import argparse
 import hashlib
 import importlib.resources
 import importlib.util
+import logging
 import os
+import pathlib
 import pickle
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -16,6 +21,13 @@ from torch import Tensor, nn
 
 from histotransfer_pl.encoders.entry import EncoderEntry, WeightsSource
 from histotransfer_pl.encoders.hub import hub_file
+from histotransfer_pl.encoders.unwrap import (
+    Misfit,
+    find_network,
+    misfit,
+    one_network,
+    state_dicts,
+)
 from histotransfer_pl.errors import WeightsError
 
 WEIGHTS_FOLDER = "HISTOTRANSFER_WEIGHTS"
@@ -31,6 +43,20 @@ _UNREADABLE = (
     AttributeError,
 )
 """What torch.load raises, by the place at which a file is damaged."""
+
+_SCALAR = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    np.dtype,
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # as NumPy 1 called it
+    *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd"),
+]
+"""What a checkpoint may hold beside tensors: values whose making executes nothing."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,11 +118,14 @@ def require_weights(entry: EncoderEntry, weights: str, *, allow_download: bool) 
     return found
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors or torch file; code inside the file is never executed.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a safetensors or torch file holds; code inside the file is never executed.
+
+    Beside tensors and plain values a torch file may hold what training programs like to add and
+    what cannot execute anything: an `argparse.Namespace`, numbers of NumPy, a path.
 
     Raises:
-        WeightsError: If the file is damaged or holds something other than tensors.
+        WeightsError: If the file is damaged or holds other objects.
     """
     with path.open("rb") as file:
         head = file.read(9)
@@ -106,50 +135,70 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         except (safetensors.SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is a damaged safetensors file ({error})") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        others = _other_objects(path)
+        reason = (
+            f"it holds other objects ({others})" if others else "it is damaged, or holds others"
+        )
         raise WeightsError(
-            f"{path} is no file of plain tensors: it is damaged, or holds other objects, which "
-            "could execute code. Nothing was loaded; where you trust the file, save its "
-            f"state_dict as safetensors ({reason[0]})"
+            f"{path} is no file of plain tensors: {reason}, which could execute code. Nothing was "
+            "loaded; where you trust the file, save its state_dict as safetensors"
         ) from error
-    return _tensors(content, path)
+    if not isinstance(content, dict) or not state_dicts(content):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, not a dict of tensors (nor one inside it)"
+        )
+    return content
 
 
-def load_weights(
-    network: nn.Module, state: Mapping[str, Tensor], name: str, optional: Collection[str] = ()
+def load_checkpoint(
+    network: nn.Module,
+    content: Mapping[str, Any],
+    entry: EncoderEntry,
+    path: Path,
+    optional: Collection[str] = (),
+    wanted: str | None = None,
 ) -> None:
-    """Load a state dict strictly.
+    """Load a checkpoint strictly, wherever in it the network lies, and say where that was.
 
     Args:
         network: The whole network.
-        state: Its weights under timm's keys.
-        name: What to call the encoder in messages.
+        content: What the file holds, from `read_checkpoint`.
+        entry: The encoder; its rules make the file's keys those of the network.
+        path: The file, for messages.
         optional: Keys behind the cut; a checkpoint saved from a truncated encoder lacks them, all
             of them.
+        wanted: Which of several networks of the file is meant.
 
     Raises:
-        WeightsError: If a key is missing or left over, or a shape differs.
+        WeightsError: If no network in the file fits, or several do, or a value is not finite.
     """
-    expected = network.state_dict()
-    needed = [key for key in expected if not key.endswith("num_batches_tracked")]
-    if not any(key in state for key in optional):
-        needed = [key for key in needed if key not in optional]
-    missing = [key for key in needed if key not in state]
-    unexpected = [key for key in state if key not in expected]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in needed
-        if key in state and state[key].shape != expected[key].shape
-    ]
-    if missing or unexpected or shapes:
+    name = f"{entry.name}: {path}"
+    found, best = find_network(
+        content, lambda state: misfit(network, entry.keys.apply(state), optional), wanted
+    )
+    if not found:
+        looked = ", ".join(place or "the file itself" for place in state_dicts(content))
+        missed = "" if wanted is None else f" at weights_key {wanted!r}"
         raise WeightsError(
-            f"this is no checkpoint of {name}: {_some('missing', missing)}, "
-            f"{_some('unexpected', unexpected)}, {_some('of another shape', shapes)}"
-            f"{_shifted(unexpected, expected)}"
+            f"this is no checkpoint of {name}{missed}: {best}"
+            f"{_advice(best, network.state_dict(keep_vars=True))} (dicts of tensors in it: "
+            f"{looked})"
         )
-    network.load_state_dict(dict(state), strict=False)
+    chosen = one_network(found, name)
+    state = entry.keys.apply(chosen.state)
+    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise WeightsError(
+            f"{name} holds NaN or infinite values in {len(broken)} tensors ({broken[0]}): the "
+            "training that wrote it diverged; give another checkpoint"
+        )
+    if chosen.place or chosen.left_out:
+        beside = f"; {chosen.left_out} tensors beside it are left out" if chosen.left_out else ""
+        _log.info("%s: took the network at %s%s", name, chosen.place or "the top", beside)
+    network.load_state_dict(state, strict=False)  # `misfit` has compared the keys
 
 
 def _weights_folder() -> Path | None:
@@ -172,42 +221,26 @@ def _packaged(package: str, file: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _tensors(content: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values()):
-        return {str(key): value for key, value in content.items()}
-    raise WeightsError(
-        f"{path} holds a {type(content).__name__}, not a dict of tensors (or one under "
-        "`state_dict`)"
-    )
-
-
-def _some(what: str, names: Sequence[str], limit: int = 8) -> str:
-    if not names:
-        return f"0 {what}"
-    more = ", ..." if len(names) > limit else ""
-    return f"{len(names)} {what} ({', '.join(names[:limit])}{more})"
-
-
-def _shifted(unexpected: Sequence[str], expected: Collection[str]) -> str:
-    """A hint if every unexpected key would be right with one prefix less, or one prefix more."""
-    first = unexpected[0] if unexpected else ""
+def _advice(found: Misfit, expected: Mapping[str, Tensor]) -> str:
+    """A hint where positions are those of another size, or every key lacks one prefix."""
+    for shape in found.shapes:
+        if shape.startswith("pos_embed"):
+            return ". It was made for inputs of another size: set model_args: {img_size: <pixels>}"
+    first = found.unexpected[0] if found.unexpected else ""
     for key in expected:
-        if first.endswith(f".{key}"):
-            what, prefix = "without", first.removesuffix(key)
-            fits = all(
-                other.startswith(prefix) and other.removeprefix(prefix) in expected
-                for other in unexpected
-            )
-        elif first and key.endswith(f".{first}"):
-            what, prefix = "with", key.removesuffix(first)
-            fits = all(prefix + other in expected for other in unexpected)
-        else:
-            continue
-        if fits:
-            return f". Every key would fit {what} the prefix {prefix!r}: rename the keys"
+        prefix = key.removesuffix(first) if first and key.endswith(f".{first}") else ""
+        if prefix and all(prefix + other in expected for other in found.unexpected):
+            return f". Every key would fit with the prefix {prefix!r}: rename the keys"
     return ""
+
+
+def _other_objects(path: Path) -> str:
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (*_UNREADABLE, TypeError):
+        return ""
+    return ", ".join(sorted(map(str, names))[:4])
 
 
 def _nowhere(entry: EncoderEntry, *, allow_download: bool) -> str:
