@@ -72,13 +72,21 @@ def count_costs(entry: EncoderEntry, input_px: int | None = None) -> list[DepthC
     with torch.device("meta"):
         trunk = build_trunk(entry).eval()
         images = torch.empty(1, 3, side, side)
-    counted: list[tuple[str, int, int]] = []  # depth, dim, operations
-    before = 0
+    stages, before, total = trunk.stages, 0, 0
+    found: dict[str, tuple[int, int]] = {}  # dim and operations of the stage alone
+    trunk.stages = tuple(stage for stage in stages if stage.depth not in trunk.equal_stages)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         for depth, output in trunk.steps(images):
-            total = int(counter.get_total_flops())
-            counted.append((depth, trunk.vector(depth, output).shape[1], total - before))
-            before = 0 if trunk.incremental else counter.get_total_flops()
+            until, total = total, int(counter.get_total_flops()) - before
+            found[depth] = trunk.vector(depth, output).shape[1], total - until
+            before += 0 if trunk.incremental else total
+    trunk.stages = stages
+    counted: list[tuple[str, int, int]] = []
+    operations, each = 0, (0, 0)
+    for depth in trunk.depths:
+        each = found.get(depth, each)  # equal stages cost what the one before them costs
+        operations += each[1]
+        counted.append((depth, each[0], operations))
     rows: list[DepthCost] = []
     for depth, dim, operations in reversed(counted):
         trunk.cut_after(depth)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
-from histotransfer_pl.encoders.catalogue import find_entry
+from histotransfer_pl.encoders.catalogue import CATALOGUE, find_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.encoders.networks import build_trunk
@@ -19,6 +19,7 @@ from histotransfer_pl.encoders.truncation import Trunk, unknown_depth
 from histotransfer_pl.encoders.tuned import read_facts, save_weights
 from histotransfer_pl.encoders.weights import load_checkpoint, read_checkpoint, require_weights
 from histotransfer_pl.errors import EncoderError
+from histotransfer_pl.records.encoder import EncoderSpec, WeightsRef
 
 
 class PatchEncoder(nn.Module):
@@ -31,7 +32,8 @@ class PatchEncoder(nn.Module):
         entry: Its entry in the catalogue.
         trunk: The network, whole or cut.
         depths: Depths to give features of, shallowest first.
-        provenance: Facts that belong to every feature array, as plain JSON types.
+        weights: Where its weights come from.
+        tuned: What the file of a tuned encoder says of its tuning.
         input_px: Side to which patches are resized; as they are when None.
         channels_last: Memory layout of the images.
     """
@@ -46,7 +48,8 @@ class PatchEncoder(nn.Module):
         trunk: Trunk,
         *,
         depths: Sequence[str],
-        provenance: dict[str, Any],
+        weights: WeightsRef,
+        tuned: Mapping[str, Any] | None = None,
         input_px: int | None = None,
         channels_last: bool = True,
     ) -> None:
@@ -55,8 +58,18 @@ class PatchEncoder(nn.Module):
         self.entry = entry
         self.all_depths = trunk.depths
         self.depths = list(depths)
-        self.provenance = provenance
         self.input_px = input_px
+        self.spec = EncoderSpec(
+            name=entry.name,
+            architecture=entry.architecture,
+            weights=weights,
+            model_args=dict(entry.options),
+            pooling=entry.pooling,
+            mean=entry.mean,
+            std=entry.std,
+            input_px=input_px,
+        )
+        self.tuned = None if tuned is None else dict(tuned)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(entry.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(entry.std).view(1, 3, 1, 1), persistent=False)
@@ -68,6 +81,30 @@ class PatchEncoder(nn.Module):
     def network(self) -> nn.Module:
         """The (cut) network of timm, with timm's names."""
         return self.trunk.network
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Facts that belong to every feature array, as plain JSON types."""
+        spec, weights = self.spec, self.spec.weights
+        known = CATALOGUE.get(spec.name)
+        usual = known is not None and spec.model_args == known.options
+        facts: dict[str, Any] = {
+            "encoder": spec.name,
+            "architecture": spec.architecture,
+            "pooling": spec.pooling,
+            "mean": list(spec.mean),
+            "std": list(spec.std),
+            "input_px": spec.input_px,
+            "timm": timm.__version__,
+            "torch": str(torch.__version__),
+            "weights": "random" if weights.random else weights.origin,
+            "weights_sha256": (
+                f"random:{weights.seed}" if weights.random else weights.sha256 or weights.origin
+            ),
+        }
+        if not usual and spec.model_args:
+            facts["model_args"] = dict(spec.model_args)
+        return facts if self.tuned is None else facts | {"tuned": self.tuned}
 
     @override
     def forward(self, patches: Tensor) -> dict[str, Tensor]:
@@ -114,7 +151,7 @@ class PatchEncoder(nn.Module):
             facts: What belongs to the weights, as plain JSON types; it comes back as
                 `provenance["tuned"]` of the encoder that loads them.
         """
-        save_weights(self.network, path, self.entry, {"depths": self.depths, **facts})
+        save_weights(self.network, path, self.spec, {"depths": self.depths, **facts})
 
     def normalise(self, patches: Tensor) -> Tensor:
         """Images (B, 3, input_px, input_px) as the network wants them, from uint8 patches."""
@@ -164,20 +201,11 @@ def _build(config: EncoderConfig) -> PatchEncoder:
     entry = configured_entry(config)
     trunk = build_trunk(entry, config.seed if config.weights == "random" else None)
     depths = select_depths(trunk, config.depths)
-    provenance: dict[str, Any] = {
-        "encoder": entry.name,
-        "architecture": entry.architecture,
-        "pooling": entry.pooling,
-        "mean": list(entry.mean),
-        "std": list(entry.std),
-        "input_px": config.input_px,
-        "timm": timm.__version__,
-        "torch": str(torch.__version__),
-    }
+    facts: dict[str, Any] | None = None
     if not trunk.network.state_dict():
-        provenance |= {"weights": "none", "weights_sha256": "none"}
+        weights = WeightsRef("pretrained", origin="none")
     elif config.weights == "random":
-        provenance |= {"weights": "random", "weights_sha256": f"random:{config.seed}"}
+        weights = WeightsRef("random", seed=config.seed)
     else:
         found = require_weights(entry, config.weights, allow_download=config.allow_download)
         facts = read_facts(found.path, entry)
@@ -189,14 +217,19 @@ def _build(config: EncoderConfig) -> PatchEncoder:
             _lacking(trunk, depths, facts),
             config.weights_key,
         )
-        provenance |= {"weights": found.origin, "weights_sha256": found.sha256()}
-        provenance |= {"tuned": facts} if facts is not None else {}
+        weights = WeightsRef(
+            "pretrained" if facts is None else "tuned",
+            origin=found.origin,
+            sha256=found.sha256(),
+            base=str((facts or {}).get("tuned_from_sha256", "")),
+        )
     return PatchEncoder(
         config.store_name,
         entry,
         trunk,
         depths=depths,
-        provenance=provenance,
+        weights=weights,
+        tuned=facts,
         input_px=config.input_px,
         channels_last=config.channels_last,
     ).eval()

@@ -179,9 +179,10 @@ def timm_trunk(network: nn.Module, pooling: Pooling) -> Trunk:
 
 
 class _NoDraws(TorchFunctionMode):
-    """Turns the in-place random fillers of tensors into nothing."""
+    """Turns the in-place random fillers of tensors into nothing; without values, all fillers."""
 
     fillers = frozenset({Tensor.normal_, Tensor.uniform_, Tensor.erfinv_})
+    of_shapes = fillers | {Tensor.mul_, Tensor.add_, Tensor.clamp_, Tensor.fill_, Tensor.zero_}
 
     @override
     def __torch_function__(
@@ -192,7 +193,8 @@ class _NoDraws(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         del types
-        return args[0] if func in self.fillers else func(*args, **(kwargs or {}))
+        nothing = func in self.fillers or (func in self.of_shapes and args[0].is_meta)
+        return args[0] if nothing else func(*args, **(kwargs or {}))
 
 
 @contextmanager

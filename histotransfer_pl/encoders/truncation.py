@@ -40,6 +40,8 @@ class Trunk(nn.Module):
 
     incremental = True
     """Whether a step starts from the step before it, or from the images."""
+    equal_stages: Collection[str] = ()
+    """Depths whose stages cost what the stage before them costs."""
 
     def __init__(self, network: nn.Module, stages: Sequence[Stage]) -> None:
         super().__init__()

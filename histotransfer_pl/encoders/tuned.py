@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.errors import WeightsError
+from histotransfer_pl.records.encoder import EncoderSpec, WeightsRef
 from histotransfer_pl.records.files import replacing
 
 _FACTS = "histotransfer_pl"
@@ -19,23 +21,17 @@ _FACTS = "histotransfer_pl"
 
 
 def save_weights(
-    network: nn.Module, path: Path, entry: EncoderEntry, facts: Mapping[str, Any]
+    network: nn.Module, path: Path, spec: EncoderSpec, facts: Mapping[str, Any]
 ) -> None:
     """Write a network's weights as safetensors, whole or not at all.
 
     Args:
         network: The (cut) network; its keys are timm's.
         path: File to write, `.safetensors`.
-        entry: The entry it was built from; its normalisation goes with the weights.
+        spec: What it was built from; its arguments and normalisation go with the weights.
         facts: What else is worth knowing, as plain JSON types: fold, training patients, run.
     """
-    kept = {
-        "encoder": entry.name,
-        "architecture": entry.architecture,
-        "mean": list(entry.mean),
-        "std": list(entry.std),
-        **facts,
-    }
+    kept = {"spec": spec.to_json(), **facts}
     tensors = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
     with replacing(path) as aside:
         safetensors.torch.save_file(tensors, aside, metadata={_FACTS: json.dumps(kept)})
@@ -55,11 +51,31 @@ def read_facts(path: Path, entry: EncoderEntry) -> dict[str, Any] | None:
     if text is None:
         return None
     facts: dict[str, Any] = json.loads(text)
-    expected = (entry.architecture, list(entry.mean), list(entry.std))
-    if (facts["architecture"], facts["mean"], facts["std"]) != expected:
+    spec = _spec(facts, entry)
+    own = EncoderSpec(entry.name, entry.architecture, spec.weights, dict(entry.options))
+    own = replace(own, mean=entry.mean, std=entry.std)
+    unlike = spec.differs(own, ignore=_FREE)
+    if unlike:
         raise WeightsError(
-            f"{path} was tuned from {facts['encoder']} ({facts['architecture']}, mean "
-            f"{facts['mean']}, std {facts['std']}) and can't be loaded as {entry.name}: set the "
-            f"encoder's name to {facts['encoder']}"
+            f"{path} was tuned from {spec.name} and can't be loaded as {entry.name} "
+            f"({'; '.join(unlike)}): set the encoder's name to {spec.name}, and its model_args"
         )
     return facts
+
+
+_FREE = ("name", "pooling", "input_px")
+"""What may change when tuned weights are used: their values fit all the same."""
+
+
+def _spec(facts: Mapping[str, Any], entry: EncoderEntry) -> EncoderSpec:
+    if "spec" in facts:
+        return EncoderSpec.from_json(facts["spec"])
+    # files of the first version
+    return EncoderSpec(
+        name=facts["encoder"],
+        architecture=facts["architecture"],
+        weights=WeightsRef("pretrained"),
+        model_args=dict(entry.options),
+        mean=tuple(facts["mean"]),
+        std=tuple(facts["std"]),
+    )

