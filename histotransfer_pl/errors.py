@@ -25,6 +25,10 @@ class MissingMppError(SlideError, ValueError):
     """A slide whose resolution is unknown or implausible."""
 
 
+class WorkerError(HistoTransferError, RuntimeError):
+    """A worker process that ended before its work did."""
+
+
 class StoreError(HistoTransferError, OSError):
     """A store that cannot be opened, read or written."""
 

@@ -3,9 +3,10 @@
 import logging
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from typing_extensions import override
 
-from histotransfer_pl.data.patch_source import PatchBatch
-from histotransfer_pl.data.patches import PatchDataModule
+from histotransfer_pl.data.patch_batch import PatchBatch
+from histotransfer_pl.data.patches import PatchDataModule, Reading
 from histotransfer_pl.data.tile import SlideOutcome
 from histotransfer_pl.errors import ConfigError, StoreError
 from histotransfer_pl.store.writer import ArrayWriter
@@ -39,23 +40,56 @@ class _OpenSlide:
 
 @dataclass
 class Timings:
-    """Seconds of this process, by what it did."""
+    """Seconds of this process, by what it did, and what was counted.
+
+    Attributes:
+        waiting: The program waited for patches.
+        encoding: It encoded, or waited for the device or for the writing thread.
+        reading: Threads or processes read, beside it.
+        file: Of that, the file.
+        decoding: Of that, decoding tiles.
+        copying: A thread sent patches to the device.
+        writing: A thread wrote features.
+        patches: Patches encoded.
+        decodes: Tiles decoded.
+        tiles: Different ones among them.
+        reading_in: In which batches, and by how many, patches were read.
+        started: When the first batch was asked for.
+    """
 
     waiting: float = 0.0
+    encoding: float = 0.0
     reading: float = 0.0
     file: float = 0.0
     decoding: float = 0.0
-    encoding: float = 0.0
+    copying: float = 0.0
     writing: float = 0.0
     patches: int = 0
+    decodes: int = 0
+    tiles: int = 0
+    reading_in: Reading | None = None
     started: float = field(default_factory=time.perf_counter)
+
+
+class _Features(NamedTuple):
+    """Features on their way from the device to the host."""
+
+    arrays: dict[str, Tensor]
+    arrived: torch.cuda.Event | None
+
+    def wait(self) -> dict[str, NDArray[np.float32]]:
+        """The features (B, D) of each array, once the device has computed and sent them."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return {name: values.numpy() for name, values in self.arrays.items()}
 
 
 class FeatureWriter(Callback):
     """Assigns the features of each batch to the rows they belong to.
 
-    Arrays appear in the store when their last row is there. Writing runs in a thread beside the
-    encoder. A slide that cannot be read loses only its own features.
+    Arrays appear in the store when their last row is there. A thread beside the encoder waits for
+    the device and writes; the program goes on to the next batch at once. A slide that cannot be
+    read loses only its own features.
     """
 
     def __init__(self) -> None:
@@ -63,8 +97,9 @@ class FeatureWriter(Callback):
         self.timings = Timings()
         self._open: dict[int, _OpenSlide] = {}
         self._failed: set[int] = set()
+        self._tiles: dict[int, set[tuple[int, int]]] = {}
         self._queue: deque[Future[None]] = deque()
-        self._last = 0.0
+        self._last = self._arrived = 0.0
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -87,7 +122,7 @@ class FeatureWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pool = ThreadPoolExecutor(1)
         self.timings = Timings()
-        self._last = time.perf_counter()
+        self._last = self._arrived = time.perf_counter()
 
     @override
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,20 +154,14 @@ class FeatureWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        features = {name: values.cpu() for name, values in outputs.items()}
-        now = time.perf_counter()
-        seconds = now - self._last
-        self.timings.encoding += seconds
-        self.timings.reading += batch.read_seconds
-        self.timings.file += batch.file_seconds
-        self.timings.decoding += batch.decode_seconds
-        self.timings.patches += len(batch.patches)
-        places, rows = batch.slides.cpu().numpy(), batch.rows.cpu().numpy()
-        self._queue.append(
-            self._pool.submit(self._write, places, rows, features, batch.failures, seconds)
-        )
+        features = _send_to_host(outputs)
+        self._queue.append(self._pool.submit(self._write, batch, features))
+        # On a GPU this is where the program waits for it, a few batches behind.
         while len(self._queue) > _QUEUE:
             self._queue.popleft().result()
+        now = time.perf_counter()
+        self.timings.encoding += now - self._last
+        self.timings.patches += len(batch.patches)
         rate = self.timings.patches / (now - self.timings.started)
         self._progress.update(
             self._bar, advance=len(batch.patches), slides=len(self.outcomes), rate=rate
@@ -145,6 +174,9 @@ class FeatureWriter(Callback):
         while self._queue:
             self._queue.popleft().result()
         self._pool.shutdown()
+        if self._data.feed is not None:
+            self.timings.copying = self._data.feed.copying_s
+            self.timings.reading_in = self._data.feed.reading
         self._gather(trainer)
 
     @override
@@ -161,17 +193,14 @@ class FeatureWriter(Callback):
                 writer.abort()
         self._open.clear()
 
-    def _write(
-        self,
-        places: NDArray[np.int64],
-        rows: NDArray[np.int64],
-        features: dict[str, Tensor],
-        failures: list[tuple[int, str]],
-        seconds: float,
-    ) -> None:
+    def _write(self, batch: PatchBatch, sent: "_Features") -> None:
+        features = sent.wait()
         start = time.perf_counter()
-        for place, reason in failures:
+        seconds, self._arrived = start - self._arrived, start
+        self._count(batch)
+        for place, reason in batch.failures:
             self._fail(place, reason)
+        places, rows = batch.slides.numpy(), batch.rows.numpy()
         for place in np.unique(places).tolist():
             if place in self._failed:
                 continue
@@ -190,12 +219,24 @@ class FeatureWriter(Callback):
                 self._commit(place)
         self.timings.writing += time.perf_counter() - start
 
-    def _assign(self, place: int, rows: NDArray[np.int64], features: dict[str, Tensor]) -> None:
+    def _count(self, batch: PatchBatch) -> None:
+        self.timings.reading += batch.cost.reading
+        self.timings.file += batch.cost.file
+        self.timings.decoding += batch.cost.decoding
+        self.timings.decodes += len(batch.cost.tiles)
+        for place, level, number in batch.cost.tiles:
+            seen = self._tiles.setdefault(place, set())
+            self.timings.tiles += (level, number) not in seen
+            seen.add((level, number))
+
+    def _assign(
+        self, place: int, rows: NDArray[np.int64], features: dict[str, NDArray[np.float32]]
+    ) -> None:
         if place not in self._open:
             self._open[place] = self._begin(place)
         slide = self._open[place]
         for name, writer in slide.writers.items():
-            writer.assign(rows, features[name].numpy())
+            writer.assign(rows, features[name])
         slide.left -= len(rows)
 
     def _begin(self, place: int) -> _OpenSlide:
@@ -210,6 +251,7 @@ class FeatureWriter(Callback):
 
     def _commit(self, place: int) -> None:
         slide = self._open.pop(place)
+        self._tiles.pop(place, None)
         for writer in slide.writers.values():
             writer.commit()
         item = self._data.work[place]
@@ -219,6 +261,7 @@ class FeatureWriter(Callback):
 
     def _fail(self, place: int, reason: str) -> None:
         self._failed.add(place)
+        self._tiles.pop(place, None)
         slide = self._open.pop(place, None)
         for writer in slide.writers.values() if slide else ():
             writer.abort()
@@ -249,6 +292,22 @@ class FeatureWriter(Callback):
                 outcome.seconds += tiling.seconds if tiling else 0.0
                 joined[slide_id] = outcome
         self.outcomes = joined
+
+
+def _send_to_host(outputs: Mapping[str, Tensor]) -> _Features:
+    """Begin to copy features to the host, behind what the device has still to compute."""
+    if not any(values.is_cuda for values in outputs.values()):
+        return _Features({name: values.cpu() for name, values in outputs.items()}, None)
+    arrays = {
+        # Without pinned memory the copy would wait for the device.
+        name: torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(
+            values, non_blocking=True
+        )
+        for name, values in outputs.items()
+    }
+    arrived = torch.cuda.Event(blocking=True)  # sleeps, where another one would burn a core
+    arrived.record()
+    return _Features(arrays, arrived)
 
 
 def patch_data(trainer: Trainer) -> PatchDataModule:

@@ -22,7 +22,7 @@ from histotransfer_pl.cli.parser import Parser
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.tasks.extract import FeatureExtractor
+from histotransfer_pl.tasks.extract import FeatureExtractor, default_precision
 from histotransfer_pl.tasks.mil import AttentionMIL
 from histotransfer_pl.tasks.transfer import read_checkpoint
 
@@ -187,6 +187,13 @@ class ExtractCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.set_defaults({"seed_everything": 0})
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config.trainer
+        if trainer.precision is None and (chosen := default_precision(trainer.accelerator)):
+            trainer.precision = chosen
+            print(f"encoding in {chosen}; --trainer.precision 32-true for full")  # noqa: T201
 
 
 def extract(arguments: list[str]) -> int:

@@ -22,8 +22,8 @@ from histotransfer_pl.data.cohort import (
     slides_from_folder,
 )
 from histotransfer_pl.data.features import FeatureDataModule, stored_features
-from histotransfer_pl.data.patch_source import PatchBatch, Work
-from histotransfer_pl.data.patches import PatchDataset
+from histotransfer_pl.data.patch_batch import PatchBatch, Work
+from histotransfer_pl.data.patch_threads import PatchDataset, Piece
 from histotransfer_pl.data.tile import check_unmoved
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.records.grid import GridSettings
@@ -32,7 +32,6 @@ from histotransfer_pl.store.feature_store import FeatureStore
 _log = logging.getLogger(__name__)
 
 Part = Literal["train", "validation", "test"]
-Piece = tuple[int, int, int]
 
 
 class PatchSampleDataset(PatchDataset):

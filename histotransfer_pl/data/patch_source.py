@@ -1,18 +1,21 @@
-"""Reads patches of slides into batches."""
+"""Reads patches of slides into arrays.
+
+Worker processes import this module: it knows nothing of torch, whose import takes seconds.
+"""
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from histotransfer_pl.data.cohort import SlideEntry
-from histotransfer_pl.errors import SlideError
+from histotransfer_pl.data.patch_blocks import Blocks, plan_blocks
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.grid import patch_size_level0
 from histotransfer_pl.slides.reader import ReaderName, SlideReader, open_slide
 from histotransfer_pl.slides.tiled_file import spent
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -20,109 +23,120 @@ from histotransfer_pl.store.feature_store import FeatureStore
 _OPEN_SLIDES = 4
 
 
-class PatchBatch(NamedTuple):
-    """Patches of one or several slides.
+class SlideFile(NamedTuple):
+    """A slide of the store, its file, and micrometres per pixel of its level 0."""
+
+    slide_id: str
+    path: Path
+    mpp: float
+
+
+@dataclass
+class ReadCost:
+    """What reading took, summed over threads or processes.
 
     Attributes:
-        patches: (B, P, P, 3) uint8.
-        slides: (B,) places in the list of work.
-        rows: (B,) rows of the slides' arrays.
-        wanted: Arrays that at least one slide of the batch lacks.
-        failures: Place and reason of slides that could not be read.
-        read_seconds: Time one thread spent on getting the patches.
-        file_seconds: Of that, time spent on the file.
-        decode_seconds: Of that, time spent on decoding its tiles; OpenSlide does not say either.
+        reading: Seconds spent on getting the patches.
+        file: Of that, seconds spent on the file.
+        decoding: Of that, seconds spent on decoding its tiles; OpenSlide does not say either.
+        tiles: Slide, level and number of each tile that was decoded, once for each time.
     """
 
-    patches: Tensor
-    slides: Tensor
-    rows: Tensor
-    wanted: list[str]
-    failures: list[tuple[int, str]]
-    read_seconds: float
-    file_seconds: float = 0.0
-    decode_seconds: float = 0.0
+    reading: float = 0.0
+    file: float = 0.0
+    decoding: float = 0.0
+    tiles: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, other: "ReadCost") -> None:
+        """Add what another piece of reading took."""
+        self.reading += other.reading
+        self.file += other.file
+        self.decoding += other.decoding
+        self.tiles += other.tiles
 
 
-@dataclass(frozen=True)
-class Work:
-    """A slide to read: its file, coordinates in the store, and the arrays it lacks."""
-
-    entry: SlideEntry
-    n_patches: int
-    slide_mpp: float
-    missing: tuple[str, ...]
+class _OpenSlide(NamedTuple):
+    reader: SlideReader
+    coords: NDArray[np.int32]  # (N, 2)
 
 
 class PatchSource:
-    """Reads pieces of slides; keeps the last few slides open."""
+    """Reads patches by row; keeps the last few slides open. Threads may share it.
+
+    Args:
+        store: Store with the coordinates.
+        settings: The grid.
+        reader: Who reads the pixels; see ``ReaderName``.
+    """
 
     def __init__(
-        self,
-        store: FeatureStore,
-        work: Sequence[Work],
-        settings: GridSettings,
-        reader: ReaderName = "auto",
+        self, store: FeatureStore, settings: GridSettings, reader: ReaderName = "auto"
     ) -> None:
         self.store = store
-        self.work = work
         self.settings = settings
         self.reader: ReaderName = reader
-        self._open: OrderedDict[int, tuple[SlideReader, np.ndarray]] = OrderedDict()
-        self._failed: set[int] = set()
+        self._open: OrderedDict[str, _OpenSlide] = OrderedDict()
 
-    def read(self, pieces: Sequence[tuple[int, int, int]]) -> PatchBatch:
-        """Read the patches of the pieces; a slide that fails gives a failure instead."""
-        start_time, file_before, decode_before = time.perf_counter(), spent.file, spent.decoding
-        side = self.settings.patch_px
-        images = np.empty((sum(stop - start for _, start, stop in pieces), side, side, 3), np.uint8)
-        slides: list[int] = []
-        rows: list[int] = []
-        failures: list[tuple[int, str]] = []
-        for place, start, stop in pieces:
-            if place in self._failed:
-                continue
-            try:
-                self._read_into(images[len(rows) :], place, start, stop)
-            except SlideError as error:
-                # The rest of the slide would be lost work: its arrays must be whole.
-                self._failed.add(place)
-                failures.append((place, str(error)))
-                continue
-            slides += [place] * (stop - start)
-            rows += range(start, stop)
-        wanted = {name for place in set(slides) for name in self.work[place].missing}
-        return PatchBatch(
-            patches=torch.from_numpy(images[: len(rows)]),  # (B, P, P, 3)
-            slides=torch.tensor(slides, dtype=torch.long),  # (B,)
-            rows=torch.tensor(rows, dtype=torch.long),  # (B,)
-            wanted=sorted(wanted),
-            failures=failures,
-            read_seconds=time.perf_counter() - start_time,
-            file_seconds=spent.file - file_before,
-            decode_seconds=spent.decoding - decode_before,
+    def read_into(
+        self, images: NDArray[np.uint8], place: int, slide: SlideFile, rows: Iterable[int]
+    ) -> ReadCost:
+        """Read one patch after the other.
+
+        Args:
+            images: (K, P, P, 3), filled from the front.
+            place: What the slide is called in the cost.
+            slide: The slide.
+            rows: At most K rows of its arrays.
+
+        Raises:
+            SlideError: If the slide cannot be opened or read.
+        """
+        start, file, decoding = time.perf_counter(), spent.file, spent.decoding
+        spent.tiles.clear()
+        opened = self._opened(slide)
+        px, mpp = self.settings.patch_px, self.settings.mpp
+        for image, row in zip(images, rows, strict=False):
+            x, y = opened.coords[row].tolist()
+            image[...] = opened.reader.read_patch(x, y, px, mpp)
+        tiles = [(place, level, number) for level, number in spent.tiles]
+        seconds = time.perf_counter() - start
+        return ReadCost(seconds, spent.file - file, spent.decoding - decoding, tiles)
+
+    def blocks(self, slide: SlideFile) -> Blocks:
+        """The rows of a slide, grouped so that each tile of its file is decoded once.
+
+        Raises:
+            SlideError: If the slide cannot be opened.
+        """
+        opened, grid = self._opened(slide), self.settings
+        patch, stride = (
+            patch_size_level0(px, grid.mpp, slide.mpp)
+            for px in (grid.patch_px, grid.patch_px - grid.overlap_px)
         )
+        tile = opened.reader.tile_level0(grid.patch_px, grid.mpp)
+        return plan_blocks(opened.coords, patch, stride, tile)
 
     def close(self) -> None:
         """Close the slides that are still open."""
         while self._open:
-            self._open.popitem()[1][0].close()
+            self._open.popitem()[1].reader.close()
 
-    def _read_into(self, images: np.ndarray, place: int, start: int, stop: int) -> None:
-        reader, coords = self._reader(place)
-        px, mpp = self.settings.patch_px, self.settings.mpp
-        for image, (x, y) in zip(images, coords[start:stop].tolist(), strict=False):
-            image[...] = reader.read_patch(x, y, px, mpp)
-
-    def _reader(self, place: int) -> tuple[SlideReader, np.ndarray]:
-        found = self._open.get(place)
+    def _opened(self, slide: SlideFile) -> _OpenSlide:
+        found = self._open.get(slide.slide_id)
         if found is None:
-            item = self.work[place]
-            reader = open_slide(item.entry.path, item.slide_mpp, self.reader)
-            coords = self.store.slide(item.entry.slide_id).coords()
+            reader = open_slide(slide.path, slide.mpp, self.reader)
+            coords = self.store.slide(slide.slide_id).coords()
             # Two threads may open the same slide at once; the first one stays.
-            found = self._open.setdefault(place, (reader, coords))
+            found = self._open.setdefault(slide.slide_id, _OpenSlide(reader, coords))
             while len(self._open) > _OPEN_SLIDES:
                 # Threads may still read it: its last reference closes the file.
                 self._open.popitem(last=False)
         return found
+
+
+def stall_reason(path: Path, timeout_s: float) -> str:
+    """Why a slide was given up."""
+    return (
+        f"slide {path} gave nothing for {timeout_s:g} s: look at its disk or network, or wait "
+        "longer with data.timeout_s"
+    )

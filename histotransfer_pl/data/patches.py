@@ -1,104 +1,39 @@
 """Patches of slides, in batches, for encoders."""
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import logging
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from typing_extensions import override
 
 from histotransfer_pl.data.cohort import SlideEntry, slides_from_cohort, slides_from_folder
-from histotransfer_pl.data.patch_source import PatchBatch, PatchSource, Work
+from histotransfer_pl.data.cores import available_cores
+from histotransfer_pl.data.patch_batch import PatchBatch, Work
+from histotransfer_pl.data.patch_feed import Batches, DeviceFeed, PoolBatches
+from histotransfer_pl.data.patch_pool import ReaderPool
+from histotransfer_pl.data.patch_source import PatchSource
+from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.data.tile import SlideOutcome, TileJob, require_outlines, tile_all
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
 
+_log = logging.getLogger(__name__)
+
+_DEVICE_BATCH, _CPU_BATCH = 256, 32
+_CPU_THREADS = 2
+"""The encoder wants the cores for itself; two threads read ten times as fast as it encodes."""
+
 
 class WantsArrays(Protocol):
     """A task that fills arrays of the store, named as ``features/<encoder>/<depth>``."""
 
     arrays: list[str]
-
-
-class PatchDataset(IterableDataset[PatchBatch]):
-    """Reads the patches of slides, one behind the other, ahead of the encoder.
-
-    Reading runs in threads (OpenSlide works outside Python's lock), and the patches of the next
-    slide are read while this one is encoded: a batch may hold the end of one slide and the
-    beginning of the next.
-
-    Args:
-        store: Store with the coordinates.
-        work: The slides.
-        settings: The grid.
-        batch_size: Patches of a batch.
-        threads: Threads that read.
-        ahead: Batches read ahead of the encoder.
-        reader: Who reads the pixels; see ``ReaderName``.
-    """
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        work: Sequence[Work],
-        settings: GridSettings,
-        batch_size: int,
-        threads: int,
-        ahead: int,
-        reader: ReaderName = "auto",
-    ) -> None:
-        self.store = store
-        self.work = work
-        self.settings = settings
-        self.batch_size = batch_size
-        self.threads = threads
-        self.ahead = ahead
-        self.reader: ReaderName = reader
-
-    @override
-    def __iter__(self) -> Iterator[PatchBatch]:
-        info = get_worker_info()
-        first, step = (info.id, info.num_workers) if info else (0, 1)
-        source = PatchSource(self.store, self.work, self.settings, self.reader)
-        with ThreadPoolExecutor(self.threads) as pool:
-            coming: deque[Future[PatchBatch]] = deque()
-            try:
-                for number, pieces in enumerate(self._batches()):
-                    if number % step != first:
-                        continue
-                    coming.append(pool.submit(source.read, pieces))
-                    if len(coming) > self.ahead:
-                        yield coming.popleft().result()
-                while coming:
-                    yield coming.popleft().result()
-            finally:
-                for future in coming:
-                    future.cancel()
-        source.close()
-
-    def _batches(self) -> Iterator[list[tuple[int, int, int]]]:
-        """Pieces (slide, first row, end row) of each batch."""
-        pieces: list[tuple[int, int, int]] = []
-        room = self.batch_size
-        for place, item in enumerate(self.work):
-            start = 0
-            while start < item.n_patches:
-                stop = min(start + room, item.n_patches)
-                pieces.append((place, start, stop))
-                room -= stop - start
-                start = stop
-                if room == 0:
-                    yield pieces
-                    pieces, room = [], self.batch_size
-        if pieces:
-            yield pieces
 
 
 class PatchDataModule(LightningDataModule):
@@ -113,9 +48,12 @@ class PatchDataModule(LightningDataModule):
         slide_mpp: Micrometres per pixel of level 0 for slides whose file does not say it.
         masks: Folder of ``<slide_id>.geojson`` tissue outlines that replace the detection.
         qc: Draw a thumbnail with tissue outline and grid of each slide, in ``<store>_qc``.
-        batch_size: Patches of a batch.
-        num_workers: Processes that read; 0 reads in threads of this process.
-        threads: Threads that read, in each process.
+        batch_size: Patches of a batch; by default 256 on a GPU and 32 on the CPU.
+        num_workers: Processes that read; 0 reads in threads of this process. By default 0 where
+            the CPU encodes, and elsewhere one less than the cores that this process may use.
+        threads: Threads that tile, and that read where no processes do; by default 2, or the
+            cores that this process may use where a GPU encodes.
+        timeout_s: Seconds after which a slide that gives nothing is left out, and named.
         reader: ``auto`` decodes the tiles of plain TIFF and SVS files directly, with OpenSlide's
             pixels, and leaves the rest to OpenSlide; ``openslide`` and ``direct`` insist on one.
     """
@@ -129,9 +67,10 @@ class PatchDataModule(LightningDataModule):
         slide_mpp: float | None = None,
         masks: Path | None = None,
         qc: bool = True,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        threads: int = 2,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        threads: int | None = None,
+        timeout_s: float = 300.0,
         reader: ReaderName = "auto",
     ) -> None:
         super().__init__()
@@ -139,8 +78,14 @@ class PatchDataModule(LightningDataModule):
         self.prepare_data_per_node = False
         if slides is None and cohort is None:
             raise ConfigError("give the slides with data.slides (a folder), data.cohort, or both")
-        if batch_size < 1 or threads < 1:
-            raise ConfigError(f"data.batch_size is {batch_size}, data.threads {threads}: from 1 up")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("threads", threads, 1),
+            ("num_workers", num_workers, 0),
+            ("timeout_s", timeout_s, 0.001),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"data.{name} is {value}, expected {least:g} or more")
         self.store_path = Path(store)
         self.slides = slides
         self.cohort = cohort
@@ -151,11 +96,13 @@ class PatchDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.threads = threads
+        self.timeout_s = timeout_s
         self.reader: ReaderName = reader
+        self.feed: PatchFeed | None = None
         self.outcomes: dict[str, SlideOutcome] = {}
         self.work: list[Work] = []
         self._opened: FeatureStore | None = None
-        self._lock = ExitStack()
+        self._closing = ExitStack()
 
     @property
     def store(self) -> FeatureStore:
@@ -179,7 +126,7 @@ class PatchDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Tile what the store does not have yet; holds the store's lock until teardown."""
         self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
-        self._lock.enter_context(self.store.writing())
+        self._closing.enter_context(self.store.writing())
         job = TileJob(
             self.store, self.grid, self.slide_mpp, self.qc_folder, self.masks, self.reader
         )
@@ -187,7 +134,8 @@ class PatchDataModule(LightningDataModule):
         if self.masks is not None:
             require_outlines(self.masks, [entry.slide_id for entry in entries])
         self.outcomes = {
-            outcome.slide_id: outcome for outcome in tile_all(job, entries, threads=self.threads)
+            outcome.slide_id: outcome
+            for outcome in tile_all(job, entries, threads=self._reading().threads)
         }
 
     @override
@@ -196,7 +144,7 @@ class PatchDataModule(LightningDataModule):
         if self._opened is None:
             # A further rank: the first one holds the lock for all.
             self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
-            self._lock.enter_context(self.store.writing(lock=False))
+            self._closing.enter_context(self.store.writing(lock=False))
         arrays = self._arrays()
         failed = {s for s, outcome in self.outcomes.items() if outcome.state == "failed"}
         if self.trainer is not None:
@@ -213,38 +161,118 @@ class PatchDataModule(LightningDataModule):
                 self.work.append(Work(entry, slide.n_patches, mpp, missing))
 
     @override
-    def predict_dataloader(self) -> DataLoader[PatchBatch]:
+    def predict_dataloader(self) -> "PatchFeed":
         trainer = self.trainer
         if trainer is not None and trainer.world_size > 1:
             self.work = share_out(self.work, trainer.world_size)[trainer.global_rank]
-        dataset = PatchDataset(
-            self.store,
-            self.work,
-            self.grid,
-            self.batch_size,
-            self.threads,
-            ahead=2 * self.threads,
-            reader=self.reader,
-        )
-        return DataLoader(
-            dataset,
-            batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+        self.feed = PatchFeed(self, self._reading())
+        self._closing.callback(self.feed.close)
+        return self.feed
+
+    @override
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Slide numbers and rows stay on the host: reading them back would wait for the device."""
+        if not isinstance(batch, PatchBatch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return batch._replace(patches=batch.patches.to(device, non_blocking=True))
 
     @override
     def teardown(self, stage: str) -> None:
-        self._lock.close()
+        self._closing.close()
 
     @override
     def on_exception(self, exception: BaseException) -> None:
-        self._lock.close()
+        self._closing.close()
+
+    def _reading(self) -> "Reading":
+        """Sizes and numbers for the device that encodes, where none are given."""
+        trainer = self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        # Processes of one machine share its cores.
+        cores = max(1, available_cores() // (trainer.num_devices if trainer else 1))
+        on_cpu = device.type == "cpu"
+        default_workers = 0 if on_cpu else max(1, cores - 1)
+        return Reading(
+            device,
+            self.batch_size or (_CPU_BATCH if on_cpu else _DEVICE_BATCH),
+            default_workers if self.num_workers is None else self.num_workers,
+            self.threads or (min(_CPU_THREADS, cores) if on_cpu else cores),
+        )
 
     def _arrays(self) -> list[str]:
         if self.trainer is None:
             return []
         return cast("WantsArrays", self.trainer.lightning_module).arrays
+
+
+class Reading(NamedTuple):
+    """How patches are read: for which device, in what batches, by how many."""
+
+    device: torch.device
+    batch_size: int
+    workers: int
+    threads: int
+
+
+class PatchFeed:
+    """Batches of the patches that are left to encode, on the device that encodes them.
+
+    Args:
+        data: The slides; set up.
+        reading: How they are read.
+    """
+
+    def __init__(self, data: PatchDataModule, reading: Reading) -> None:
+        self.data = data
+        self.reading = reading
+        self._open = ExitStack()
+        self._batches = self._readers()
+        if reading.device.type == "cuda":
+            self._batches = DeviceFeed(self._batches, reading.device)
+
+    def __iter__(self) -> Generator[PatchBatch, None, None]:
+        batches = iter(self._batches)
+        self._open.callback(batches.close)
+        return batches
+
+    @property
+    def copying_s(self) -> float:
+        """Seconds spent on sending batches to the device, beside everything else."""
+        return self._batches.copying_s if isinstance(self._batches, DeviceFeed) else 0.0
+
+    def close(self) -> None:
+        """Stop reading, wherever it is."""
+        self._open.close()
+
+    def _readers(self) -> Batches:
+        data, reading = self.data, self.reading
+        if reading.workers and data.work:
+            source = PatchSource(data.store, data.grid, data.reader)
+            try:
+                pool = ReaderPool(source, reading.workers, data.timeout_s)
+            except OSError as error:
+                _log.warning(
+                    "no memory for %d reading processes to share (%s): reading in %d threads, "
+                    "which is slower; free memory or lower data.num_workers",
+                    *(reading.workers, error, reading.threads),
+                )
+                self.reading = reading._replace(workers=0)
+            else:
+                self._open.callback(pool.close)
+                pin = reading.device.type == "cuda"
+                return PoolBatches(pool, data.work, reading.batch_size, pin=pin)
+        return PatchDataset(
+            data.store,
+            data.work,
+            data.grid,
+            reading.batch_size,
+            reading.threads,
+            ahead=2 * reading.threads,
+            reader=data.reader,
+            timeout_s=data.timeout_s,
+        )
 
 
 def share_out(work: Sequence[Work], parts: int) -> list[list[Work]]:

@@ -113,6 +113,18 @@ class OpenSlideReader:
         with slide_errors(self.path):
             return self._read(x_level0, y_level0, (side, side), (patch_px, patch_px))
 
+    def tile_level0(self, patch_px: int, mpp: float) -> tuple[float, float]:
+        """Width and height, in level-0 pixels, of the file tiles that such a patch is read from.
+
+        Args:
+            patch_px: Side of the patch in its own pixels.
+            mpp: Micrometres per pixel of the patch.
+        """
+        level = self._level(patch_size_level0(patch_px, mpp, self.mpp) / patch_px)
+        names = (f"openslide.level[{level}].tile-{side}" for side in ("width", "height"))
+        width, height = (int(self.properties.get(name, _BLOCK_PX)) for name in names)
+        return width * self.level_downsamples[level], height * self.level_downsamples[level]
+
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """Reads the whole slide at a coarse resolution.
 

@@ -36,6 +36,10 @@ class SlideReader(Protocol):
         """(P, P, 3) pixels of the square whose top-left corner is that level-0 pixel."""
         ...
 
+    def tile_level0(self, patch_px: int, mpp: float) -> tuple[float, float]:
+        """Width and height, in level-0 pixels, of the file tiles that such a patch is read from."""
+        ...
+
     def thumbnail(self, mpp: float) -> NDArray[np.uint8]:
         """(h, w, 3) pixels of the whole slide."""
         ...

@@ -41,10 +41,14 @@ _COLOURS = {2: b"\x00", 6: b"\x01"}
 
 
 class Spent(threading.local):
-    """Seconds that this thread has spent on tiles, by what it did."""
+    """Seconds that this thread has spent on tiles, by what it did, and the tiles it decoded."""
 
     file: float = 0.0
     decoding: float = 0.0
+
+    def __init__(self) -> None:
+        self.tiles: list[tuple[int, int]] = []
+        """Level and number of each decoded tile; whoever counts them empties the list."""
 
 
 spent = Spent()
@@ -145,9 +149,10 @@ class TiledFile:
         self._size = os.fstat(self._descriptor).st_size
         self._fill_missing = fill_missing
         self.levels: list[TileGrid | None] = find_levels(path, sizes)
-        # In order of use. Without a lock, which could be held while the process forks: each
-        # operation on a dict is atomic, and two threads that decode one tile do no harm.
+        # In order of use. A process that forks opens the file anew, so that it never waits for
+        # a lock that another process's thread holds.
         self._decoded: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self._coming: dict[tuple[int, int], threading.Lock] = {}
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> NDArray[np.uint8]:
         """An area of a level; white outside of it and where a tile is missing.
@@ -209,15 +214,18 @@ class TiledFile:
     def _tile(self, level: int, grid: TileGrid, number: int) -> NDArray[np.uint8] | None:
         """A decoded tile; None for a missing one."""
         key = (level, number)
-        tile = self._decoded.pop(key, None)
-        if tile is None:
-            count = int(grid.counts[number])
-            if count == 0:
-                if level and not self._fill_missing:
-                    raise MissingTileError
-                return None
-            tile = self._load(grid, number, count)
-        self._decoded[key] = tile  # now the last one used
+        count = int(grid.counts[number])
+        if count == 0:
+            if level and not self._fill_missing:
+                raise MissingTileError
+            return None
+        # Of the threads that need a tile, one decodes it and the others wait for it.
+        with self._coming.setdefault(key, threading.Lock()):
+            tile = self._decoded.pop(key, None)
+            if tile is None:
+                tile = self._load(grid, number, count)
+                spent.tiles.append(key)
+            self._decoded[key] = tile  # now the last one used
         while len(self._decoded) * tile.nbytes > TILE_CACHE_BYTES:
             self._forget_oldest()
         return tile
@@ -235,7 +243,9 @@ class TiledFile:
 
     def _forget_oldest(self) -> None:
         try:
-            del self._decoded[next(iter(self._decoded))]
+            oldest = next(iter(self._decoded))
+            del self._decoded[oldest]
+            self._coming.pop(oldest, None)
         except (KeyError, StopIteration, RuntimeError):
             return  # another thread was faster
 

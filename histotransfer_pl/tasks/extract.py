@@ -1,17 +1,21 @@
 """Features of patches, at every requested depth, in one pass."""
 
+import logging
 from typing import Any, Literal
 
+import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 from typing_extensions import override
 
-from histotransfer_pl.data.patch_source import PatchBatch
+from histotransfer_pl.data.patch_batch import PatchBatch
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.heap import keep_freed_memory
+
+_log = logging.getLogger(__name__)
 
 
 class FeatureExtractor(LightningModule):
@@ -57,6 +61,8 @@ class FeatureExtractor(LightningModule):
                 )
             ]
         self.dtype_in_store = dtype
+        self.most_patches: int | None = None
+        """Patches that fit the device at a time, once that is known."""
         self.encoders = nn.ModuleList(build_encoder(config) for config in encoder)
         if compiled:
             for item in self.encoders:
@@ -94,6 +100,9 @@ class FeatureExtractor(LightningModule):
     def on_predict_start(self) -> None:
         if self.device.type == "cpu":
             keep_freed_memory()
+        elif self.device.type == "cuda":
+            # What is left in float32 may use tensor cores: a ViT-L runs at 4.5 times the speed.
+            torch.set_float32_matmul_precision("high")
 
     @override
     def predict_step(self, batch: PatchBatch, batch_idx: int) -> dict[str, Tensor]:
@@ -106,12 +115,44 @@ class FeatureExtractor(LightningModule):
             arrays = {depth: feature_path(item.name, depth) for depth in item.depths}
             if wanted.isdisjoint(arrays.values()):
                 continue
-            features = item(batch.patches)
-            found |= {arrays[depth]: features[depth].float() for depth in item.depths}
+            features = self._encode(item, batch.patches)
+            found |= {arrays[depth]: features[depth] for depth in item.depths}
         return found
+
+    def _encode(self, encoder: PatchEncoder, patches: Tensor) -> dict[str, Tensor]:
+        """Features (B, D) of each depth, in as few pieces as the device's memory allows."""
+        while True:
+            size = self.most_patches or len(patches)
+            try:
+                pieces = [encoder(piece) for piece in patches.split(size)]
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                self.most_patches = -(-min(size, len(patches)) // 2)
+            else:
+                return {d: torch.cat([p[d].float() for p in pieces]) for d in encoder.depths}
+            torch.cuda.empty_cache()
+            _log.warning(
+                "the device's memory does not hold %d patches: encoding %d at a time "
+                "(data.batch_size sets it)",
+                *(size, self.most_patches),
+            )
 
     def _encoders(self) -> list[PatchEncoder]:
         return [item for item in self.encoders if isinstance(item, PatchEncoder)]
+
+
+def default_precision(accelerator: object) -> str | None:
+    """The precision of an extraction for which none is given; None leaves it to Lightning.
+
+    On an NVIDIA GPU it is fp16 with float32 where that matters: on an H100 it was as fast as
+    bf16, and its features were ten times closer to those of float32.
+
+    Args:
+        accelerator: As given to the Trainer.
+    """
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "16-mixed" if on_gpu else None
 
 
 def array_facts(encoder: PatchEncoder) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from histotransfer_pl.data.patch_batch import PatchBatch
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule, draw_batches
-from histotransfer_pl.data.patch_source import PatchBatch
-from histotransfer_pl.data.patches import PatchDataset
+from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.encoders.batchnorm import reestimating
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder

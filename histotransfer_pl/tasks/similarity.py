@@ -12,8 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from histotransfer_pl.analysis.minibatch_cka import MinibatchCKA
+from histotransfer_pl.data.patch_batch import PatchBatch
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
-from histotransfer_pl.data.patch_source import PatchBatch
 from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder

@@ -1,12 +1,13 @@
 """tile and extract through the command line, on painted and on real slides."""
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,19 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from histotransfer_pl.cli.main import main
+from histotransfer_pl.data import patch_pool
+from histotransfer_pl.data.patch_batch import PatchBatch
+from histotransfer_pl.data.patch_source import PatchSource, ReadCost, SlideFile
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.tasks.extract import FeatureExtractor
 
 ENCODER = "resnet18-random0"
 ARRAYS = [f"features/{ENCODER}/{depth}" for depth in ("stem", "layer1")]
@@ -247,37 +253,132 @@ def test_ids_from_a_table_never_leave_the_store(slides: Path, tmp_path: Path) ->
     assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["s.zarr", "s_qc"]
 
 
-def test_a_killed_extraction_goes_on(slides: Path, tmp_path: Path, extract: Extract) -> None:
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_killed_extraction_goes_on(
+    slides: Path, tmp_path: Path, extract: Extract, workers: str
+) -> None:
     """Ctrl-C in the middle: what was complete verifies, and the same command ends the work."""
     script = (
         "import signal, sys, time\n"
         # A shell without job control starts what runs behind it with this signal ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import histotransfer_pl.data.patches as p\n"
-        "read = p.PatchSource.read\n"
-        "def slow(self, pieces):\n"
-        "    time.sleep(3 if all(place == 1 for place, _, _ in pieces) else 0)\n"
-        "    return read(self, pieces)\n"
-        "p.PatchSource.read = slow\n"
+        "import histotransfer_pl.data.patch_pool as p\n"
+        "p._SLOT_BYTES = 1\n"
+        "import histotransfer_pl.tasks.extract as e\n"
+        "step = e.FeatureExtractor.predict_step\n"
+        "def slow(self, batch, number):\n"
+        "    time.sleep(0.4)\n"
+        "    return step(self, batch, number)\n"
+        "e.FeatureExtractor.predict_step = slow\n"
         "from histotransfer_pl.cli.main import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
+        "if __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
     )
+    (tmp_path / "slow.py").write_text(script)
     arguments = ["extract", "--data.slides", str(slides), "--data.store", str(tmp_path / "s.zarr"),
                  "--data.grid.patch_px", "64", "--data.grid.mpp", "1.0", "--data.batch_size", "7",
                  "--model.encoder", "resnet18", "--model.weights", "random",
-                 "--model.depths", "[stem, layer1]"]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", script, *arguments])
-    first = tmp_path / "s.zarr" / "patient_00_slide_0" / "features"
+                 "--model.depths", "[stem, layer1]", "--data.num_workers", workers]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "slow.py"), *arguments], start_new_session=True
+    )
+    first = [tmp_path / "s.zarr" / f"patient_0{i}_slide_0" / "features" for i in range(2)]
     deadline = time.monotonic() + 120
-    while not first.exists() and time.monotonic() < deadline and process.poll() is None:
+    while not any(p.exists() for p in first) and time.monotonic() < deadline:
+        assert process.poll() is None
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     assert process.wait(120) in (1, 130)
+    assert _ends(process.pid)
     assert open_store(tmp_path).verify() == []
     assert extract() == 0
     store = open_store(tmp_path)
     assert all(store.slide(s).has(name) for s in store.slide_ids() for name in ARRAYS)
     assert store.verify() == []
+
+
+def _ends(group: int) -> bool:
+    """Whether no process of a group is left within some seconds."""
+    for _ in range(100):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_reading_in_processes_gives_the_same_features(
+    extract: Extract, slides: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert extract("--data.num_workers", "2", "--model.dtype", "float32") == 0
+    out = capsys.readouterr().out
+    assert " of 2 processes (files " in out
+    assert "1.00 decodes per tile" in out
+    assert "bottleneck: " in out
+    store = open_store(tmp_path)
+    for path in sorted(slides.iterdir()):
+        found = store.slide(path.stem).read(ARRAYS[1])
+        np.testing.assert_allclose(found, recompute(store, path.stem, path), atol=1e-4)
+
+
+def test_a_killed_reading_process_is_one_line_and_what_is_complete_stays(
+    extract: Extract,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = FeatureExtractor.predict_step
+    monkeypatch.setattr(patch_pool, "_SLOT_BYTES", 1)
+
+    def killing(self: FeatureExtractor, batch: PatchBatch, batch_idx: int) -> dict[str, Tensor]:
+        if open_store(tmp_path).slide("patient_00_slide_0").arrays():
+            for child in multiprocessing.active_children():
+                child.kill()
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureExtractor, "predict_step", killing)
+        assert extract("--data.num_workers", "1") == 1
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error:")]
+    assert "a reading process was killed by signal 9" in line
+    store = open_store(tmp_path)
+    assert len(store.slide("patient_00_slide_0").arrays()) == 2
+    assert store.slide("patient_01_slide_0").arrays() == []
+    assert extract() == 0
+    assert open_store(tmp_path).verify() == []
+
+
+def test_without_memory_to_share_threads_read_and_say_so(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert extract("--data.num_workers", "2") == 0
+    out, err = capsys.readouterr()
+    assert "no memory for 2 reading processes to share" in err
+    assert "2 done" in out
+    assert " threads (files " in out
+
+
+def test_a_slide_that_stalls_is_named_and_the_other_is_done(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = PatchSource.read_into
+
+    def stalling(
+        self: PatchSource, images: np.ndarray, place: int, slide: SlideFile, rows: Iterable[int]
+    ) -> ReadCost:
+        if slide.slide_id == "patient_00_slide_0":
+            time.sleep(5)
+        return read(self, images, place, slide, rows)
+
+    monkeypatch.setattr(PatchSource, "read_into", stalling)
+    assert extract("--data.timeout_s", "1") == 3
+    out, err = capsys.readouterr()
+    assert "1 done, 1 failed" in out
+    assert "patient_00_slide_0.tiff gave nothing for 1 s" in " ".join(err.split())
 
 
 class TestRealSlides:

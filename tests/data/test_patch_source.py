@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from histotransfer_pl.data.cohort import SlideEntry
-from histotransfer_pl.data.patch_source import PatchBatch, Work
-from histotransfer_pl.data.patches import PatchDataset
+from histotransfer_pl.data.patch_batch import PatchBatch, Work
+from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
 from histotransfer_pl.slides.reader import ReaderName
@@ -90,6 +90,6 @@ def test_a_batch_says_where_its_time_went(store: FeatureStore) -> None:
     work = work_on(store)[:1]
     for reader in ("direct", "openslide"):
         (batch,) = PatchDataset(store, work, GRID, 100, 1, 1, reader)
-        inside = batch.file_seconds + batch.decode_seconds
-        assert batch.read_seconds > inside
+        inside = batch.cost.file + batch.cost.decoding
+        assert batch.cost.reading > inside
         assert (inside > 0) == (reader == "direct")

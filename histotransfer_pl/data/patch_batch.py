@@ -1,0 +1,50 @@
+"""What the readers of patches hand to the encoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from histotransfer_pl.data.cohort import SlideEntry
+from histotransfer_pl.data.patch_source import ReadCost, SlideFile
+
+
+class PatchBatch(NamedTuple):
+    """Patches of one or several slides.
+
+    Attributes:
+        patches: (B, P, P, 3) uint8.
+        slides: (B,) places in the list of work, on the host.
+        rows: (B,) rows of the slides' arrays, on the host.
+        wanted: Arrays that at least one slide of the batch lacks.
+        failures: Place and reason of slides that could not be read.
+        cost: What the reading took.
+    """
+
+    patches: Tensor
+    slides: Tensor
+    rows: Tensor
+    wanted: list[str]
+    failures: list[tuple[int, str]]
+    cost: ReadCost
+
+
+@dataclass(frozen=True)
+class Work:
+    """A slide to read: its file, coordinates in the store, and the arrays it lacks."""
+
+    entry: SlideEntry
+    n_patches: int
+    slide_mpp: float
+    missing: tuple[str, ...]
+
+    @property
+    def file(self) -> SlideFile:
+        """What a reader needs to know of it."""
+        return SlideFile(self.entry.slide_id, self.entry.path, self.slide_mpp)
+
+
+def wanted_arrays(work: Sequence[Work], places: set[int]) -> list[str]:
+    """The arrays that at least one of these slides lacks."""
+    return sorted({name for place in places for name in work[place].missing})

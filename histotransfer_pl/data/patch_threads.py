@@ -1,0 +1,207 @@
+"""Reads patches in threads of this process, in the order of the slides and their rows."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+from typing_extensions import override
+
+from histotransfer_pl.data.patch_batch import PatchBatch, Work, wanted_arrays
+from histotransfer_pl.data.patch_source import PatchSource, ReadCost, stall_reason
+from histotransfer_pl.errors import SlideError, StoreError
+from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.reader import ReaderName
+from histotransfer_pl.store.feature_store import FeatureStore
+
+Piece = tuple[int, int, int]
+"""Slide, first row, end row."""
+
+_BEAT_PATCHES = 16
+"""Patches after which a thread shows that it lives."""
+_LOOK_S = 0.5
+_JOIN_S = 5.0
+
+
+class _Job:
+    """A batch that a thread reads."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.pieces = pieces
+        self.batch: Future[PatchBatch] = Future()
+        self.place = -1
+        self.beat: float | None = None
+
+
+class PatchDataset(IterableDataset[PatchBatch]):
+    """Reads the patches of slides, one behind the other, ahead of the encoder.
+
+    OpenSlide and the decoders work outside Python's lock. The patches of the next slide are read
+    while this one is encoded: a batch may hold the end of one slide and the beginning of the next.
+
+    Args:
+        store: Store with the coordinates.
+        work: The slides.
+        settings: The grid.
+        batch_size: Patches of a batch.
+        threads: Threads that read.
+        ahead: Batches read ahead of the encoder.
+        reader: Who reads the pixels; see ``ReaderName``.
+        timeout_s: Seconds after which a slide that gives nothing is given up.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        work: Sequence[Work],
+        settings: GridSettings,
+        batch_size: int,
+        threads: int,
+        ahead: int,
+        reader: ReaderName = "auto",
+        timeout_s: float = 300.0,
+    ) -> None:
+        self.store = store
+        self.work = work
+        self.settings = settings
+        self.batch_size = batch_size
+        self.threads = threads
+        self.ahead = ahead
+        self.reader: ReaderName = reader
+        self.timeout_s = timeout_s
+
+    @override
+    def __iter__(self) -> Generator[PatchBatch, None, None]:
+        reading = _Reading(self)
+        coming: deque[_Job] = deque()
+        try:
+            for pieces in self._batches():
+                coming.append(reading.submit(pieces))
+                if len(coming) > self.ahead:
+                    yield reading.result(coming.popleft())
+            while coming:
+                yield reading.result(coming.popleft())
+        finally:
+            for job in coming:
+                job.batch.cancel()
+            reading.close()
+
+    def _batches(self) -> Iterator[list[Piece]]:
+        """Pieces of each batch."""
+        pieces: list[Piece] = []
+        room = self.batch_size
+        for place, item in enumerate(self.work):
+            start = 0
+            while start < item.n_patches:
+                stop = min(start + room, item.n_patches)
+                pieces.append((place, start, stop))
+                room -= stop - start
+                start = stop
+                if room == 0:
+                    yield pieces
+                    pieces, room = [], self.batch_size
+        if pieces:
+            yield pieces
+
+
+class _Reading:
+    """The threads of one pass; those of a pool would hold up the end of the program."""
+
+    def __init__(self, data: PatchDataset) -> None:
+        self._data = data
+        self._source = PatchSource(data.store, data.settings, data.reader)
+        self._lost: set[int] = set()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        for _ in range(data.threads):
+            self._start()
+
+    def submit(self, pieces: Sequence[Piece]) -> _Job:
+        job = _Job(pieces)
+        self._jobs.put(job)
+        return job
+
+    def result(self, job: _Job) -> PatchBatch:
+        """The batch of a job; a slide that stalls is given up, and the others are read anew."""
+        look = min(_LOOK_S, self._data.timeout_s)
+        failures: list[tuple[int, str]] = []
+        while True:
+            try:
+                batch = job.batch.result(look)
+            except NotYet:
+                if job.beat is None or time.monotonic() - job.beat < self._data.timeout_s:
+                    continue
+                if job.place not in self._lost:
+                    self._lost.add(job.place)
+                    failures.append((job.place, self._stalled(job.place)))
+                job = _Job(job.pieces)
+                self._start(job)  # the thread that waits may never come back
+            else:
+                return batch._replace(failures=failures + batch.failures)
+
+    def close(self) -> None:
+        for _ in self._threads:
+            self._jobs.put(None)
+        if not self._lost:
+            for thread in self._threads:
+                thread.join(_JOIN_S)
+        self._source.close()
+
+    def _start(self, first: _Job | None = None) -> None:
+        thread = threading.Thread(target=self._run, args=(first,), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _run(self, job: _Job | None) -> None:
+        job = job or self._jobs.get()
+        while job is not None:
+            if job.batch.set_running_or_notify_cancel():
+                try:
+                    job.batch.set_result(self._read(job))
+                except BaseException as error:  # noqa: BLE001 - raised again by result()
+                    job.batch.set_exception(error)
+            job = self._jobs.get()
+
+    def _read(self, job: _Job) -> PatchBatch:
+        side = self._data.settings.patch_px
+        total = sum(stop - start for _, start, stop in job.pieces)
+        images = np.empty((total, side, side, 3), np.uint8)
+        slides: list[int] = []
+        rows: list[int] = []
+        failures: list[tuple[int, str]] = []
+        cost = ReadCost()
+        for place, start, stop in job.pieces:
+            job.place, job.beat = place, time.monotonic()
+            if place in self._lost:
+                continue
+            try:
+                for first in range(start, stop, _BEAT_PATCHES):
+                    some = range(first, min(first + _BEAT_PATCHES, stop))
+                    target = images[len(rows) + first - start :]
+                    file = self._data.work[place].file
+                    cost.add(self._source.read_into(target, place, file, some))
+                    job.beat = time.monotonic()
+            except (SlideError, StoreError) as error:
+                # The rest of the slide would be lost work: its arrays must be whole.
+                self._lost.add(place)
+                failures.append((place, str(error)))
+                continue
+            slides += [place] * (stop - start)
+            rows += range(start, stop)
+        return PatchBatch(
+            patches=torch.from_numpy(images[: len(rows)]),  # (B, P, P, 3)
+            slides=torch.tensor(slides, dtype=torch.long),  # (B,)
+            rows=torch.tensor(rows, dtype=torch.long),  # (B,)
+            wanted=wanted_arrays(self._data.work, set(slides)),
+            failures=failures,
+            cost=cost,
+        )
+
+    def _stalled(self, place: int) -> str:
+        return stall_reason(self._data.work[place].entry.path, self._data.timeout_s)
