@@ -1,11 +1,21 @@
-"""Which epoch is kept when several are equally good."""
+"""Which epoch is kept, and a word where that choice is doubtful."""
 
+import logging
+import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
+
+_log = logging.getLogger(__name__)
+
+_COUNTERPART = {"val/loss": "val/auroc"}
+"""What else to look at for a monitor; ``val/loss`` for every other one."""
+_CLEAR_RISE = 0.05
+"""Rise of the AUROC, or fall of the loss as a share of itself, that is worth a word."""
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -20,6 +30,21 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self, *, ties: Literal["earliest", "latest"] = "earliest", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ties = ties
+        self._other = _COUNTERPART.get(str(self.monitor), "val/loss")
+        self._seen: list[tuple[float, float]] = []
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = trainer.callback_metrics
+        if not trainer.sanity_checking and self.monitor in metrics and self._other in metrics:
+            self._seen.append((float(metrics[self.monitor]), float(metrics[self._other])))
+        super().on_validation_end(trainer, pl_module)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        doubt = doubt_of_first_epoch(self._seen, str(self.monitor), self.mode, self._other)
+        if doubt is not None and trainer.is_global_zero:
+            _log.warning(doubt)
 
     @override
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
@@ -31,3 +56,31 @@ class BestCheckpoint(ModelCheckpoint):
         tied = bool(current == self.best_k_models[self.kth_best_model_path])
         decided: bool = trainer.strategy.reduce_boolean_decision(tied)
         return decided
+
+
+def doubt_of_first_epoch(
+    seen: Sequence[tuple[float, float]], monitor: str, mode: str, other: str
+) -> str | None:
+    """A warning where the first epoch is kept though the network went on learning by another sign.
+
+    Args:
+        seen: Monitored and other metric of each epoch.
+        monitor: Name of the monitored metric.
+        mode: Whether its ``min`` or ``max`` is best.
+        other: Name of the other metric, ``val/loss`` or one of which more is better.
+    """
+    if len(seen) < 3:
+        return None
+    sign = 1 if mode == "min" else -1
+    best = min(range(len(seen)), key=lambda epoch: sign * seen[epoch][0])
+    less_is_better = other == "val/loss"
+    values = [-value if less_is_better else value for _, value in seen]
+    later = max(range(len(values)), key=lambda epoch: values[epoch])
+    scale = abs(values[0]) if less_is_better else 1.0
+    if best != 0 or not math.isfinite(values[0]) or values[later] - values[0] < _CLEAR_RISE * scale:
+        return None
+    return (
+        f"the first of {len(seen)} epochs is kept ({monitor} {seen[0][0]:.3f}), but {other} went "
+        f"from {seen[0][1]:.3f} to {seen[later][1]:.3f} by epoch {later + 1}: lower the learning "
+        f"rate (model.optimizer.init_args.lr), or let {other} choose (checkpoint.monitor and mode)"
+    )

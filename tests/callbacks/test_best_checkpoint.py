@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
-from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint
+from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint, doubt_of_first_epoch
 
 
 class Scripted(LightningModule):
@@ -70,3 +70,56 @@ def test_the_latest_of_equally_good_epochs_is_kept_where_asked_for(
     tmp_path: Path, values: list[float], mode: str, settings: dict[str, Any], epoch: int
 ) -> None:
     assert kept_epoch(tmp_path, values, mode, **settings) == epoch
+
+
+LOSS_GROWS = [(0.69, 0.55), (0.8, 0.6), (1.1, 0.7), (1.4, 0.68)]
+
+
+def test_a_first_epoch_is_doubted_when_the_other_metric_rises_later() -> None:
+    said = doubt_of_first_epoch(LOSS_GROWS, "val/loss", "min", "val/auroc")
+
+    assert said is not None
+    assert "first of 4 epochs" in said
+    assert "val/auroc went from 0.550 to 0.700 by epoch 3" in said
+    falls = [(0.9, 0.7), (0.8, 0.5), (0.8, 0.6)]
+    assert doubt_of_first_epoch(falls, "val/auroc", "max", "val/loss") is not None
+
+
+@pytest.mark.parametrize(
+    ("seen", "mode"),
+    [
+        (LOSS_GROWS[:2], "min"),  # too short to tell
+        ([(0.69, 0.55), (0.6, 0.7), (0.7, 0.8)], "min"),  # the second is kept
+        ([(0.5, 0.80), (0.6, 0.82), (0.7, 0.84)], "min"),  # hardly a rise
+        ([(float("nan"), float("nan"))] * 3, "min"),
+    ],
+)
+def test_no_word_where_there_is_no_doubt(seen: list[tuple[float, float]], mode: str) -> None:
+    assert doubt_of_first_epoch(seen, "val/loss", mode, "val/auroc") is None
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:The number of training batches"
+)
+def test_the_doubt_is_logged_at_the_end_of_fit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Growing(Scripted):
+        @override
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            super().validation_step(batch, batch_idx)
+            loss = torch.tensor(1.0 - 0.1 * self.current_epoch)
+            self.log("val/loss", loss, batch_size=1)
+
+    best = BestCheckpoint(
+        dirpath=tmp_path, filename="best", monitor="val/accuracy", mode="max",
+        enable_version_counter=False,
+    )  # fmt: skip
+    trainer = Trainer(
+        max_epochs=4, callbacks=[best], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0,
+    )  # fmt: skip
+    batches = DataLoader(TensorDataset(torch.ones(1)))
+    with caplog.at_level("WARNING", logger="histotransfer_pl"):
+        trainer.fit(Growing([0.9, 0.8, 0.7, 0.6]), batches, batches)
+    assert "val/loss went from 1.000 to 0.700 by epoch 4" in caplog.text
