@@ -11,46 +11,16 @@ seeds), and what each rule to keep an epoch gives on the test part.
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
-from torch import Tensor
 
+from benchmarks.bare_training import SETTINGS, Bags, Setting, epochs, measure, pack
 from histotransfer_pl.data.features import FeatureDataModule
-from histotransfer_pl.models.heads import AttentionHead, MILHead
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
-Bags = tuple[list[Tensor], Tensor]
-"""Features (N, D) of each bag, and their labels (S,)."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Settings of one training."""
-
-    optimizer: str
-    lr: float
-    weight_decay: float
-    batch_size: int
-    standardize: bool
-    epochs: int
-    patience: int | None = None  # epochs without a smaller validation loss after which it ends
-
-
-SETTINGS = {
-    "paper": Setting("Adam", 1e-3, 0.0, 1, False, 20),
-    "paper, standardised": Setting("Adam", 1e-3, 0.0, 1, True, 20),
-    "1e-4, 8 bags": Setting("AdamW", 1e-4, 0.01, 8, True, 60, 10),
-    "1e-4, 8 bags, raw": Setting("AdamW", 1e-4, 0.01, 8, False, 60, 10),
-    "2e-4, 8 bags": Setting("AdamW", 2e-4, 0.01, 8, True, 60, 10),
-    "5e-4, 8 bags": Setting("AdamW", 5e-4, 0.01, 8, True, 60, 10),
-}
 MONITORS = {"val_loss": True, "val_auroc": False, "val_accuracy": False}
 """What may choose the epoch, and whether less is better."""
 
@@ -63,49 +33,15 @@ def bags_of(data: FeatureDataModule, part: str) -> Bags:
     return features, torch.tensor([number[label] for label in rows["label"]])
 
 
-def pack(bags: Bags, order: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Packed features (sum N, D), lengths (S,) and labels (S,) of some bags."""
-    features = [bags[0][i] for i in order]
-    return torch.cat(features), torch.tensor([len(f) for f in features]), bags[1][order]
-
-
-def measure(head: MILHead, batch: tuple[Tensor, Tensor, Tensor], name: str) -> dict[str, float]:
-    """Loss, AUROC and accuracy of a part."""
-    with torch.inference_mode():
-        logits = head(batch[0], batch[1]).logits  # (S, C)
-    labels = batch[2]
-    return {
-        f"{name}_loss": float(F.cross_entropy(logits, labels)),
-        f"{name}_auroc": float(roc_auc_score(labels, logits.softmax(-1)[:, 1])),
-        f"{name}_accuracy": float((logits.argmax(-1) == labels).float().mean()),
-    }
-
-
 def train(parts: dict[str, Bags], setting: Setting, seed: int, hidden: list[int]) -> pd.DataFrame:
     """One row per epoch."""
-    torch.manual_seed(seed)
-    bags = parts["train"]
-    head = AttentionHead(bags[0][0].shape[1], 2, hidden, patch_head=False)
-    make = getattr(torch.optim, setting.optimizer)
-    optimizer = make(head.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
-    whole = {name: pack(part, list(range(len(part[1])))) for name, part in parts.items()}
+    packed = {"val": pack(parts["validation"]), "test": pack(parts["test"])}
     rows = []
-    for epoch in range(setting.epochs):
-        head.train()
-        order = torch.randperm(len(bags[1])).tolist()
-        for start in range(0, len(order), setting.batch_size):
-            features, lengths, labels = pack(bags, order[start : start + setting.batch_size])
-            optimizer.zero_grad()
-            F.cross_entropy(head(features, lengths).logits, labels).backward()
-            optimizer.step()
-        head.eval()
+    for epoch, (head, _) in enumerate(epochs(parts, setting, seed, hidden)):
         row: dict[str, float] = {"epoch": epoch}
-        for name, short in (("validation", "val"), ("test", "test")):
-            row |= measure(head, whole[name], short)
+        for part, batch in packed.items():
+            row |= {f"{part}_{name}": value for name, value in measure(head, batch).items()}
         rows.append(row)
-        best = min(range(len(rows)), key=lambda i: rows[i]["val_loss"])
-        if setting.patience is not None and epoch - best >= setting.patience:
-            break
     return pd.DataFrame(rows)
 
 
@@ -137,16 +73,15 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def summarize(curves: pd.DataFrame) -> None:
-    """Print what each setting and each rule to keep an epoch gives."""
-    keys = ["encoder", "setting", "fold", "seed"]
+def summarize(curves: pd.DataFrame) -> str:
+    """What each setting and each rule to keep an epoch gives."""
     lines = []
     for (encoder, setting), own in curves.groupby(["encoder", "setting"], sort=False):
         row: dict[str, object] = {"encoder": encoder, "setting": setting}
         for monitor, least in MONITORS.items():
             kept = [
                 one.sort_values(monitor, ascending=least, kind="stable").iloc[0]
-                for _, one in own.groupby(keys)
+                for _, one in own.groupby(["fold", "seed"])
             ]
             table = pd.DataFrame(kept)
             if monitor == "val_loss":
@@ -156,7 +91,7 @@ def summarize(curves: pd.DataFrame) -> None:
             for what in ("loss", "auroc", "accuracy"):
                 row[f"{what}|{monitor.removeprefix('val_')}"] = table[f"test_{what}"].mean()
         lines.append(row)
-    print(pd.DataFrame(lines).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    return pd.DataFrame(lines).to_string(index=False, float_format=lambda v: f"{v:.3f}")
 
 
 def main() -> None:
@@ -178,8 +113,7 @@ def main() -> None:
     curves = run(arguments)
     if arguments.output is not None:
         curves.to_csv(arguments.output, index=False)
-    with np.errstate(all="raise"):
-        summarize(curves)
+    print(summarize(curves))
     print(f"{time.process_time() - started:.0f} s of CPU time")
 
 

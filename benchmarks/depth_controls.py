@@ -1,0 +1,179 @@
+"""Every depth beside its controls: pretrained, random networks at the same depth, colour alone.
+
+Attention heads in bare loops over stored features (hundreds of trainings in minutes), on the
+splits of `fit`, with its default settings:
+
+    python -m benchmarks.depth_controls --store S.zarr --cohort C.csv --output arms.csv
+
+Prints per encoder and depth the AUROC of the test folds with its 95 % BCa interval over patients,
+the mean of the random networks of the same architecture, and the difference with its interval.
+A depth whose interval holds 0 is not better than random there.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from benchmarks.bare_training import SETTINGS, Bags, epochs, pack, standardized
+from histotransfer_pl.analysis.bootstrap import Statistic, bca, by_patient, jackknife, resample
+from histotransfer_pl.analysis.metrics import auroc
+from histotransfer_pl.analysis.predictions import Floats, Predictions
+from histotransfer_pl.data.features import stored_features
+from histotransfer_pl.data.splits import Split, split_by_seed
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import feature_path
+from histotransfer_pl.tasks.heap import keep_freed_memory
+
+SETTING = "2e-4, 8 bags"
+_RESAMPLES = 1000
+
+
+class Arm(NamedTuple):
+    """Features to train on."""
+
+    encoder: str  # name in the store
+    architecture: str
+    depth: str
+    random: bool
+
+
+def arms_of(store: FeatureStore) -> list[Arm]:
+    """What the store holds, by what its provenance says and not by its names."""
+    slide = store.slide(store.slide_ids()[0])
+    found = []
+    for encoder, depth in stored_features(slide):
+        facts = slide.info(feature_path(encoder, depth)).attributes
+        weights = str(facts["weights_sha256"])
+        found.append(Arm(encoder, str(facts["encoder"]), depth, weights.startswith("random:")))
+    return found
+
+
+def predict(
+    bags: dict[str, Tensor], frame: pd.DataFrame, split: Split, seed: int, hidden: list[int]
+) -> Floats:
+    """Score of each test slide by the epoch with the least validation loss."""
+    label = frame.set_index("slide_id")["number"]
+    parts: dict[str, Bags] = {}
+    for name in ("train", "validation", "test"):
+        slides = split.part(name)
+        parts[name] = ([bags[s] for s in slides], torch.tensor(label[slides].to_numpy()))
+    parts = standardized(parts)
+    test = pack(parts["test"])
+    least, scores = float("inf"), np.zeros(0)
+    for head, loss in epochs(parts, SETTINGS[SETTING], seed, hidden):
+        if loss < least:
+            least = loss
+            with torch.inference_mode():
+                scores = head(test[0], test[1]).logits.softmax(-1)[:, 1].double().numpy()
+    return scores
+
+
+def run(arguments: argparse.Namespace) -> pd.DataFrame:
+    """One row per arm, seed and slide."""
+    frame = pd.read_csv(arguments.cohort, dtype={"slide_id": str, "patient_id": str, "label": str})
+    column, _, value = arguments.where.partition("=")
+    frame = frame[frame[column].astype(str) == value] if column else frame
+    frame = frame.assign(
+        number=frame["label"].map({n: i for i, n in enumerate(sorted(set(frame["label"])))})
+    )
+    store = FeatureStore.open(arguments.store)
+    splits = [split_by_seed(frame, fold, arguments.folds, 0) for fold in range(arguments.folds)]
+    tables = []
+    for arm in arms_of(store):
+        if arguments.encoders and arm.encoder not in arguments.encoders:
+            continue
+        array = feature_path(arm.encoder, arm.depth)
+        bags = {s: torch.from_numpy(store.slide(s).read(array)).float() for s in frame["slide_id"]}
+        for seed in range(arguments.seeds):
+            for fold, split in enumerate(splits):
+                scores = predict(bags, frame, split, seed, arguments.hidden)
+                own = frame.set_index("slide_id").loc[split.test, ["patient_id", "number"]]
+                facts = {**arm._asdict(), "seed": seed, "fold": fold, "score": scores}
+                tables.append(own.reset_index().assign(**facts))
+        print(f"{arm.encoder} {arm.depth}", flush=True)
+    return pd.concat(tables, ignore_index=True)
+
+
+def mean_auroc(table: pd.DataFrame) -> tuple[Statistic, float, list[float]]:
+    """Mean AUROC over the networks and seeds of some rows: by patients drawn, and as it is."""
+    statistics, values = [], []
+    for _, one in table.groupby(["encoder", "seed"]):
+        own = one.sort_values("slide_id")
+        predictions = Predictions(
+            own["slide_id"].tolist(), own["patient_id"].tolist(), own["number"].tolist(),
+            own["score"].tolist(), own["fold"].tolist(),
+        )  # fmt: skip
+        statistics.append(by_patient(predictions, auroc))
+        values.append(float(statistics[-1](np.ones((1, predictions.n_patients)))[0]))
+
+    def statistic(counts: Floats) -> Floats:
+        return np.mean([each(counts) for each in statistics], axis=0)
+
+    return statistic, float(np.mean(values)), values
+
+
+def interval(statistic: Statistic, n_patients: int, estimate: float) -> str:
+    """Estimate and 95 % BCa interval over patients."""
+    drawn = resample(statistic, n_patients, _RESAMPLES, 0)
+    low, high = bca(drawn, jackknife(statistic, n_patients), estimate, 0.95)
+    return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def summarize(table: pd.DataFrame, encoders: Sequence[str]) -> pd.DataFrame:
+    """One row per pretrained encoder and depth."""
+    n = table["patient_id"].nunique()
+    rows = []
+    for (encoder, depth), own in table[~table["random"]].groupby(["encoder", "depth"], sort=False):
+        if encoders and encoder not in encoders:
+            continue
+        statistic, value, _ = mean_auroc(own)
+        row = {"encoder": encoder, "depth": depth}
+        row["auroc"] = interval(statistic, n, value).replace("+", "")
+        architecture = own["architecture"].iloc[0]
+        control = table[
+            table["random"] & (table["architecture"] == architecture) & (table["depth"] == depth)
+        ]
+        if len(control):
+            other, mean, values = mean_auroc(control)
+            row["random"] = f"{mean:.3f}"
+            row["least to most"] = f"{min(values):.3f} to {max(values):.3f}"
+            row["minus random"] = interval(lambda c: statistic(c) - other(c), n, value - mean)  # noqa: B023
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--cohort", type=Path, required=True)
+    parser.add_argument("--where", default="", help="Rows of the cohort, such as split=train.")
+    parser.add_argument("--encoders", nargs="*", default=[], help="All of the store when empty.")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 64])
+    parser.add_argument("--output", type=Path, required=True, help="Predictions of all arms.")
+    parser.add_argument("--only", default="", help="Summarize these slides, such as split=val.")
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    started = time.process_time()
+    if not arguments.output.is_file():
+        run(arguments).to_csv(arguments.output, index=False)
+    table = pd.read_csv(arguments.output, dtype={"slide_id": str, "patient_id": str})
+    if arguments.only:
+        column, _, value = arguments.only.partition("=")
+        cohort = pd.read_csv(arguments.cohort, dtype={"slide_id": str})
+        table = table[table["slide_id"].isin(cohort["slide_id"][cohort[column] == value])]
+    print(summarize(table, arguments.encoders).to_string(index=False))
+    print(f"{time.process_time() - started:.0f} s of CPU time")
+
+
+if __name__ == "__main__":
+    main()
