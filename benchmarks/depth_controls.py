@@ -12,7 +12,6 @@ A depth whose interval holds 0 is not better than random there.
 
 import argparse
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +21,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.bare_training import SETTINGS, Bags, epochs, pack, standardized
-from histotransfer_pl.analysis.bootstrap import Statistic, bca, by_patient, jackknife, resample
-from histotransfer_pl.analysis.metrics import auroc
+from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
+from histotransfer_pl.analysis.control import gap_to_controls
+from histotransfer_pl.analysis.metrics import auroc, evaluate
 from histotransfer_pl.analysis.predictions import Floats, Predictions
 from histotransfer_pl.data.features import stored_features
 from histotransfer_pl.data.splits import Split, split_by_seed
@@ -101,52 +101,50 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def mean_auroc(table: pd.DataFrame) -> tuple[Statistic, float, list[float]]:
-    """Mean AUROC over the networks and seeds of some rows: by patients drawn, and as it is."""
-    statistics, values = [], []
-    for _, one in table.groupby(["encoder", "seed"]):
-        own = one.sort_values("slide_id")
-        predictions = Predictions(
-            own["slide_id"].tolist(), own["patient_id"].tolist(), own["number"].tolist(),
-            own["score"].tolist(), own["fold"].tolist(),
-        )  # fmt: skip
-        statistics.append(by_patient(predictions, auroc))
-        values.append(float(statistics[-1](np.ones((1, predictions.n_patients)))[0]))
-
-    def statistic(counts: Floats) -> Floats:
-        return np.mean([each(counts) for each in statistics], axis=0)
-
-    return statistic, float(np.mean(values)), values
+def predictions_of(table: pd.DataFrame) -> Predictions:
+    """Test predictions of one encoder at one depth; each training is a fold of its own."""
+    own = table.sort_values(["seed", "slide_id"])
+    seeds = own["seed"].astype(str)
+    return Predictions(
+        (own["slide_id"] + "#" + seeds).tolist(),
+        own["patient_id"].tolist(),
+        own["number"].tolist(),
+        own["score"].tolist(),
+        (own["fold"] + 1000 * own["seed"]).tolist(),
+    )
 
 
-def interval(statistic: Statistic, n_patients: int, estimate: float) -> str:
-    """Estimate and 95 % BCa interval over patients."""
-    drawn = resample(statistic, n_patients, _RESAMPLES, 0)
-    low, high = bca(drawn, jackknife(statistic, n_patients), estimate, 0.95)
-    return f"{estimate:+.3f} [{low:+.3f}, {high:+.3f}]"
-
-
-def summarize(table: pd.DataFrame, encoders: Sequence[str]) -> pd.DataFrame:
-    """One row per pretrained encoder and depth."""
-    n = table["patient_id"].nunique()
+def summarize(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per encoder that is not random, and depth."""
     rows = []
-    for (encoder, depth), own in table[~table["random"]].groupby(["encoder", "depth"], sort=False):
-        if encoders and encoder not in encoders:
-            continue
-        statistic, value, _ = mean_auroc(own)
-        row = {"encoder": encoder, "depth": depth}
-        row["auroc"] = interval(statistic, n, value).replace("+", "")
-        architecture = own["architecture"].iloc[0]
-        control = table[
-            table["random"] & (table["architecture"] == architecture) & (table["depth"] == depth)
+    for (encoder, depth), frame in table[~table["random"]].groupby(
+        ["encoder", "depth"], sort=False
+    ):
+        own = predictions_of(frame)
+        value = bootstrap_interval(own, auroc, n_resamples=_RESAMPLES)
+        row = {"encoder": encoder, "depth": depth, "AUROC": _span(value)}
+        controls = [
+            predictions_of(one)
+            for _, one in table[
+                table["random"]
+                & (table["architecture"] == frame["architecture"].iloc[0])
+                & (table["depth"] == depth)
+            ].groupby("encoder")
         ]
-        if len(control):
-            other, mean, values = mean_auroc(control)
-            row["random"] = f"{mean:.3f}"
-            row["least to most"] = f"{min(values):.3f} to {max(values):.3f}"
-            row["minus random"] = interval(lambda c: statistic(c) - other(c), n, value - mean)  # noqa: B023
+        if controls:
+            values = [float(evaluate(auroc, one)[0]) for one in controls]
+            row["random"] = f"{np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+            gap = gap_to_controls(own, controls, n_resamples=_RESAMPLES)
+            row["minus random"] = _span(gap, "+")
+            row["better"] = "yes" if gap.low > 0 else "worse" if gap.high < 0 else "not shown"
         rows.append(row)
     return pd.DataFrame(rows).fillna("")
+
+
+def _span(interval: Interval, sign: str = "") -> str:
+    values = interval.estimate, interval.low, interval.high
+    estimate, low, high = (f"{value:{sign}.3f}" for value in values)
+    return f"{estimate} [{low}, {high}]"
 
 
 def main() -> None:
@@ -171,7 +169,7 @@ def main() -> None:
         column, _, value = arguments.only.partition("=")
         cohort = pd.read_csv(arguments.cohort, dtype={"slide_id": str})
         table = table[table["slide_id"].isin(cohort["slide_id"][cohort[column] == value])]
-    print(summarize(table, arguments.encoders).to_string(index=False))
+    print(summarize(table).to_string(index=False))
     print(f"{time.process_time() - started:.0f} s of CPU time")
 
 

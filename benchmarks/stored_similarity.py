@@ -2,9 +2,9 @@
 
     python -m benchmarks.stored_similarity --store S.zarr --first A --second B [C ...]
 
-Unbiased linear CKA of the pooled features of every third patch, first encoder's block against the same
-block of each other one. `similarity` does the same from the slides, for every pair of blocks and
-for feature maps.
+Unbiased linear CKA of the pooled features of every third patch, a block of the first encoder
+against the same block of each other one. `similarity` does the same from the slides, for every
+pair of blocks and for feature maps.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def features(store: FeatureStore, encoder: str, depth: str, every: int) -> Tenso
     """Features (N, D) of every so many patches, slide by slide."""
     array = feature_path(encoder, depth)
     slides = [torch.from_numpy(store.slide(s).read(array)) for s in store.slide_ids()]
-    return torch.cat(slides)[:: every].double()
+    return torch.cat(slides)[::every].double()
 
 
 def main() -> None:
@@ -43,7 +43,9 @@ def main() -> None:
         first = features(store, arguments.first, depth, arguments.every)
         row["n"] = len(first)
         for second in arguments.second:
-            row[second] = linear_cka(first, features(store, second, depth, arguments.every), debiased=True)
+            row[second] = linear_cka(
+                first, features(store, second, depth, arguments.every), debiased=True
+            )
         rows.append(row)
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
 
