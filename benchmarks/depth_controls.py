@@ -1,9 +1,10 @@
 """Every depth beside its controls: pretrained, random networks at the same depth, colour alone.
 
-Attention heads in bare loops over stored features (hundreds of trainings in minutes), on the
-splits of `fit`, with its default settings:
+Attention heads in bare loops over stored features, on the splits of `fit` and with its default
+settings; or, a hundred times faster, logistic regression on the mean of each bag, its penalty
+chosen on the validation part:
 
-    python -m benchmarks.depth_controls --store S.zarr --cohort C.csv --output arms.csv
+    python -m benchmarks.depth_controls --store S.zarr --cohort C.csv --output arms.csv --head mean
 
 Prints per encoder and depth the AUROC of the test folds with its 95 % BCa interval over patients,
 the mean of the random networks of the same architecture, and the difference with its interval.
@@ -18,6 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from torch import Tensor
 
 from benchmarks.bare_training import SETTINGS, Bags, epochs, pack, standardized
@@ -33,6 +36,8 @@ from histotransfer_pl.tasks.heap import keep_freed_memory
 
 SETTING = "2e-4, 8 bags"
 _RESAMPLES = 1000
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Inverse penalties of the logistic regression."""
 
 
 class Arm(NamedTuple):
@@ -55,16 +60,8 @@ def arms_of(store: FeatureStore) -> list[Arm]:
     return found
 
 
-def predict(
-    bags: dict[str, Tensor], frame: pd.DataFrame, split: Split, seed: int, hidden: list[int]
-) -> Floats:
-    """Score of each test slide by the epoch with the least validation loss."""
-    label = frame.set_index("slide_id")["number"]
-    parts: dict[str, Bags] = {}
-    for name in ("train", "validation", "test"):
-        slides = split.part(name)
-        parts[name] = ([bags[s] for s in slides], torch.tensor(label[slides].to_numpy()))
-    parts = standardized(parts)
+def attend(parts: dict[str, Bags], seed: int, hidden: list[int]) -> Floats:
+    """Score of each test bag by the epoch with the least validation loss."""
     test = pack(parts["test"])
     least, scores = float("inf"), np.zeros(0)
     for head, loss in epochs(parts, SETTINGS[SETTING], seed, hidden):
@@ -73,6 +70,38 @@ def predict(
             with torch.inference_mode():
                 scores = head(test[0], test[1]).logits.softmax(-1)[:, 1].double().numpy()
     return scores
+
+
+def regress(parts: dict[str, Bags]) -> Floats:
+    """Score of each test bag by the penalty with the least validation loss."""
+    means = {
+        name: torch.stack([bag.mean(0) for bag in bags]).double().numpy()
+        for name, (bags, _) in parts.items()
+    }
+    labels = {name: part[1].numpy() for name, part in parts.items()}
+    deviation = means["train"].std(0).clip(1e-6)  # of means, not of patches
+    tried = []
+    for strength in _STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=500)
+        model.fit(means["train"] / deviation, labels["train"])
+        chosen = model.predict_proba(means["validation"] / deviation)
+        scores = model.decision_function(means["test"] / deviation)
+        tried.append((log_loss(labels["validation"], chosen), scores))
+    best: Floats = min(tried, key=lambda pair: pair[0])[1]
+    return best
+
+
+def predict(
+    bags: dict[str, Tensor], frame: pd.DataFrame, split: Split, seed: int, head: str
+) -> Floats:
+    """Score of each test slide."""
+    label = frame.set_index("slide_id")["number"]
+    parts: dict[str, Bags] = {}
+    for name in ("train", "validation", "test"):
+        slides = split.part(name)
+        parts[name] = ([bags[s] for s in slides], torch.tensor(label[slides].to_numpy()))
+    parts = standardized(parts)
+    return regress(parts) if head == "mean" else attend(parts, seed, [256, 64])
 
 
 def run(arguments: argparse.Namespace) -> pd.DataFrame:
@@ -89,11 +118,13 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     for arm in arms_of(store):
         if arguments.encoders and arm.encoder not in arguments.encoders:
             continue
+        if arguments.depths and arm.depth not in arguments.depths:
+            continue
         array = feature_path(arm.encoder, arm.depth)
         bags = {s: torch.from_numpy(store.slide(s).read(array)).float() for s in frame["slide_id"]}
         for seed in range(arguments.seeds):
             for fold, split in enumerate(splits):
-                scores = predict(bags, frame, split, seed, arguments.hidden)
+                scores = predict(bags, frame, split, seed, arguments.head)
                 own = frame.set_index("slide_id").loc[split.test, ["patient_id", "number"]]
                 facts = {**arm._asdict(), "seed": seed, "fold": fold, "score": scores}
                 tables.append(own.reset_index().assign(**facts))
@@ -154,9 +185,10 @@ def main() -> None:
     parser.add_argument("--cohort", type=Path, required=True)
     parser.add_argument("--where", default="", help="Rows of the cohort, such as split=train.")
     parser.add_argument("--encoders", nargs="*", default=[], help="All of the store when empty.")
+    parser.add_argument("--depths", nargs="*", default=[], help="All of the store when empty.")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 64])
+    parser.add_argument("--head", default="attention", choices=["attention", "mean"])
     parser.add_argument("--output", type=Path, required=True, help="Predictions of all arms.")
     parser.add_argument("--only", default="", help="Summarize these slides, such as split=val.")
     arguments = parser.parse_args()
