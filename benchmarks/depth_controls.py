@@ -56,8 +56,9 @@ def arms_of(store: FeatureStore) -> list[Arm]:
     for encoder, depth in stored_features(slide):
         facts = slide.info(feature_path(encoder, depth)).attributes
         weights = str(facts["weights_sha256"])
-        found.append(Arm(encoder, str(facts["encoder"]), depth, weights.startswith("random:")))
-    return found
+        found.append(Arm(encoder, str(facts["architecture"]), depth, weights.startswith("random:")))
+    # shallow to deep: blocks and layers are numbered, the stem and the head are at the ends
+    return sorted(found, key=lambda arm: (arm.encoder, arm.depth != "stem", arm.depth == "head"))
 
 
 def attend(parts: dict[str, Bags], seed: int, hidden: list[int]) -> Floats:
