@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     )
     store = FeatureStore.open(arguments.store)
     splits = [split_by_seed(frame, fold, arguments.folds, 0) for fold in range(arguments.folds)]
-    tables = []
+    tables: list[pd.DataFrame] = []
     for arm in arms_of(store):
         if arguments.encoders and arm.encoder not in arguments.encoders:
             continue
