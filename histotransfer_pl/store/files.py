@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.store.layout import METADATA
 from histotransfer_pl.store.metadata import RawLayout
 
@@ -19,6 +20,7 @@ Layout = tuple[int, RawLayout | None, str | None]
 """Rows of an array, how to read it as plain bytes (None when zarr-python must), its checksum."""
 
 _LOCAL_SCHEMES = ("file://", "local://")
+_OBJECT_SCHEMES = ("s3://", "gs://", "az://", "abfs://", "abfss://")
 # What Path makes of a URL: "s3://bucket/x" becomes "s3:/bucket/x", which is no local folder.
 _MANGLED_URL = re.compile(r"^([a-z][a-z0-9+.-]+):/(?!/)")
 
@@ -60,8 +62,8 @@ class Files(Protocol):
         """Whether the values of an array were compared with their checksum since they changed."""
         ...
 
-    def mark_checked(self, key: str) -> None:
-        """Remember that they were."""
+    def mark_checked(self, key: str, values: NDArray[Any]) -> None:
+        """Remember that all values of an array were compared."""
         ...
 
 
@@ -125,6 +127,14 @@ def find_files(location: str | Path, storage_options: dict[str, Any] | None = No
     """The place behind a path or URL; nothing is read yet."""
     text = url_or_path(location)
     # Each is imported where it is needed: a local store starts without any client.
+    if text.startswith(_OBJECT_SCHEMES):
+        try:
+            from histotransfer_pl.store.objects import ObjectFiles
+        except ImportError as error:
+            raise ConfigError(
+                f"{text} needs obstore: pip install 'histotransfer_pl[objects]'"
+            ) from error
+        return ObjectFiles(text, storage_options or {})
     if "://" in text:
         from histotransfer_pl.store.remote import RemoteFiles
 

@@ -98,7 +98,7 @@ class LocalFiles(WritableFiles):
         return self._checked.get(key) == self._layouts[key][0]
 
     @override
-    def mark_checked(self, key: str) -> None:
+    def mark_checked(self, key: str, values: NDArray[Any]) -> None:
         self._checked[key] = self._layouts[key][0]
 
     @override

@@ -79,5 +79,5 @@ class RemoteFiles(Files):
         return False
 
     @override
-    def mark_checked(self, key: str) -> None:
+    def mark_checked(self, key: str, values: NDArray[Any]) -> None:
         """Nothing is remembered: these stores are read now and then."""

@@ -337,7 +337,7 @@ class StoredSlide:
                 f"{found.text}, recorded {recorded}): run `verify --repair true` on the store, "
                 "then the extraction again"
             )
-        files.mark_checked(key)
+        files.mark_checked(key, values)
 
     def _document(self, array: str) -> Json:
         try:

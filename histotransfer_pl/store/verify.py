@@ -61,7 +61,9 @@ def verify_slide(slide: StoredSlide, files: Files, version: int = FORMAT_VERSION
     problems = found("", lambda: _slide_wrongs(slide, files, version))
     if problems:  # its arrays cannot be judged
         return problems
-    arrays = [COORDS] * slide.has(COORDS) + slide.arrays()
+    remote = is_url(files.location)  # there, values without metadata are no array yet
+    arrays = [a for a in slide.arrays() if slide.has(a) or not remote]
+    arrays = [COORDS] * slide.has(COORDS) + arrays
     for group in sorted({str(p) for a in arrays for p in Path(a).parents if p != Path()}):
         key = metadata_key(encode_key(slide.slide_id), group)
         problems += found(group, lambda key=key: _group_wrongs(files, key))  # type: ignore[misc]

@@ -247,7 +247,7 @@ def test_values_are_checked_once_and_again_when_they_were_replaced(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[str] = []
-    monkeypatch.setattr(store.files, "mark_checked", checked.append)
+    monkeypatch.setattr(store.files, "mark_checked", lambda key, values: checked.append(key))
     store.slide("a").read(FEATURES, slice(0, 3))
     assert checked == []
     monkeypatch.undo()
