@@ -187,18 +187,14 @@ class PatchDataModule(LightningDataModule):
         self._closing.close()
 
     def _reading(self) -> "Reading":
-        """Sizes and numbers for the device that encodes, where none are given."""
         trainer = self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        # Processes of one machine share its cores.
-        cores = max(1, available_cores() // (trainer.num_devices if trainer else 1))
-        on_cpu = device.type == "cpu"
-        default_workers = 0 if on_cpu else max(1, cores - 1)
+        chosen = choose_reading(device, trainer.num_devices if trainer else 1)
         return Reading(
             device,
-            self.batch_size or (_CPU_BATCH if on_cpu else _DEVICE_BATCH),
-            default_workers if self.num_workers is None else self.num_workers,
-            self.threads or (min(_CPU_THREADS, cores) if on_cpu else cores),
+            self.batch_size or chosen.batch_size,
+            chosen.workers if self.num_workers is None else self.num_workers,
+            self.threads or chosen.threads,
         )
 
     def _arrays(self) -> list[str]:
@@ -214,6 +210,19 @@ class Reading(NamedTuple):
     batch_size: int
     workers: int
     threads: int
+
+
+def choose_reading(device: torch.device, devices: int = 1) -> Reading:
+    """How to read for a device where nothing is said.
+
+    Args:
+        device: What encodes.
+        devices: Processes of this machine that share its cores.
+    """
+    cores = max(1, available_cores() // devices)
+    if device.type == "cpu":
+        return Reading(device, _CPU_BATCH, 0, min(_CPU_THREADS, cores))
+    return Reading(device, _DEVICE_BATCH, max(1, cores - 1), cores)
 
 
 class PatchFeed:
