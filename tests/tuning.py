@@ -10,7 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from histotransfer_pl.cli.main import main
+from histotransfer_pl.records.files import sha256_of
 from histotransfer_pl.slides.synthetic import write_pyramid
+from histotransfer_pl.store.layout import attention_path
 
 PATCH_PX = 32
 N_PATIENTS = 12
@@ -39,9 +41,15 @@ def tuning(verb: str, *arguments: str, epochs: int = 2) -> int:
     """Run a verb of training in the cohort's folder; later arguments override."""
     data = ["--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.n_folds", "3"]
     fixed = ["--trainer.max_epochs", str(epochs), *QUIET]
+    fixed += ["--overwrite", "true"] if verb == "fit" else []
     if "TopKFineTuner" in arguments:  # a class resets the settings that stand before it
         return main([verb, *arguments[: len(TOPK)], *data, *fixed, *arguments[len(TOPK) :]])
     return main([verb, *data, *fixed, *arguments])
+
+
+def attention_array(run: Path) -> str:
+    """Where the store keeps the attention of a run: under the hash of its checkpoint."""
+    return attention_path(sha256_of(run / "checkpoints" / "best.ckpt"))
 
 
 @pytest.fixture(scope="session")

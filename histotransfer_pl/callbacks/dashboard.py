@@ -21,7 +21,8 @@ from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
 from histotransfer_pl.tasks.metrics import Predictions
-from histotransfer_pl.tasks.mil import AttentionMIL, feature_data
+from histotransfer_pl.tasks.mil import AttentionMIL
+from histotransfer_pl.tasks.slide_model import feature_data
 
 
 class Dashboard(Callback):
@@ -83,8 +84,6 @@ class Dashboard(Callback):
         if board is None or not isinstance(module, AttentionMIL):
             return
         data = feature_data(module)
-        if isinstance(module, TopKFineTuner):  # shown after each epoch
-            return
         grid = data.store.grid
         if grid is None:
             return

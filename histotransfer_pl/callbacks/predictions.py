@@ -1,8 +1,8 @@
 """Predictions as a table, metrics as a file, attention beside the features."""
 
-import hashlib
 import json
-from contextlib import ExitStack
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,16 @@ from typing_extensions import override
 
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.features import FeatureDataModule
-from histotransfer_pl.records.files import write_text
+from histotransfer_pl.errors import StoreReadOnlyError
+from histotransfer_pl.records.files import sha256_of, write_text
 from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
+from histotransfer_pl.runs.evaluation import describe_metrics, evaluate_table, metrics_json
+from histotransfer_pl.runs.predictions import PredictionTable, as_table
+from histotransfer_pl.store.joined import store_of
 from histotransfer_pl.store.layout import attention_path
-from histotransfer_pl.tasks.mil import feature_data
+from histotransfer_pl.tasks.slide_model import feature_data
+
+_log = logging.getLogger(__name__)
 
 
 class PredictionWriter(Callback):
@@ -26,30 +32,27 @@ class PredictionWriter(Callback):
 
     ``test`` writes ``test_predictions.csv``, ``test_confusion.csv`` (slides; rows are labels,
     columns predictions) and ``test_metrics.json``. ``predict`` writes ``predictions.csv`` for
-    every slide of the cohort (its column ``part`` says which slides were trained on) and the
-    attention of every patch into the store, in ``attention/<run>``: (N, 2), the softmax weight
-    and the logit, row by row as the coordinates.
+    every slide (its column ``part`` says which slides were trained on) and the attention of every
+    patch into the store, in ``attention/<id of the run>``: (N, 2), the softmax weight and the
+    logit, row by row as the coordinates. What this checkpoint said of a slide already is not
+    written again; where the store cannot be written, attention is left out.
     """
 
     def __init__(self) -> None:
         self._rows: list[dict[str, Any]] = []
-        self._lock = ExitStack()
+        self._attention = True
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows = []
+        self._facts = attention_facts(trainer)
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.predict_loop.return_predictions = False
         self._rows = []
-        self._facts = attention_facts(trainer, feature_data(pl_module))
-        store = feature_data(pl_module).store
-        if trainer.is_global_zero:
-            self._lock.enter_context(store.writing())
-        trainer.strategy.barrier("store locked")
-        if not trainer.is_global_zero:
-            self._lock.enter_context(store.writing(lock=False))
+        self._facts = attention_facts(trainer)
+        self._attention = True
 
     @override
     def on_test_batch_end(
@@ -75,7 +78,13 @@ class PredictionWriter(Callback):
     ) -> None:
         data = feature_data(pl_module)
         self._collect(data, outputs)
-        write_attention(data, outputs, self._facts)
+        if not self._attention:
+            return
+        try:
+            write_attention(data, outputs, self._facts)
+        except StoreReadOnlyError as error:
+            self._attention = False
+            _log.warning("attention is left out: %s", error)
 
     @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,28 +92,29 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             write_text(folder / "test_predictions.csv", table.to_csv(index=False))
-            confusion = confusion_table(table, feature_data(pl_module).classes)
+            data = feature_data(pl_module)
+            confusion = confusion_table(table, data.classes)
             write_text(folder / "test_confusion.csv", confusion.to_csv())
-            metrics = {
-                name.removeprefix("test/"): float(value)
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith("test/")
-            }
-            write_text(folder / "test_metrics.json", json.dumps(metrics, indent=2) + "\n")
+            found = as_table(table, tuple(data.classes), data.positive_class)
+            self._write_metrics(trainer, folder, found)
+
+    def _write_metrics(self, trainer: Trainer, folder: Path, table: PredictionTable) -> None:
+        """Each metric with its interval over patients: on the screen as in the file."""
+        results = evaluate_table(table)
+        metrics = metrics_json(results, table)
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("test/"):
+                metrics.setdefault(name.removeprefix("test/"), float(value))
+        metrics["run"] = self._facts["run"]
+        write_text(folder / "test_metrics.json", json.dumps(metrics, indent=2) + "\n")
+        sys.stdout.write(describe_metrics(results, table) + "\n")
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         table = self._table(trainer)
-        self._lock.close()
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "predictions.csv"
             write_text(path, table.to_csv(index=False))
-
-    @override
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        self._lock.close()
 
     def _collect(self, data: FeatureDataModule, outputs: dict[str, Tensor]) -> None:
         probabilities = outputs["probabilities"].cpu().numpy()  # (S, C)
@@ -123,7 +133,7 @@ class PredictionWriter(Callback):
 def prediction_row(
     data: FeatureDataModule, index: int, probabilities: np.ndarray
 ) -> dict[str, Any]:
-    """A row of the table: slide (or patient), part, label, prediction, one probability a class."""
+    """A row of the table: slide (or patient), part, label, prediction, probabilities."""
     bag = data.bags.loc[index]
     name = {"slide_id": bag["bag_id"]} if data.bag == "slide" else {}
     return {
@@ -152,23 +162,21 @@ def write_attention(
         patch_columns = [PATCH_COLUMN.format(name) for name in data.classes]
         attributes = {**attributes, "columns": [*ATTENTION_COLUMNS, *patch_columns]}
     parts = torch.split(columns.float().cpu(), outputs["lengths"].tolist())
+    run = str(attributes["run"])
     for index, values in zip(outputs["indices"].tolist(), parts, strict=True):
         slides = [data.store.slide(slide_id) for slide_id in data.bags.loc[index, "slide_ids"]]
         shares = torch.split(values, [slide.n_patches for slide in slides])
         for slide, share in zip(slides, shares, strict=True):
-            array = attention_path(str(attributes["run"]))
-            slide.write(array, share.numpy(), attributes, overwrite=True)
+            if not slide.has(attention_path(run)):  # the same checkpoint says the same
+                store = store_of(data.store, slide.slide_id)
+                store.write_attention(run, slide.slide_id, share.numpy(), attributes)
 
 
-def attention_facts(trainer: Trainer, data: FeatureDataModule) -> dict[str, Any]:
-    """What belongs to the attention of a run: its name and the very checkpoint it came from."""
-    facts = {"run": run_name(trainer), "columns": list(ATTENTION_COLUMNS), **data.provenance}
-    if trainer.ckpt_path is not None:
-        with Path(str(trainer.ckpt_path)).open("rb") as file:
-            facts["checkpoint_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return facts
-
-
-def run_name(trainer: Trainer) -> str:
-    """Name of the run in the store: its folder as the user gave it."""
-    return str(Path(trainer.default_root_dir))
+def attention_facts(trainer: Trainer) -> dict[str, Any]:
+    """What belongs to the attention of a run: its id, the hash of the checkpoint."""
+    run = "" if trainer.ckpt_path is None else sha256_of(Path(str(trainer.ckpt_path)))
+    return {
+        "run": run,
+        "run_dir": str(trainer.default_root_dir),
+        "columns": list(ATTENTION_COLUMNS),
+    }

@@ -1,27 +1,46 @@
-"""The record of a run: the configuration of each stage."""
+"""The record of a run: the configuration of each stage, and what it is."""
 
+import json
 from pathlib import Path
 
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
-from histotransfer_pl.records.files import write_text
+from histotransfer_pl.records.files import sha256_of, write_text
+from histotransfer_pl.records.run import RUN_FILE, run_document
+from histotransfer_pl.tasks.slide_model import SlideModel
+
+STALE = (
+    *("test_predictions.csv", "test_confusion.csv", "test_metrics.json", "predictions.csv"),
+    *("encoder.safetensors", "unreadable_patches.csv", "config_test.yaml", "config_predict.yaml"),
+    *("checkpoints/best.ckpt", "checkpoints/last.ckpt", RUN_FILE),
+)
+"""What an earlier fit left in a run folder and would be taken for the new one's."""
 
 
-class RunRecord(SaveConfigCallback):
+class RunRecordWriter(SaveConfigCallback):
     """Saves ``config.yaml`` for ``fit`` and ``config_<stage>.yaml`` otherwise.
 
-    One file a stage, replaced whole, so that a run can be fitted, tested and fitted again in its
-    folder; the file is written when training begins, so that a refused setting leaves the old
-    record alone.
+    One file per stage, replaced whole, so that a run can be fitted, tested and fitted again in its
+    folder; that of a fit is written when training begins, so that a refused setting leaves the old
+    record alone. A new fit takes away what an earlier one left.
     """
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Only the file; Lightning's own would refuse a second run in the folder."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and stage != "fit":
             self.save_config(trainer, pl_module, stage)
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        if trainer.ckpt_path is None:
+            for name in STALE:
+                (Path(trainer.default_root_dir) / name).unlink(missing_ok=True)
+        self.save_config(trainer, pl_module, "fit")
 
     @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -30,3 +49,31 @@ class RunRecord(SaveConfigCallback):
         name = "config.yaml" if word == "fit" else f"config_{word}.yaml"
         text = self.parser.dump(self.config, skip_none=False, format="yaml")
         write_text(Path(trainer.default_root_dir) / name, text)
+
+
+class RunIdentity(Callback):
+    """Writes ``run.json``: the id of the run (the hash of its best checkpoint) and its record.
+
+    Readers of a run need neither torch nor the checkpoint then.
+    """
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    @override
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, module: LightningModule) -> None:
+        folder = Path(trainer.default_root_dir)
+        best = folder / "checkpoints" / "best.ckpt"
+        if not trainer.is_global_zero or not best.is_file():
+            return
+        if isinstance(module, SlideModel) and module.record is not None:
+            document = run_document(sha256_of(best), module.record)
+            write_text(folder / RUN_FILE, json.dumps(document, indent=1) + "\n")

@@ -261,7 +261,7 @@ def _demo(configs: Path = Path("configs"), folder: Path = Path("demo")) -> int:
     for command in (
         f"paint --folder {folder}",
         f"extract --config {configs}/demo_extract.yaml",
-        f"fit --config {configs}/demo.yaml",
+        f"fit --config {configs}/demo.yaml --overwrite true",
         f"test --config {configs}/demo.yaml",
     ):
         say(f"\n$ python -m histotransfer_pl {command}")

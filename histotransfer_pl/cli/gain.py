@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.cli.files import call, say
 from histotransfer_pl.data.cohort import shorten
-from histotransfer_pl.data.features import stored_features
 from histotransfer_pl.data.labelled_tiles import LabelledTiles, read_tiles
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.data.slide_means import LabelledSlides, labelled_slides
@@ -245,7 +244,7 @@ def _stored_depths(config: ComparedEncoder, store: Path) -> list[str]:
     opened = FeatureStore.open(store)
     held: set[str] = set()
     for slide_id in opened.slide_ids():
-        held = {d for e, d in stored_features(opened.slide(slide_id)) if e == config.store_name}
+        held = {d for e, d in opened.slide(slide_id).features() if e == config.store_name}
         if held:
             break
     if not held:

@@ -1,5 +1,8 @@
 """Verbs that push batches through a network: LightningCLI and the Trainer."""
 
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,27 +10,34 @@ import wandb
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from histotransfer_pl import __version__
 from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint
+from histotransfer_pl.callbacks.checkpoint_io import with_atomic_checkpoints
 from histotransfer_pl.callbacks.dashboard import Dashboard
 from histotransfer_pl.callbacks.feature_writer import FeatureWriter
 from histotransfer_pl.callbacks.loggers import default_loggers
 from histotransfer_pl.callbacks.predictions import PredictionWriter
-from histotransfer_pl.callbacks.run_record import RunRecord
+from histotransfer_pl.callbacks.run_record import RunIdentity, RunRecordWriter
 from histotransfer_pl.callbacks.summary import describe_timings, print_outcomes
 from histotransfer_pl.callbacks.tuned_encoder import FILE, TunedEncoderWriter
+from histotransfer_pl.cli.own_config import refuse_finished, with_own_config
 from histotransfer_pl.cli.parser import Parser
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.run import RunRecord
+from histotransfer_pl.tasks.checkpoints import read_checkpoint, read_record
 from histotransfer_pl.tasks.extract import FeatureExtractor, default_precision
 from histotransfer_pl.tasks.mil import AttentionMIL
-from histotransfer_pl.tasks.transfer import read_checkpoint
 
 SLIDES_FAILED = 3
 """Exit code of a run that ended, but lost slides; the summary says which and why."""
+
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and after SIGTERM, as shells and schedulers know them."""
 
 _HEADER = [f"histotransfer_pl=={__version__}"]
 _TRAINER_DEFAULTS: dict[str, Any] = {
@@ -47,6 +57,8 @@ class RunCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=Path, default=Path("runs/default"), help=_RUN_DIR)
+        parser.add_argument("--output_dir", type=Path | None, default=None, help=_OUTPUT_DIR)
+        parser.add_argument("--overwrite", type=bool, default=False, help=_OVERWRITE)
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -64,15 +76,23 @@ class RunCLI(LightningCLI):
         )
 
     @override
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning would let a checkpoint name classes to import and settings to use."""
+
+    @override
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self._epochs_done = 0
+        self._trained: RunRecord | None = None
         if config.trainer.default_root_dir is not None:
             raise ConfigError("trainer.default_root_dir is set by run_dir: give --run_dir instead")
         folder = checkpoint_folder(config.run_dir)
         config.weights_only = True
         if self.subcommand == "fit":
             self._require_resumable(config.ckpt_path)
+            refuse_finished(
+                config.run_dir, allowed=config.ckpt_path is not None or config.overwrite
+            )
         elif config.ckpt_path is None:
             config.ckpt_path = str(folder / "best.ckpt")
         if config.ckpt_path == "last":
@@ -84,20 +104,30 @@ class RunCLI(LightningCLI):
             )
         if config.ckpt_path is not None:
             # Read here, too: it refuses in one line what Lightning would in many.
-            self._epochs_done = int(read_checkpoint(Path(config.ckpt_path)).get("epoch", -1)) + 1
+            content = read_checkpoint(Path(config.ckpt_path))
+            self._epochs_done = int(content.get("epoch", -1)) + 1
+            self._trained = read_record(content)
+
+    @override
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if isinstance(self.datamodule, FeatureDataModule) and self.subcommand != "fit":
+            self.datamodule.trained = self._trained
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # Folders follow from run_dir and are not recorded on their own: a saved configuration
         # with another run_dir must not write into the old run.
         config = self.config_init[self.subcommand]
-        kwargs["default_root_dir"] = config.run_dir
+        kwargs["default_root_dir"] = config.output_dir or config.run_dir
+        kwargs["plugins"] = with_atomic_checkpoints(config.trainer.plugins)
         folder = checkpoint_folder(config.run_dir)
         best: ModelCheckpoint = config.checkpoint
         best.dirpath = best.dirpath or str(folder)
         if config.trainer.logger is None:
             epochs = self._epochs_done if self.subcommand == "fit" else 0
-            kwargs["logger"] = default_loggers(config.run_dir, str(self.subcommand), epochs)
+            place = kwargs["default_root_dir"]
+            kwargs["logger"] = default_loggers(place, str(self.subcommand), epochs)
         always = [*self.trainer_defaults["callbacks"], last_checkpoint(folder)]
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": always}
         return super().instantiate_trainer(**kwargs)
@@ -125,32 +155,43 @@ def last_checkpoint(folder: Path) -> ModelCheckpoint:
 
 
 _RUN_DIR = "Folder of the run: config, checkpoints, metrics and predictions."
+_OUTPUT_DIR = "Where test and predict write, if not into the run folder (an external cohort)."
+_OVERWRITE = "Whether fit may replace a run that is in the folder."
 
 
 def run(arguments: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict``."""
-    cli = RunCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=RunRecord,
-        trainer_defaults={**_TRAINER_DEFAULTS, "callbacks": _callbacks()},
-        parser_class=Parser,
-        # Abbreviations would let --trainer.max_epoch pass for --trainer.max_epochs.
-        parser_kwargs=_parser_kwargs(),
-        args=arguments,
-        auto_configure_optimizers=False,
-        # It serves save_hyperparameters, which no task calls: a checkpoint would then silently
-        # override the configuration.
-        load_from_checkpoint_support=False,
-    )
-    # The next verb of this process must not log into this verb's board.
-    wandb.finish()
+    try:
+        cli = RunCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=RunRecordWriter,
+            trainer_defaults={**_TRAINER_DEFAULTS, "callbacks": _callbacks()},
+            parser_class=Parser,
+            # Abbreviations would let --trainer.max_epoch pass for --trainer.max_epochs.
+            parser_kwargs=_parser_kwargs(),
+            args=with_own_config(arguments),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+    except SIGTERMException:
+        sys.stderr.write(f"terminated; go on with: {_resume_command(arguments)}\n")
+        return TERMINATED
+    finally:
+        # The next verb of this process must not log into this verb's board.
+        wandb.finish()
     if cli.trainer.interrupted:
-        return 130
+        sys.stderr.write(f"interrupted; go on with: {_resume_command(arguments)}\n")
+        return INTERRUPTED
     print_results(cli.trainer, str(cli.subcommand))
     return 0
+
+
+def _resume_command(arguments: Sequence[str]) -> str:
+    more = ["--ckpt_path", "last"] if arguments[0] == "fit" else []
+    return shlex.join(["python", "-m", "histotransfer_pl", *arguments, *more])
 
 
 def _parser_kwargs() -> dict[str, Any]:
@@ -163,7 +204,7 @@ def _parser_kwargs() -> dict[str, Any]:
 
 
 def _callbacks() -> list[Callback]:
-    return [PredictionWriter(), Dashboard(), TunedEncoderWriter()]
+    return [PredictionWriter(), RunIdentity(), Dashboard(), TunedEncoderWriter()]
 
 
 def print_results(trainer: Trainer, stage: str) -> None:
@@ -224,7 +265,7 @@ def extract(arguments: list[str]) -> int:
     )
     cli.trainer.predict(cli.model, cli.datamodule)
     if cli.trainer.interrupted:
-        return 130
+        return INTERRUPTED
     if cli.trainer.is_global_zero:
         print_outcomes(writer.outcomes, f"extract into {cli.datamodule.store_path}")
         print(describe_timings(writer.timings))  # noqa: T201 - the answer of the command

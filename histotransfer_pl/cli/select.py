@@ -1,15 +1,15 @@
 """The verb ``select``: from the attention of a stage-1 run to the patches of each slide."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from histotransfer_pl.cli.files import call, say
+from histotransfer_pl.cli.own_config import read_run_config
 from histotransfer_pl.data.gallery import draw_gallery
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.selection import (
@@ -24,9 +24,10 @@ from histotransfer_pl.data.selection import (
     write_selection,
 )
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.records.attributes import encoder_spec
 from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import encode_key, feature_path, selection_path
+from histotransfer_pl.store.layout import attention_path, encode_key, feature_path, selection_path
 from histotransfer_pl.store.slide import StoredSlide
 from histotransfer_pl.tasks.transfer import Stage1, read_stage1
 
@@ -73,8 +74,11 @@ def _select(
     if k < 1 or pool < k:
         raise ConfigError(f"k is {k} and pool {pool}: expected k from 1, and a pool of at least k")
     stage1 = read_stage1(run)
-    source = FeatureStore.open(_store_of(run) if store is None else store)
-    array = feature_path(stage1.provenance["encoder"], stage1.provenance["depth"])
+    source = FeatureStore.open(
+        read_run_config(run)["data"]["init_args"]["store"] if store is None else store
+    )
+    features = stage1.record.features
+    array = feature_path(features.store_name, features.depths[0])
     stored = list(_slides(source, array, stage1))
     _check_k(stored, k, rule)
     chooser = _Chooser(stage1, run, rule, seed, patch_class)
@@ -118,7 +122,7 @@ class _Chooser:
 
     def facts(self) -> dict[str, Any]:
         """What is recorded with the selection."""
-        kept = ("encoder", "depth", "weights_sha256")
+        features = self.stage1.record.features
         return {
             "run": str(self.run),
             "checkpoint": str(self.stage1.path),
@@ -126,7 +130,9 @@ class _Chooser:
             "rule": self.rule,
             "seed": self.seed,
             "patch_class": self._patch_class() if self.rule == "patch_logit" else None,
-            **{key: self.stage1.provenance[key] for key in kept},
+            "encoder": features.store_name,
+            "depth": features.depths[0],
+            "weights_sha256": features.encoder.weights.sha256,
         }
 
     def scores(self, slide: StoredSlide) -> NDArray[np.float32] | None:
@@ -169,7 +175,7 @@ class _Chooser:
         return spread_rows(slide.coords(), pool)
 
     def _patch_class(self) -> str:
-        classes: list[str] = self.stage1.provenance["classes"]
+        classes = self.stage1.record.target.classes
         if self.patch_class is None and len(classes) > 2:
             raise ConfigError(f"say whose patch logit counts with --patch_class: {classes}")
         wanted = classes[1] if self.patch_class is None else self.patch_class
@@ -179,26 +185,23 @@ class _Chooser:
 
     def _attention(self, slide: StoredSlide) -> tuple[NDArray[np.float32], list[str]]:
         """The attention that this very checkpoint gave the patches (N, ...), and its columns."""
+        own = attention_path(self.stage1.sha256)
+        if slide.has(own):
+            return slide.read(own), list(slide.info(own).attributes["columns"])
         arrays = [name for name in slide.arrays() if name.startswith("attention/")]
-        for name in arrays:
+        for name in arrays:  # an earlier release named attention after the folder of the run
             facts = slide.info(name).attributes
             if facts.get("checkpoint_sha256") == self.stage1.sha256:
                 return slide.read(name), list(facts["columns"])
-        older = any(slide.info(name).attributes.get("run") == str(self.run) for name in arrays)
+        older = any(
+            str(self.run) in (facts.get("run"), facts.get("run_dir"))
+            for facts in (slide.info(name).attributes for name in arrays)
+        )
         found = "only that of an older checkpoint" if older else "none"
         raise ConfigError(
             f"slide {slide.slide_id!r} has no attention of {self.stage1.path} in the store "
-            f"({found}): run predict --config {self.run}/config.yaml first"
+            f"({found}): run predict --run_dir {self.run} first"
         )
-
-
-def _store_of(run: Path) -> Path:
-    """The store of a run, as its record says."""
-    record = run / "config.yaml"
-    if not record.is_file():
-        raise ConfigError(f"no {record}: give the run folder of a finished fit, or --store")
-    config = yaml.safe_load(record.read_text(encoding="utf-8"))
-    return Path(config["data"]["init_args"]["store"])
 
 
 def _slides(store: FeatureStore, array: str, stage1: Stage1) -> Iterator[StoredSlide]:
@@ -208,13 +211,24 @@ def _slides(store: FeatureStore, array: str, stage1: Stage1) -> Iterator[StoredS
         slide = store.slide(slide_id)
         if slide.n_patches and slide.has(array):
             if not found:
-                slide.matches(array, {"weights_sha256": stage1.provenance["weights_sha256"]})
+                _require_same_features(slide.info(array).attributes, stage1)
             found = True
             yield slide
     if not found:
         raise StoreMismatchError(
             f"{store.location} has no {array}, on which {stage1.path} was trained: give the "
             "store of that run with --store"
+        )
+
+
+def _require_same_features(attributes: Mapping[str, Any], stage1: Stage1) -> None:
+    """The features of the store must be those that the run was trained on."""
+    trained = stage1.record.features.encoder
+    present = encoder_spec(attributes, trained.name)
+    if wrong := trained.weights.differs(present.weights, ignore=("kind", "origin", "base")):
+        raise StoreMismatchError(
+            f"the features in the store are not those that {stage1.path} was trained on (run, not "
+            f"store): {'; '.join(wrong)}"
         )
 
 

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from typing_extensions import override
 
-from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.joined import Store
+from histotransfer_pl.store.slide import StoredSlide
 
 
 class BagBatch(NamedTuple):
@@ -39,16 +42,48 @@ class Bag(NamedTuple):
     weight: float
 
 
-def pack(bags: Sequence[Bag]) -> BagBatch:
-    """Put bags one behind the other; a bag on its own is not copied."""
-    features = [bag.features for bag in bags]
+class BagItem(NamedTuple):
+    """What a sampler asks a dataset for: a place, its share of the loss, and the epoch."""
+
+    place: int
+    weight: float = 1.0
+    epoch: int = 0
+
+
+def pack(bags: Sequence[Bag | tuple[Tensor, int | Tensor]]) -> BagBatch:
+    """Put bags one behind the other; a bag on its own is not copied.
+
+    It is the ``collate_fn`` of a DataLoader of bags, also of plain pairs (features (N, D), label).
+
+    Example:
+        >>> batch = pack([(torch.zeros(3, 8), 1), (torch.zeros(2, 8), 0)])
+        >>> tuple(batch.features.shape), batch.lengths.tolist()
+        ((5, 8), [3, 2])
+    """
+    whole = [
+        bag if isinstance(bag, Bag) else Bag(bag[0], int(bag[1]), place, 1 / len(bags))
+        for place, bag in enumerate(bags)
+    ]
+    features = [bag.features for bag in whole]
     return BagBatch(
-        features=features[0] if len(bags) == 1 else torch.cat(features),  # (sum N, D)
-        lengths=torch.tensor([len(bag.features) for bag in bags]),  # (S,)
-        labels=torch.tensor([bag.label for bag in bags]),  # (S,)
-        indices=torch.tensor([bag.number for bag in bags]),  # (S,)
-        weights=torch.tensor([bag.weight for bag in bags]),  # (S,)
+        features=features[0] if len(whole) == 1 else torch.cat(features),  # (sum N, D)
+        lengths=torch.tensor([len(bag.features) for bag in whole]),  # (S,)
+        labels=torch.tensor([bag.label for bag in whole]),  # (S,)
+        indices=torch.tensor([bag.number for bag in whole]),  # (S,)
+        weights=torch.tensor([bag.weight for bag in whole]),  # (S,)
     )
+
+
+Bags = BagBatch | tuple[Tensor, int | Tensor]
+"""A batch of bags, or a plain pair (features (N, D) or (1, N, D), label) as one bag."""
+
+
+def as_batch(bags: Bags) -> BagBatch:
+    """The batch of what a DataLoader gives."""
+    if isinstance(bags, BagBatch):
+        return bags
+    features, label = bags
+    return pack([(features.flatten(0, -2), label)])
 
 
 class BagDataset(Dataset[Bag]):
@@ -56,83 +91,90 @@ class BagDataset(Dataset[Bag]):
 
     Args:
         store: The store.
-        array: Which features, as ``features/<encoder>/<depth>``.
+        arrays: Which features, as ``features/<encoder>/<depth>``; of several the vectors are
+            joined.
         bags: For each bag the slides whose patches it joins.
         labels: For each bag its class, -1 where unknown.
         indices: For each bag its place in the datamodule's list.
         max_patches: Keep at most so many random patches of a bag; None keeps all.
-        scaling: Mean and standard deviation (D,) to standardise features with.
+        seed: Seed of the random patches; which are drawn depends on it, the epoch and the bag.
         keep: Keep bags in memory once they were read.
     """
 
     def __init__(
         self,
-        store: FeatureStore,
-        array: str,
+        store: Store,
+        arrays: Sequence[str],
         bags: Sequence[Sequence[str]],
         labels: Sequence[int],
         indices: Sequence[int],
         max_patches: int | None = None,
-        scaling: tuple[Tensor, Tensor] | None = None,
+        seed: int = 0,
         keep: bool = False,
     ) -> None:
         self.store = store
-        self.array = array
+        self.arrays = arrays
         self.bags = bags
         self.labels = labels
         self.indices = indices
         self.max_patches = max_patches
-        self.scaling = scaling
+        self.seed = seed
         self._kept: dict[int, Tensor] | None = {} if keep else None
 
     def __len__(self) -> int:
         return len(self.bags)
 
     @override
-    def __getitem__(self, item: tuple[int, float]) -> Bag:
-        place, weight = item
-        return Bag(self._features(place), self.labels[place], self.indices[place], weight)
+    def __getitem__(self, item: BagItem) -> Bag:
+        features = self._features(item)
+        return Bag(features, self.labels[item.place], self.indices[item.place], item.weight)
 
-    def _features(self, place: int) -> Tensor:
+    def _features(self, item: BagItem) -> Tensor:
         if self._kept is None:
-            return self._read(place, sample=True)
-        if place not in self._kept:
-            self._kept[place] = self._read(place, sample=False)
-        features = self._kept[place]  # (N, D)
-        rows = self._sample(len(features))
+            return self._read(item)
+        if item.place not in self._kept:
+            self._kept[item.place] = self._read(item, sample=False)
+        features = self._kept[item.place]  # (N, D)
+        rows = self._sample(len(features), item)
         return features if rows is None else features[rows]
 
-    def _read(self, place: int, *, sample: bool) -> Tensor:
-        slides = [self.store.slide(slide_id) for slide_id in self.bags[place]]
-        sample = sample and self.max_patches is not None
-        counts = [slide.n_patches for slide in slides] if sample else []
-        rows = self._sample(sum(counts)) if sample else None
+    def _read(self, item: BagItem, *, sample: bool = True) -> Tensor:
+        slides = [self.store.slide(slide_id) for slide_id in self.bags[item.place]]
+        counts = [slide.n_patches for slide in slides] if self.max_patches and sample else []
+        rows = self._sample(sum(counts), item)
         if rows is None:
-            parts = [torch.from_numpy(slide.read(self.array)) for slide in slides]
-            return self._scaled(parts[0] if len(parts) == 1 else torch.cat(parts))
+            return _joined([self._vectors(slide, None) for slide in slides])  # (N, D)
         parts, start = [], 0
         for slide, count in zip(slides, counts, strict=True):
             own = rows[(rows >= start) & (rows < start + count)] - start
-            parts.append(torch.from_numpy(slide.read(self.array, own.numpy())))
+            parts.append(self._vectors(slide, own.numpy()))
             start += count
-        return self._scaled(torch.cat(parts))
+        return _joined(parts)  # (max_patches, D)
 
-    def _scaled(self, features: Tensor) -> Tensor:
-        """Features (N, D) as the head gets them; what is kept in memory is scaled once."""
-        if self.scaling is None:
-            return features
-        mean, deviation = self.scaling
-        return (features.float() - mean) / deviation  # (N, D)
+    def _vectors(self, slide: StoredSlide, rows: NDArray[np.int64] | None) -> Tensor:
+        """Features (K, D) of the rows of a slide."""
+        parts = [torch.from_numpy(slide.read(array, rows)) for array in self.arrays]
+        return _joined(parts, dim=1)
 
-    def _sample(self, n: int) -> Tensor | None:
-        """Sorted random rows, or None to take all: sorted reads are sequential reads."""
+    def _sample(self, n: int, item: BagItem) -> Tensor | None:
+        """Sorted random rows, or None to take all: sorted reads are sequential reads.
+
+        The draw follows from the seed, the epoch and the bag alone, so that a resumed run draws
+        what the uninterrupted one does.
+        """
         if self.max_patches is None or n <= self.max_patches:
             return None
-        return torch.randperm(n)[: self.max_patches].sort().values
+        seed = np.random.SeedSequence([self.seed, item.epoch, item.place]).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(seed))
+        return torch.randperm(n, generator=generator)[: self.max_patches].sort().values
 
 
-class BagSampler(Sampler[list[tuple[int, float]]]):
-    """Batches of (place, weight) for one rank.
+def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+class BagSampler(Sampler[list[BagItem]]):
+    """Batches of items for one rank.
 
     Every epoch cuts one order of all bags into steps of ``batch_size`` times ``world_size``
     bags, and gives each rank its share of each step. Nothing is repeated to fill the last step:
@@ -182,7 +224,7 @@ class BagSampler(Sampler[list[tuple[int, float]]]):
         return len(list(iter(self)))
 
     @override
-    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+    def __iter__(self) -> Iterator[list[BagItem]]:
         order = list(range(self.n))
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
@@ -193,6 +235,6 @@ class BagSampler(Sampler[list[tuple[int, float]]]):
             mine = everyone[self.rank :: self.world_size]
             weight = self.world_size / len(everyone)
             if mine:
-                yield [(place, weight) for place in mine]
+                yield [BagItem(place, weight, self.epoch) for place in mine]
             elif self.fill:
-                yield [(everyone[0], 0.0)]
+                yield [BagItem(everyone[0], 0.0, self.epoch)]

@@ -1,40 +1,62 @@
 """Bags of stored features for training and evaluation."""
 
 import logging
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
+import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from histotransfer_pl.data.bags import Bag, BagDataset, BagSampler, pack
-from histotransfer_pl.data.join import Join, join_cohort
+from histotransfer_pl.data.bag_table import EXTERNAL, PARTS, bag_table, new_bag_table
+from histotransfer_pl.data.bags import Bag, BagDataset, BagItem, BagSampler, pack
+from histotransfer_pl.data.cohort import shorten
+from histotransfer_pl.data.join import Join, join_cohort, join_unlabelled
 from histotransfer_pl.data.refusals import (
     refuse_seen_patients,
-    require_classes,
+    refuse_trained_patients,
+    refuse_unknown_classes,
     require_same_encoder,
 )
-from histotransfer_pl.data.splits import Split, split_by_column, split_by_seed
+from histotransfer_pl.data.splits import Split, split_cohort
 from histotransfer_pl.errors import ConfigError, SplitError, StoreMismatchError
-from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import decode_key, feature_path
-from histotransfer_pl.store.slide import StoredSlide
+from histotransfer_pl.records.attributes import feature_spec
+from histotransfer_pl.records.encoder import FeatureSpec
+from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.records.run import (
+    ClassSpec,
+    RunRecord,
+    TargetSpec,
+    choose_positive,
+    split_spec,
+)
+from histotransfer_pl.store.joined import Store, StoreLocation, open_stores
+from histotransfer_pl.store.layout import feature_path
 
 _log = logging.getLogger(__name__)
+_PACKAGES = ("histotransfer_pl", "torch", "lightning", "timm")
 
 
 class FeatureDataModule(LightningDataModule):
     """Packed bags of patch features, split by patient.
 
+    A stage asks only for what it needs. ``fit`` and ``validate`` need labels and a split. ``test``
+    with a trained model whose patients are not all in this table takes every labelled slide;
+    ``predict`` needs neither labels nor patients nor a table.
+
     Args:
-        store: Folder of the store, as ``extract`` wrote it.
-        cohort: CSV table with ``slide_id``, ``patient_id`` and the target column.
+        store: Folder or address of the store, as ``extract`` wrote it, or several of one grid.
+        cohort: CSV table with ``slide_id``, ``patient_id`` and the target column; only ``predict``
+            can do without, and then takes every slide of the store.
         encoder: Encoder whose features to read; may be left out if the store has only one.
-        depth: Its depth; may be left out if the store has only one of this encoder.
+        depth: Its depth, or several whose vectors are joined; may be left out if the store has
+            only one of this encoder.
         target: Column with the class of each slide.
         fold: The test fold, from 0.
         n_folds: Number of patient folds; one tests, the next validates, the rest trains.
@@ -42,8 +64,8 @@ class FeatureDataModule(LightningDataModule):
         fold_column: Take the split from this column instead (words or fold numbers).
         bag: What a bag holds: the patches of one slide, or of all slides of one patient (then
             two classes only, and a patient is positive if any of its slides is).
-        positive: The class that makes a patient positive; of the numbers 0 and 1 it is 1, words
-            must be told apart here once a patient has slides of both.
+        positive: Of two classes the positive one, which AUPRC, F1 and sensitivity are about; may
+            be left out for numbers and for words such as negative and positive.
         batch_size: Bags of a step on each device.
         max_patches: In training keep at most so many random patches of a bag.
         standardize: Scale features to mean 0 and deviation 1 over the training patches.
@@ -54,10 +76,10 @@ class FeatureDataModule(LightningDataModule):
 
     def __init__(
         self,
-        store: Path,
-        cohort: Path,
+        store: list[str] | str | Path,
+        cohort: Path | None = None,
         encoder: str | None = None,
-        depth: str | None = None,
+        depth: list[str] | str | None = None,
         target: str = "label",
         fold: int = 0,
         n_folds: int = 5,
@@ -78,15 +100,12 @@ class FeatureDataModule(LightningDataModule):
                 f"data.batch_size is {batch_size} and data.max_patches {max_patches}; "
                 "both count from 1"
             )
-        self.store_path = Path(store)
-        self.cohort = Path(cohort)
+        self.locations: StoreLocation | Sequence[StoreLocation] = store
+        self.cohort = None if cohort is None else Path(cohort)
         self.encoder = encoder
-        self.depth = depth
+        self.depths = [depth] if isinstance(depth, str) else depth
         self.target = target
-        self.fold = fold
-        self.n_folds = n_folds
-        self.split_seed = split_seed
-        self.fold_column = fold_column
+        self.split_spec = split_spec(fold, n_folds, split_seed, fold_column)
         self.bag = bag
         self.positive = positive
         self.batch_size = batch_size
@@ -95,50 +114,65 @@ class FeatureDataModule(LightningDataModule):
         self.strict = strict
         self.num_workers = num_workers
         self.cache_gb = cache_gb
-        self.scaling: tuple[Tensor, Tensor] | None = None
-        self._ready = False
+        self.trained: RunRecord | None = None
+        self._prepared: Literal["nothing", "evaluation", "training"] = "nothing"
+        self._seed: int | None = None
 
     @override
     def setup(self, stage: str) -> None:
-        if self._ready:
+        if self._prepared == "training":
             return
-        self.store = FeatureStore.open(self.store_path)
-        self.encoder, self.depth = self._choose_features()
-        self.array = feature_path(self.encoder, self.depth)
-        columns = (self.fold_column,) if self.fold_column else ()
-        self.join: Join = join_cohort(
-            self.cohort, self.store, self.array, self.target, columns, strict=self.strict
-        )
-        self.classes = self.join.classes
-        if len(self.classes) < 2:
-            raise SplitError(
-                f"column {self.target} has only the class {self.classes}; need at least two"
-            )
-        self.split = self._split(self.join.labelled)
-        require_same_encoder(self.store, self.array, self.join.labelled["slide_id"].tolist())
-        refuse_seen_patients(self.store, self.array, self.join.labelled, self.split)
-        self.bags = self._bags()
-        first = self.store.slide(self.join.labelled["slide_id"].iloc[0]).info(self.array)
-        self.in_features = first.shape[1]
-        self.provenance = {
-            "encoder": self.encoder,
-            "depth": self.depth,
-            "weights_sha256": str(first.attributes.get("weights_sha256", "")),
-            "in_features": self.in_features,
-            "classes": self.classes,
-            "target": self.target,
-            "bag": self.bag,
-        }
-        if self.standardize and self.scaling is None:
-            self.scaling = self._scaling()
-        self._ready = True
+        trained = self._trained() if stage in ("test", "predict") else None
+        self.store: Store = open_stores(self.locations)
+        encoder, depths = self._choose_features(trained)
+        self.arrays = [feature_path(encoder, depth) for depth in depths]
+        if stage == "predict":
+            self._join_to_predict(trained)
+        else:
+            self._join_labelled(trained)
+        slide_ids = self.join.slides["slide_id"].tolist()
+        require_same_encoder(self.store, self.arrays, slide_ids)
+        self.features = self._feature_spec(encoder, depths, slide_ids[0])
+        self._prepared = "evaluation" if stage in ("test", "predict") else "training"
         if self.trainer is None or self.trainer.is_global_zero:
             _log.info(self.describe())
+
+    @property
+    def classes(self) -> list[str]:
+        """The classes in the order of the outputs; of two the positive one comes last."""
+        return list(self.target_spec.classes)
+
+    @property
+    def positive_class(self) -> str | None:
+        """Of two classes the one that AUPRC, F1 and sensitivity are about."""
+        return self.target_spec.positive
+
+    @property
+    def in_features(self) -> int:
+        """Width D of the feature vectors."""
+        return self.features.width
+
+    def record(self, head: ClassSpec) -> RunRecord:
+        """What a model that trains on these bags must know later."""
+        parts = self.bags["part"]
+        return RunRecord(
+            features=self.features,
+            target=self.target_spec,
+            head=head,
+            bag=self.bag,
+            split=self.split_spec,
+            train_patients=tuple(self.patients("train")),
+            validation_patients=tuple(self.patients("validation")),
+            grid=None if self.store.grid is None else GridSettings.from_json(self.store.grid),
+            counts={f"{part} {self.bag}s": int((parts == part).sum()) for part in PARTS},
+            versions={name: version(name) for name in _PACKAGES},
+            standardized=self.standardize,
+        )
 
     def describe(self) -> str:
         """The join and the class balance of each part."""
         lines = [self.join.describe()]
-        for part in ("train", "validation", "test"):
+        for part in [p for p in (*PARTS, EXTERNAL) if (self.bags["part"] == p).any()]:
             rows = self.bags[self.bags["part"] == part]
             balance = ", ".join(f"{c}: {(rows['label'] == c).sum()}" for c in self.classes)
             lines.append(
@@ -159,113 +193,163 @@ class FeatureDataModule(LightningDataModule):
         return torch.tensor([int((labels == c).sum()) for c in self.classes])
 
     @override
-    def train_dataloader(self) -> DataLoader[Bag]:
+    def train_dataloader(self) -> DataLoader[Any]:
         return self._loader("train", shuffle=True)
 
     @override
-    def val_dataloader(self) -> DataLoader[Bag]:
+    def val_dataloader(self) -> DataLoader[Any]:
         return self._loader("validation")
 
     @override
-    def test_dataloader(self) -> DataLoader[Bag]:
+    def test_dataloader(self) -> DataLoader[Any]:
         return self._loader("test")
 
     @override
-    def predict_dataloader(self) -> DataLoader[Bag]:
+    def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader(None)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"scaling": None if self.scaling is None else list(self.scaling)}
+        return {"seed": self._seed}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        scaling = state_dict["scaling"]
-        self.scaling = None if scaling is None else (scaling[0], scaling[1])
+        self._seed = state_dict.get("seed")
 
-    def _choose_features(self) -> tuple[str, str]:
-        """The encoder and depth asked for, or the only one there is."""
-        if self.encoder is not None and self.depth is not None:
-            return self.encoder, self.depth
+    def draw_seed(self, *what: int) -> int:
+        """A seed that follows from the run's seed and from what it is for (an epoch, a bag).
+
+        What is drawn from it is the same in a resumed run and on any number of ranks.
+        """
+        return int(np.random.SeedSequence([self._order_seed(), *what]).generate_state(1)[0])
+
+    def read_bag(self, slide_ids: list[str]) -> Tensor:
+        """Features (N, D) of a bag."""
+        dataset = BagDataset(self.store, self.arrays, [slide_ids], [-1], [0])
+        return dataset[BagItem(0)].features
+
+    def training_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (D,) over the patches of the training part, bag by bag."""
+        count = 0
+        total = torch.zeros(self.in_features, dtype=torch.float64)  # (D,)
+        squares = torch.zeros(self.in_features, dtype=torch.float64)  # (D,)
+        for slide_id in self.split.train:
+            features = self.read_bag([slide_id]).double()  # (N, D)
+            count += len(features)
+            total += features.sum(0)
+            squares += features.square().sum(0)
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        # A feature that never changes carries nothing; dividing it by 1 keeps it at 0.
+        deviation[deviation < 1e-6] = 1
+        return mean.float(), deviation.float()
+
+    def _trained(self) -> RunRecord | None:
+        """What the model that comes with the trainer knows of its training."""
+        module = None if self.trainer is None else self.trainer.lightning_module
+        found = self.trained or getattr(module, "record", None)
+        return found if isinstance(found, RunRecord) else None
+
+    def _choose_features(self, trained: RunRecord | None) -> tuple[str, list[str]]:
+        """The encoder and depths asked for, or of the model, or the only ones there are."""
+        encoder, depths = self.encoder, self.depths
+        if trained is not None:
+            encoder = encoder or trained.features.store_name or None
+            depths = depths or list(trained.features.depths) or None
+        if encoder is not None and depths:
+            return encoder, depths
         found: list[tuple[str, str]] = []
         for slide_id in self.store.slide_ids():
-            found = stored_features(self.store.slide(slide_id))
+            found = self.store.slide(slide_id).features()
             if found:
                 break
-        fitting = [
-            (e, d) for e, d in found if self.encoder in (None, e) and self.depth in (None, d)
-        ]
+        fitting = [(e, d) for e, d in found if encoder in (None, e) and d in (depths or [d])]
         if len(fitting) != 1:
             listed = ", ".join(f"{encoder} at {depth}" for encoder, depth in found) or "nothing"
             raise StoreMismatchError(
-                f"{self.store_path} holds {listed}; say which with --data.encoder and --data.depth"
+                f"{self.store.location} holds {listed}; say which with --data.encoder and "
+                "--data.depth"
             )
-        return fitting[0]
+        return fitting[0][0], [fitting[0][1]]
 
-    def _split(self, labelled: pd.DataFrame) -> Split:
-        if self.fold_column:
-            return split_by_column(labelled, self.fold_column, self.fold)
-        return split_by_seed(labelled, self.fold, self.n_folds, self.split_seed)
+    def _feature_spec(self, encoder: str, depths: list[str], slide_id: str) -> FeatureSpec:
+        infos = [self.store.slide(slide_id).info(array) for array in self.arrays]
+        return feature_spec(
+            [info.attributes for info in infos],
+            encoder,
+            depths,
+            sum(info.shape[1] for info in infos),
+            infos[0].dtype.name,
+        )
 
-    def _bags(self) -> pd.DataFrame:
-        """One row a bag: bag_id, slide_ids, patient_id, label and part."""
-        slides = self.join.slides
-        parts = {s: name for name in ("train", "validation", "test") for s in self.split.part(name)}
-        frame = slides.assign(part=slides["slide_id"].map(parts).fillna(""))
-        if self.bag == "slide":
-            return frame.assign(
-                bag_id=frame["slide_id"], slide_ids=frame["slide_id"].map(lambda s: [s])
-            )
-        if len(self.classes) != 2:
-            raise ConfigError(
-                f"data.bag patient needs two classes, {self.target} has {len(self.classes)}; "
-                "give a table with one label a patient"
-            )
-        rows = []
-        for patient, own in frame.groupby("patient_id"):
-            labels = set(own.loc[own["label"] != "", "label"])
-            rows.append(
-                {
-                    "bag_id": patient,
-                    "slide_ids": own["slide_id"].tolist(),
-                    "patient_id": patient,
-                    "label": self._patient_label(str(patient), labels),
-                    "part": next((p for p in own["part"] if p), ""),
-                }
-            )
-        return require_classes(pd.DataFrame(rows), self.classes)
+    def _join_to_predict(self, trained: RunRecord | None) -> None:
+        self.join: Join = join_unlabelled(self.cohort, self.store, self.arrays, self.target)
+        self.target_spec = self._target() if trained is None else trained.target
+        self.split = Split([], [], [])
+        own = trained is not None and not self._is_elsewhere(trained)
+        self.bags = new_bag_table(
+            self.join.slides, trained, self.bag, self.target_spec, "test" if own else EXTERNAL
+        )
 
-    def _patient_label(self, patient: str, labels: set[str]) -> str:
-        """The class of a patient: the positive one if any slide is of it."""
-        if len(labels) < 2:
-            return next(iter(labels), "")
-        positive = self.positive
-        if positive is None and self.classes == ["0", "1"]:
-            positive = "1"
-        if positive not in self.classes:
-            raise ConfigError(
-                f"patient {patient!r} has slides of both classes, {' and '.join(self.classes)}: "
-                f"say with data.positive which of them makes a patient positive (it is {positive})"
-            )
-        return positive
+    def _join_labelled(self, trained: RunRecord | None) -> None:
+        if self.cohort is None:
+            raise ConfigError("data.cohort must be given: only predict can do without labels")
+        columns = [] if self.split_spec.column is None else [self.split_spec.column]
+        elsewhere = trained is not None and self._is_elsewhere(trained)
+        self.join = join_cohort(
+            self.cohort,
+            self.store,
+            self.arrays,
+            self.target,
+            [] if elsewhere else columns,
+            strict=self.strict,
+        )
+        labelled = self.join.labelled
+        if trained is not None and elsewhere:
+            self.target_spec = trained.target
+            refuse_unknown_classes(labelled, trained.target)
+            refuse_trained_patients(trained, set(), set(labelled["patient_id"]))
+            self.split = Split([], [], labelled["slide_id"].tolist())
+            rows = self.join.slides[self.join.slides["label"] != ""]
+            self.bags = new_bag_table(rows, None, self.bag, self.target_spec, part="test")
+        else:
+            self.target_spec = self._target()
+            self.split = split_cohort(labelled, self.split_spec)
+            self.bags = bag_table(self.join.slides, self.split, self.bag, self.target_spec)
+        refuse_seen_patients(self.store, self.arrays[0], labelled, self.split)
 
-    def read_bag(self, slide_ids: list[str]) -> Tensor:
-        """Features (N, D) of a bag, scaled as in training."""
-        dataset = BagDataset(self.store, self.array, [slide_ids], [-1], [0], scaling=self.scaling)
-        return dataset[(0, 1.0)].features
+    def _is_elsewhere(self, trained: RunRecord) -> bool:
+        """Whether the model comes from another cohort: not all its patients are in this table."""
+        table = join_unlabelled(self.cohort, self.store, self.arrays, self.target).slides
+        own = {*trained.train_patients, *trained.validation_patients}
+        return not own <= set(table["patient_id"]) or not own
+
+    def _target(self) -> TargetSpec:
+        """Classes of the table, of two the positive one last."""
+        classes = self.join.classes
+        if len(classes) < 2:
+            raise SplitError(
+                f"column {self.target} has only the class {shorten(classes)}; need at least two"
+            )
+        positive = choose_positive(tuple(classes), self.positive)
+        if len(classes) == 2:
+            classes.sort(key=lambda name: name == positive)
+        return TargetSpec(self.target, tuple(classes), positive if len(classes) == 2 else None)
 
     def _dataset(self, part: str | None, max_patches: int | None = None) -> BagDataset:
         rows = self.bags if part is None else self.bags[self.bags["part"] == part]
         number = {name: i for i, name in enumerate(self.classes)}
+        # What is read once only is not kept.
+        repeated = part in ("train", "validation")
         return BagDataset(
             self.store,
-            self.array,
+            self.arrays,
             bags=rows["slide_ids"].tolist(),
             labels=[number.get(label, -1) for label in rows["label"]],
             indices=rows.index.tolist(),
             max_patches=max_patches,
-            scaling=self.scaling,
-            keep=self._fits(rows["slide_ids"].tolist()),
+            seed=self._order_seed(),
+            keep=repeated and self._fits(rows["slide_ids"].tolist()),
         )
 
     def _fits(self, bags: list[list[str]]) -> bool:
@@ -273,20 +357,15 @@ class FeatureDataModule(LightningDataModule):
         if self.num_workers or not bags:
             return False
         patches = sum(self.store.slide(s).n_patches for slides in bags for s in slides)
-        return patches * self.in_features * 4 <= self.cache_gb * 1e9
+        row_bytes = self.in_features * np.dtype(self.features.dtype).itemsize
+        return patches * row_bytes <= self.cache_gb * 1e9
 
     def _loader(self, part: str | None, *, shuffle: bool = False) -> DataLoader[Bag]:
         dataset = self._dataset(part, self.max_patches if shuffle else None)
         trainer = self.trainer
         rank = trainer.global_rank if trainer else 0
         world_size = trainer.world_size if trainer else 1
-        if not len(dataset):
-            raise SplitError(f"the {part} part has no slide")
-        if len(dataset) < world_size:
-            raise ConfigError(
-                f"{len(dataset)} {part or 'cohort'} bags cannot be shared out to {world_size} "
-                "devices: use fewer devices"
-            )
+        self._require_bags(len(dataset), part, world_size)
         sampler = BagSampler(
             len(dataset),
             self.batch_size,
@@ -305,29 +384,20 @@ class FeatureDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def _require_bags(self, n: int, part: str | None, world_size: int) -> None:
+        if not n:
+            held = ", ".join(f"{name} {k}" for name, k in Counter(self.bags["part"]).items())
+            raise SplitError(f"the {part} part has no {self.bag} ({held or 'nothing'})")
+        if n < world_size:
+            raise ConfigError(
+                f"{n} {part or 'cohort'} bags cannot be shared out to {world_size} devices: use "
+                "fewer devices"
+            )
+
     def _order_seed(self) -> int:
         """The run's seed, which must be the same on all ranks: they share one order."""
-        seed = torch.initial_seed() % 2**31
-        return seed if self.trainer is None else int(self.trainer.strategy.broadcast(seed))
-
-    def _scaling(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (D,) over the patches of the training part, bag by bag."""
-        count = 0
-        total = torch.zeros(self.in_features, dtype=torch.float64)  # (D,)
-        squares = torch.zeros(self.in_features, dtype=torch.float64)  # (D,)
-        for slide_id in self.split.train:
-            features = torch.from_numpy(self.store.slide(slide_id).read(self.array)).double()
-            count += len(features)
-            total += features.sum(0)
-            squares += features.square().sum(0)
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
-        # A feature that never changes carries nothing; dividing it by 1 keeps it at 0.
-        deviation[deviation < 1e-6] = 1
-        return mean.float(), deviation.float()
-
-
-def stored_features(slide: StoredSlide) -> list[tuple[str, str]]:
-    """The encoders and depths a slide has features of."""
-    names = [name.split("/") for name in slide.arrays() if name.startswith("features/")]
-    return [(decode_key(encoder), decode_key(depth)) for _, encoder, depth in names]
+        if self._seed is None:
+            seed = torch.initial_seed() % 2**31
+            trainer = self.trainer
+            self._seed = seed if trainer is None else int(trainer.strategy.broadcast(seed))
+        return self._seed

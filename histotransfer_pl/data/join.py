@@ -1,5 +1,6 @@
 """Which slides of the cohort can be used, and why the others cannot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from histotransfer_pl.data.cohort import (
     shorten,
 )
 from histotransfer_pl.errors import CohortError, StoreMismatchError
-from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.joined import Store
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Join:
     """A cohort joined with a store.
 
     Attributes:
-        slides: One row a usable slide: ``slide_id``, ``patient_id``, ``label`` (a word, or empty
-            where unknown), and the fold column if any; sorted by ``slide_id``.
+        slides: One row per usable slide: ``slide_id``, ``patient_id``, ``label`` (a word, or
+            empty where unknown), and the fold column if any; sorted by ``slide_id``.
         in_table: Rows of the cohort table.
         without_label: Slides without a label.
         without_features: Slides that the store does not have in this encoder and depth.
@@ -51,8 +52,7 @@ class Join:
         lines = [
             f"cohort: {self.in_table} slides in the table, "
             f"{self.in_table - len(self.without_label)} labelled, "
-            f"{self.in_table - len(self.without_features) - len(self.without_tissue)} with "
-            f"features, {len(self.labelled)} used "
+            f"{len(self.slides)} with features, {len(self.labelled)} labelled with features "
             f"({self.labelled['patient_id'].nunique()} patients)"
         ]
         for reason, names in (
@@ -75,19 +75,19 @@ def sort_classes(names: list[str]) -> list[str]:
 
 def join_cohort(
     cohort: Path,
-    store: FeatureStore,
-    array: str,
+    store: Store,
+    arrays: Sequence[str],
     target: str,
-    columns: tuple[str, ...] = (),
+    columns: Sequence[str] = (),
     *,
     strict: bool = True,
 ) -> Join:
-    """Join a cohort table with the features of a store.
+    """Join a cohort table with the features of a store, to train or to test.
 
     Args:
         cohort: The table.
         store: The store.
-        array: Which features, as ``features/<encoder>/<depth>``.
+        arrays: Which features, as ``features/<encoder>/<depth>``; a slide needs all of them.
         target: Column that holds the class.
         columns: Further columns to keep.
         strict: Refuse labelled slides whose features are missing.
@@ -99,33 +99,75 @@ def join_cohort(
     table = read_cohort(cohort)
     require_columns(table, ["patient_id", target, *columns], cohort)
     require_patients(table, cohort)
-    label = clean_labels(table[target])
+    table = table.assign(label=clean_labels(table[target]))
+    join = _join(table, store, arrays, columns)
+    labelled = set(table.loc[table["label"] != "", "slide_id"])
+    lost = [s for s in join.without_features if s in labelled]
+    if strict and lost:
+        raise CohortError(
+            f"{len(lost)} labelled slides have no {' or '.join(arrays)} in {store.location}: "
+            f"{shorten(lost)}; run extract to its end, or go on without them with "
+            "--data.strict false"
+        )
+    if join.labelled.empty:
+        raise CohortError(
+            f"no slide has both a label and features: column {target} of {cohort} is empty for "
+            "all of them; predict and apply need no labels"
+        )
+    return join
+
+
+def join_unlabelled(cohort: Path | None, store: Store, arrays: Sequence[str], target: str) -> Join:
+    """Join what is to be predicted; labels and patients are kept where the table knows them.
+
+    Args:
+        cohort: A table with ``slide_id``; all slides of the store when None.
+        store: The store.
+        arrays: Which features; a slide needs all of them.
+        target: Column that may hold the class.
+
+    Raises:
+        CohortError: If nothing can be joined.
+    """
+    if cohort is None:
+        table = pd.DataFrame({"slide_id": store.slide_ids()}, dtype="string")
+    else:
+        table = read_cohort(cohort)
+    label = clean_labels(table[target]) if target in table else ""
+    patient = clean_labels(table["patient_id"]) if "patient_id" in table else ""
+    return _join(table.assign(label=label, patient_id=patient), store, arrays, ())
+
+
+def _join(table: pd.DataFrame, store: Store, arrays: Sequence[str], columns: Sequence[str]) -> Join:
     stored = set(store.slide_ids())
     known = [slide_id for slide_id in table["slide_id"] if slide_id in stored]
+    if not known:
+        raise CohortError(
+            f"none of the {len(table)} slides of the table is in {store.location}; the table has "
+            f"{shorten(table['slide_id'].tolist())}, the store {shorten(sorted(stored))}"
+        )
     empty = {slide_id for slide_id in known if store.slide(slide_id).n_patches == 0}
-    usable = {s for s in known if s not in empty and store.slide(s).has(array)}
-    frame = table.assign(label=label)[["slide_id", "patient_id", "label", *columns]]
-    join = Join(
+    filled = [slide_id for slide_id in known if slide_id not in empty]
+    usable = {s for s in filled if all(store.slide(s).has(array) for array in arrays)}
+    if not usable:
+        _refuse_absent(store, arrays, filled or known)
+    frame = table[["slide_id", "patient_id", "label", *columns]]
+    return Join(
         slides=frame[frame["slide_id"].isin(usable)].sort_values("slide_id", ignore_index=True),
         in_table=len(table),
-        without_label=table.loc[label == "", "slide_id"].tolist(),
+        without_label=table.loc[table["label"] == "", "slide_id"].tolist(),
         without_features=[s for s in table["slide_id"] if s not in usable and s not in empty],
         without_tissue=sorted(empty),
         not_in_table=sorted(stored - set(table["slide_id"])),
     )
-    _check(join, frame, store, array, known, strict=strict)
-    return join
 
 
-def require_array(store: FeatureStore, array: str, slide_ids: list[str]) -> None:
-    """Raise a StoreMismatchError listing what the store has when none of the slides has it."""
-    slides = [store.slide(slide_id) for slide_id in slide_ids]
-    if any(slide.has(array) for slide in slides):
-        return
-    found = sorted({name for slide in slides[:20] for name in slide.arrays()})
-    features = [name for name in found if name.startswith("features/")]
+def _refuse_absent(store: Store, arrays: Sequence[str], slide_ids: Sequence[str]) -> None:
+    """Raise a StoreMismatchError listing what the store has instead."""
+    found = {pair for slide_id in slide_ids[:20] for pair in store.slide(slide_id).features()}
+    listed = ", ".join(f"{encoder} at {depth}" for encoder, depth in sorted(found))
     raise StoreMismatchError(
-        f"{store.path} has no {array}; it has {', '.join(features) or 'no features yet'}; "
+        f"{store.location} has no {' and '.join(arrays)}; it has {listed or 'no features yet'}; "
         "choose one of these, or run extract"
     )
 
@@ -135,29 +177,3 @@ def clean_labels(values: pd.Series) -> "pd.Series[str]":
     if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
     return values.astype("string").str.strip().fillna("").astype(str)
-
-
-def _check(
-    join: Join,
-    frame: pd.DataFrame,
-    store: FeatureStore,
-    array: str,
-    known: list[str],
-    *,
-    strict: bool,
-) -> None:
-    if not known:
-        raise CohortError(
-            f"none of the {join.in_table} slides of the table is in {store.path}; the table has "
-            f"{shorten(frame['slide_id'].tolist())}, the store {shorten(join.not_in_table)}"
-        )
-    require_array(store, array, [s for s in known if s not in join.without_tissue] or known)
-    labelled = set(frame.loc[frame["label"] != "", "slide_id"])
-    lost = [s for s in join.without_features if s in labelled]
-    if strict and lost:
-        raise CohortError(
-            f"{len(lost)} labelled slides have no {array} in {store.path}: {shorten(lost)}; run "
-            "extract to its end, or go on without them with --data.strict false"
-        )
-    if join.labelled.empty:
-        raise CohortError("no slide has both a label and features")

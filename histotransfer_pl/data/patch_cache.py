@@ -16,7 +16,7 @@ from histotransfer_pl.data.tile import check_unmoved
 from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import SlideReader, open_slide
-from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.joined import Store
 
 _log = logging.getLogger(__name__)
 _OPEN_SLIDES = 8
@@ -38,7 +38,7 @@ class PatchCache:
 
     def __init__(
         self,
-        store: FeatureStore,
+        store: Store,
         limit_bytes: float,
         slides: Mapping[str, Path] | None = None,
         folder: Path | None = None,

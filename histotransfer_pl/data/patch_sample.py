@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,13 +20,16 @@ from histotransfer_pl.data.cohort import (
     slides_from_cohort,
     slides_from_folder,
 )
-from histotransfer_pl.data.features import FeatureDataModule, stored_features
+from histotransfer_pl.data.join import join_cohort
 from histotransfer_pl.data.patch_batch import PatchBatch, Work
 from histotransfer_pl.data.patch_threads import PatchDataset, Piece
+from histotransfer_pl.data.splits import split_cohort
 from histotransfer_pl.data.tile import check_unmoved
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.records.run import split_spec
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import feature_path
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +116,9 @@ class PatchSampleDataModule(LightningDataModule):
         self.cohort = cohort
         self.slides = slides
         self.part = part
-        self.split = _SplitSettings(target, fold, n_folds, split_seed, fold_column, strict)
+        self.target = target
+        self.strict = strict
+        self.split = split_spec(fold, n_folds, split_seed, fold_column)
         self.n_patches = n_patches
         self.batch_size = batch_size
         self.seed = seed
@@ -187,29 +191,27 @@ class PatchSampleDataModule(LightningDataModule):
 
     def _part(self, part: Part) -> list[str]:
         """The slides of a part, by the very split that `fit` makes."""
-        encoder, depth = self._plain_features()
-        data = FeatureDataModule(
-            self.store_path,
-            Path(str(self.cohort)),
-            encoder,
-            depth,
-            self.split.target,
-            self.split.fold,
-            self.split.n_folds,
-            self.split.split_seed,
-            self.split.fold_column,
-            strict=self.split.strict,
-        )
-        data.setup("test")
-        self.patients = set(data.patients(part))
-        return data.split.part(part)
+        columns = () if self.split.column is None else (self.split.column,)
+        if self.cohort is None:
+            raise ConfigError("data.part is a part of a cohort: give data.cohort")
+        labelled = join_cohort(
+            self.cohort,
+            self.store,
+            [feature_path(*self._plain_features())],
+            self.target,
+            columns,
+            strict=self.strict,
+        ).labelled
+        slide_ids = split_cohort(labelled, self.split).part(part)
+        self.patients = set(labelled.loc[labelled["slide_id"].isin(slide_ids), "patient_id"])
+        return slide_ids
 
     def _plain_features(self) -> tuple[str, str]:
         """Features of an untuned encoder: the split is made of the slides that have them."""
         for slide_id in self.store.slide_ids():
             slide = self.store.slide(slide_id)
             for (encoder, depth), array in zip(
-                stored_features(slide),
+                slide.features(),
                 (name for name in slide.arrays() if name.startswith("features/")),
                 strict=True,
             ):
@@ -243,16 +245,6 @@ class PatchSampleDataModule(LightningDataModule):
             return slides_from_folder(folder)
         require_columns(read_cohort(self.cohort), ["slide_id"], self.cohort)
         return slides_from_cohort(self.cohort, folder)
-
-
-@dataclass(frozen=True)
-class _SplitSettings:
-    target: str
-    fold: int
-    n_folds: int
-    split_seed: int
-    fold_column: str | None
-    strict: bool
 
 
 def draw_batches(

@@ -1,13 +1,15 @@
 """What must not be trained on or tested with: mixtures, missing classes, patients seen before."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.splits import Split
 from histotransfer_pl.errors import SplitError, StoreMismatchError
-from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.records.attributes import tuned_on
+from histotransfer_pl.records.run import RunRecord, TargetSpec
+from histotransfer_pl.store.joined import Store
 
 
 def require_classes(bags: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
@@ -46,26 +48,25 @@ def require_one_way(ways: Mapping[str, str], what: str, remedy: str) -> None:
         raise StoreMismatchError(f"{what} was not made in one way ({said}): {remedy}")
 
 
-def require_same_encoder(store: FeatureStore, array: str, slide_ids: list[str]) -> None:
+def require_same_encoder(store: Store, arrays: Sequence[str], slide_ids: Sequence[str]) -> None:
     """Refuse features that are not all of one network, as after an extraction in two parts.
 
     Raises:
         StoreMismatchError: It names slides of each.
     """
-    infos = {slide_id: store.slide(slide_id).info(array) for slide_id in slide_ids}
-    require_one_way(
-        {
-            slide_id: f"{info.shape[1]} wide, weights {info.attributes.get('weights_sha256', '')}"
-            for slide_id, info in infos.items()
-        },
-        f"{array} in {store.location}",
-        "extract all slides with the same weights, under another alias",
-    )
+    for array in arrays:
+        infos = {slide_id: store.slide(slide_id).info(array) for slide_id in slide_ids}
+        require_one_way(
+            {
+                s: f"{info.shape[1]} wide, weights {info.attributes.get('weights_sha256', '')}"
+                for s, info in infos.items()
+            },
+            f"{array} in {store.location}",
+            "extract all slides with the same weights, under another alias",
+        )
 
 
-def refuse_seen_patients(
-    store: FeatureStore, array: str, labelled: pd.DataFrame, split: Split
-) -> None:
+def refuse_seen_patients(store: Store, array: str, labelled: pd.DataFrame, split: Split) -> None:
     """Refuse features of an encoder that was tuned on patients of the test or validation part.
 
     Patients on whom the tuned encoder was chosen (its epoch) may validate again, but not test.
@@ -73,15 +74,52 @@ def refuse_seen_patients(
     Raises:
         SplitError: If a patient to evaluate was used to tune the encoder.
     """
-    facts = store.slide(labelled["slide_id"].iloc[0]).info(array).attributes
+    tuned = tuned_on(store.slide(labelled["slide_id"].iloc[0]).info(array).attributes)
+    if tuned is None:
+        return
     owners = labelled.set_index("slide_id")["patient_id"]
     test, validation = set(owners[split.test]), set(owners[split.validation])
-    tuned_on = set(facts.get("tuned_on_patients", []))
-    chosen_on = set(facts.get("tuned_validation_patients", []))
-    leaked = sorted((tuned_on & (test | validation)) | (chosen_on & test))
+    leaked = _leaked(tuned.train_patients, tuned.validation_patients, validation, test)
     if leaked:
         raise SplitError(
             f"{array} comes from an encoder tuned on {len(leaked)} patients that are in the "
             f"validation or test part here: {shorten(leaked)}; use the fold it was tuned on "
-            f"(tuned fold: {facts.get('tuned_fold', 'unknown')})"
+            f"(tuned fold: {'unknown' if tuned.fold is None else tuned.fold})"
         )
+
+
+def refuse_trained_patients(trained: RunRecord, validation: set[str], test: set[str]) -> None:
+    """Refuse a model that has seen patients of the test or validation part.
+
+    Raises:
+        SplitError: If a patient to evaluate was trained on, or one to test chose the epoch.
+    """
+    leaked = _leaked(trained.train_patients, trained.validation_patients, validation, test)
+    if leaked:
+        raise SplitError(
+            f"the model was trained on {len(leaked)} of the patients to validate or test on "
+            f"({shorten(leaked)}): for its own cohort use its fold, n_folds and split_seed; from "
+            "another table leave these patients out"
+        )
+
+
+def refuse_unknown_classes(labelled: pd.DataFrame, target: TargetSpec) -> None:
+    """Refuse labels that a trained model cannot predict.
+
+    Raises:
+        SplitError: It names them and the model's classes.
+    """
+    unknown = labelled[~labelled["label"].isin(target.classes)]
+    if len(unknown):
+        raise SplitError(
+            f"{len(unknown)} slides have labels that the model does not know: "
+            f"{shorten(sorted(unknown['label'].unique()))}; its classes are "
+            f"{', '.join(target.classes)}: rename them, or leave these labels empty"
+        )
+
+
+def _leaked(
+    seen: Collection[str], chosen: Collection[str], validation: set[str], test: set[str]
+) -> list[str]:
+    """Patients to evaluate who were seen in training, or who chose the epoch and are to test."""
+    return sorted((set(seen) & (test | validation)) | (set(chosen) & test))

@@ -12,7 +12,7 @@ from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.refusals import require_one_way
 from histotransfer_pl.errors import StoreMismatchError
 from histotransfer_pl.store.checksum import CHECKSUM
-from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.joined import Store
 from histotransfer_pl.store.layout import COORDS, decode_key, selection_path
 from histotransfer_pl.store.slide import StoredSlide
 
@@ -127,7 +127,7 @@ def read_selection(slide: StoredSlide, name: str) -> Selection:
     return Selection(candidates, int(attributes["k"]), attributes)
 
 
-def read_selections(store: FeatureStore, name: str, slide_ids: list[str]) -> dict[str, Selection]:
+def read_selections(store: Store, name: str, slide_ids: list[str]) -> dict[str, Selection]:
     """The selections of slides, which must have been made in one way.
 
     Raises:
@@ -145,7 +145,7 @@ def read_selections(store: FeatureStore, name: str, slide_ids: list[str]) -> dic
     return found
 
 
-def require_selection(store: FeatureStore, name: str, slide_ids: list[str]) -> None:
+def require_selection(store: Store, name: str, slide_ids: list[str]) -> None:
     """Refuse a selection that slides lack, naming those that the store has.
 
     Raises:
@@ -162,7 +162,7 @@ def require_selection(store: FeatureStore, name: str, slide_ids: list[str]) -> N
         )
 
 
-def selection_names(store: FeatureStore, slide_ids: list[str]) -> list[str]:
+def selection_names(store: Store, slide_ids: list[str]) -> list[str]:
     """Names of the selections of the first slides."""
     arrays = {array for slide_id in slide_ids[:20] for array in store.slide(slide_id).arrays()}
     names = [array.split("/")[1] for array in sorted(arrays) if array.startswith("selections/")]

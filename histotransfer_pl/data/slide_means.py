@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.data.cohort import shorten
-from histotransfer_pl.data.features import stored_features
 from histotransfer_pl.data.join import join_cohort
 from histotransfer_pl.errors import CohortError, StoreMismatchError
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -64,7 +63,7 @@ class LabelledSlides:
         )
 
     def _listing(self) -> str:
-        pairs = stored_features(self.store.slide(self.slide_ids[0]))
+        pairs = self.store.slide(self.slide_ids[0]).features()
         return ", ".join(f"{encoder} at {depth}" for encoder, depth in pairs) or "no features"
 
 
@@ -92,7 +91,7 @@ def labelled_slides(
         StoreMismatchError: Features that the store does not have.
     """
     opened = FeatureStore.open(store)
-    join = join_cohort(cohort, opened, feature_path(encoder, depths[-1]), target, strict=strict)
+    join = join_cohort(cohort, opened, [feature_path(encoder, depths[-1])], target, strict=strict)
     if len(join.classes) < 2:
         raise CohortError(
             f"{cohort}: column {target} has only the class {join.classes}; a probe needs two"

@@ -7,6 +7,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.errors import SplitError
+from histotransfer_pl.records.run import SplitSpec
 
 _PARTS = ("train", "validation", "test")
 _WORDS = {
@@ -30,6 +31,17 @@ class Split:
     def part(self, name: str) -> list[str]:
         """The slide ids of ``train``, ``validation`` or ``test``."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+def split_cohort(labelled: pd.DataFrame, spec: SplitSpec) -> Split:
+    """The split of labelled slides that a record describes.
+
+    Raises:
+        SplitError: If the folds cannot be made.
+    """
+    if spec.column is not None:
+        return split_by_column(labelled, spec.column, spec.fold)
+    return split_by_seed(labelled, spec.fold, int(spec.n_folds or 0), int(spec.seed or 0))
 
 
 def split_by_seed(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Split:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,13 @@ from histotransfer_pl.data.bag_pieces import (
     WholeBag,
     require_readable,
 )
-from histotransfer_pl.data.bags import BagBatch, BagDataset
+from histotransfer_pl.data.bags import BagBatch, BagDataset, BagItem
 from histotransfer_pl.data.cohort import slides_from_cohort
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.selection import read_selections, require_selection
-from histotransfer_pl.errors import ConfigError, SplitError
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec
 from histotransfer_pl.store.layout import selection_path
 
 
@@ -110,30 +112,27 @@ class TopKPatchDataModule(FeatureDataModule):
         self.cache_dir = cache_dir
         self.candidates: dict[str, NDArray[np.int32]] = {}
         self._restored: dict[str, Tensor] = {}
-        self._seed: int | None = None
 
     @override
     def setup(self, stage: str) -> None:
-        if self._ready:
+        if self._prepared == "training":
             return
         super().setup(stage)
         limit = 0 if self.cache_place == "none" else self.cache_gb * 1e9
         self.cache = PatchCache(self.store, limit, self._moved_slides(), self._cache_folder())
-        # Unlabelled slides of a patient are in its bag too.
-        trained = self.bags.loc[self.bags["part"] == "train", "slide_ids"].explode().tolist()
-        selections = read_selections(self.store, self.selection, trained)
-        self.candidates = {name: found.candidates for name, found in selections.items()}
-        first = selections[trained[0]]
-        self.k, self.selection_facts = first.k, first.attributes
-        self.provenance |= {
-            "selection": self.selection,
-            "rule": str(self.selection_facts["rule"]),
-            "k": self.k,
-        }
+        self._read_selections()
         for slide_ids in self.bags["slide_ids"]:
             for slide_id in slide_ids:
                 self.cache.check_slide(slide_id)
         self._restore_candidates()
+
+    @override
+    def record(self, head: ClassSpec) -> RunRecord:
+        facts = self.selection_facts
+        chosen = SelectionSpec(
+            self.selection, str(facts["rule"]), self.k, str(facts["checkpoint_sha256"])
+        )
+        return replace(super().record(head), selection=chosen)
 
     @override
     def val_dataloader(self) -> DataLoader[Any]:
@@ -150,7 +149,7 @@ class TopKPatchDataModule(FeatureDataModule):
     @override
     def teardown(self, stage: str) -> None:
         """Close slides and kept patches; they are opened again when asked for."""
-        if self._ready:
+        if self._prepared != "nothing":
             self.cache.close()
 
     @override
@@ -170,21 +169,14 @@ class TopKPatchDataModule(FeatureDataModule):
     @override
     def state_dict(self) -> dict[str, Any]:
         candidates = {name: torch.from_numpy(rows) for name, rows in self.candidates.items()}
-        return {"seed": self._seed, "candidates": candidates}
+        return {**super().state_dict(), "candidates": candidates}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seed = state_dict["seed"]
+        super().load_state_dict(state_dict)
         self._restored = state_dict["candidates"]
-        if self._ready:
+        if self._prepared != "nothing":
             self._restore_candidates()
-
-    def draw_seed(self, *what: int) -> int:
-        """A seed that follows from the run's seed and from what it is for (an epoch, a bag).
-
-        What is drawn from it is the same in a resumed run and on any number of ranks.
-        """
-        return int(np.random.SeedSequence([self._order_seed(), *what]).generate_state(1)[0])
 
     def candidate_chunks(self, slide_id: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Readable candidates of a slide in pieces: rows (B,) and patches (B, P, P, 3)."""
@@ -199,39 +191,41 @@ class TopKPatchDataModule(FeatureDataModule):
                 yield torch.tensor([row for row, _ in found]), patches
 
     @override
-    def _choose_features(self) -> tuple[str, str]:
+    def _choose_features(self, trained: RunRecord | None) -> tuple[str, list[str]]:
         """The features the selection was made from."""
+        facts = self._selection_of_any_slide()
+        return str(facts["encoder"]), [str(facts["depth"])]
+
+    def _selection_of_any_slide(self) -> dict[str, Any]:
         array = selection_path(self.selection)
         for slide_id in self.store.slide_ids():
             slide = self.store.slide(slide_id)
             if slide.has(array):
-                facts = slide.info(array).attributes
-                return str(facts["encoder"]), str(facts["depth"])
+                return slide.info(array).attributes
         require_selection(self.store, self.selection, self.store.slide_ids())
-        raise ConfigError(f"{self.store_path} holds no slide: extract slides first")
+        raise ConfigError(f"{self.store.location} holds no slide: extract slides first")
+
+    def _read_selections(self) -> None:
+        """Those of the training part; a model that is only evaluated has none."""
+        # Unlabelled slides of a patient are in its bag too.
+        trained = self.bags.loc[self.bags["part"] == "train", "slide_ids"].explode().tolist()
+        selections = read_selections(self.store, self.selection, trained)
+        self.candidates = {name: found.candidates for name, found in selections.items()}
+        self.selection_facts = (
+            selections[trained[0]].attributes if trained else self._selection_of_any_slide()
+        )
+        self.k = int(self.selection_facts["k"])
 
     @override
     def _dataset(self, part: str | None, max_patches: int | None = None) -> BagDataset:
         plain = super()._dataset(part, max_patches)
         return TopKDataset(plain, self)
 
-    @override
-    def _order_seed(self) -> int:
-        if self._seed is None:
-            self._seed = super()._order_seed()
-        return self._seed
-
     def _whole_bags(self, part: str | None) -> DataLoader[BagPieces]:
         rows = self.bags if part is None else self.bags[self.bags["part"] == part]
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if not len(rows):
-            raise SplitError(f"the {part} part has no slide")
-        if len(rows) < world_size:
-            raise ConfigError(
-                f"{len(rows)} {part or 'cohort'} bags cannot be shared out to {world_size} "
-                "devices: use fewer devices"
-            )
+        self._require_bags(len(rows), part, world_size)
         number = {name: i for i, name in enumerate(self.classes)}
         mine = rows.iloc[rank::world_size]
         bags = [
@@ -257,7 +251,7 @@ class TopKPatchDataModule(FeatureDataModule):
         return Path(self.trainer.default_root_dir) / "patches"
 
     def _moved_slides(self) -> dict[str, Path]:
-        if self.slides is None:
+        if self.slides is None or self.cohort is None:
             return {}
         entries = slides_from_cohort(self.cohort, self.slides)
         return {entry.slide_id: entry.path for entry in entries}
@@ -277,13 +271,14 @@ class TopKDataset(BagDataset):
     """
 
     def __init__(self, bags: BagDataset, data: TopKPatchDataModule) -> None:
-        super().__init__(bags.store, bags.array, bags.bags, bags.labels, bags.indices)
+        super().__init__(bags.store, bags.arrays, bags.bags, bags.labels, bags.indices)
         self._data = data
 
     @override
-    def _features(self, place: int) -> Tensor:
-        patches = [patch for slide_id in self.bags[place] for patch in self._best(slide_id)]
-        require_readable(len(patches), f"bag {self.bags[place]}")
+    def _features(self, item: BagItem) -> Tensor:
+        slide_ids = self.bags[item.place]
+        patches = [patch for slide_id in slide_ids for patch in self._best(slide_id)]
+        require_readable(len(patches), f"bag {slide_ids}")
         return torch.from_numpy(np.stack(patches))  # (sum K, P, P, 3)
 
     def _best(self, slide_id: str) -> list[NDArray[np.uint8]]:

@@ -5,10 +5,11 @@ vector per slide, a linear slide classifier and, if wanted, a linear patch class
 in the pooling alone, so that a comparison of heads compares poolings.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from histotransfer_pl.models.pooling import (
     segment_sum,
     segment_weighted_sum,
 )
+from histotransfer_pl.records.run import ClassSpec
 
 
 class Pooled(NamedTuple):
@@ -57,6 +59,18 @@ class MILHead(nn.Module, ABC):
     Raises:
         ConfigError: A width below one, fewer than two classes, or a dropout outside 0 to 1.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Note the settings: a checkpoint and a model file say how to build the head again."""
+        head = super().__new__(cls)
+        given = inspect.signature(cls).bind_partial(*args, **kwargs).arguments
+        sizes = ("in_features", "num_classes")
+        settings = {k: _as_json(v) for k, v in given.items() if k not in sizes}
+        object.__setattr__(head, "spec", ClassSpec(f"{cls.__module__}.{cls.__name__}", settings))
+        return head
+
+    spec: ClassSpec
+    """Class and settings, without the sizes that follow from the data."""
 
     def __init__(
         self,
@@ -218,6 +232,10 @@ class MaxPoolHead(MILHead):
             holders = segment_spread(segment_sum(holds, lengths), lengths)  # (sumN, E)
             attention = (holds / holders).mean(1)  # (sumN,)
         return Pooled(embedding, attention)
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _check_settings(

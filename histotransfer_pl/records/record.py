@@ -52,7 +52,7 @@ class Record:
 
         Args:
             other: The record to compare with.
-            ignore: Dotted names that may differ.
+            ignore: Dotted names that may differ, with all that is inside them.
         """
         return differences(self.to_json(), other.to_json(), ignore=ignore)
 
@@ -68,7 +68,7 @@ def differences(
     Args:
         first: One of them.
         second: The other.
-        ignore: Dotted names that may differ.
+        ignore: Dotted names that may differ, with all that is inside them.
         words: How a line reads.
 
     Example:
@@ -79,8 +79,12 @@ def differences(
     return [
         words.format(name=name, first=_shown(held, name), second=_shown(asked, name))
         for name in {**held, **asked}
-        if name not in ignore and held.get(name, _NOTHING) != asked.get(name, _NOTHING)
+        if held.get(name, _NOTHING) != asked.get(name, _NOTHING) and not _ignored(name, ignore)
     ]
+
+
+def _ignored(name: str, ignore: Collection[str]) -> bool:
+    return any(name == other or name.startswith(f"{other}.") for other in ignore)
 
 
 def _shown(flat: Json, name: str) -> str:

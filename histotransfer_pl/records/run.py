@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from histotransfer_pl.errors import ConfigError
@@ -13,7 +14,6 @@ Bag = Literal["slide", "patient"]
 TaskKind = Literal["classification", "multilabel", "ordinal", "regression", "survival"]
 
 _ORDERED_PAIRS = (
-    ("0", "1"),
     ("no", "yes"),
     ("negative", "positive"),
     ("neg", "pos"),
@@ -21,6 +21,7 @@ _ORDERED_PAIRS = (
     ("normal", "tumor"),
     ("normal", "tumour"),
     ("normal", "cancer"),
+    ("normal", "carcinoma"),
     ("benign", "malignant"),
     ("wildtype", "mutant"),
     ("wt", "mut"),
@@ -35,7 +36,7 @@ class TargetSpec(Record):
 
     Attributes:
         column: Column of the cohort table.
-        classes: The classes in the order of the outputs.
+        classes: The classes in the order of the outputs; of two the positive one comes last.
         positive: Of two classes the one that AUPRC, F1 and sensitivity are about; a patient is
             positive if any of its slides is. None for more than two.
         task: Kind of the target.
@@ -45,11 +46,6 @@ class TargetSpec(Record):
     classes: tuple[str, ...]
     positive: str | None = None
     task: TaskKind = "classification"
-
-    @property
-    def positive_index(self) -> int:
-        """Place of the positive class; the last one where none is named."""
-        return len(self.classes) - 1 if self.positive is None else self.classes.index(self.positive)
 
 
 def choose_positive(classes: tuple[str, ...], given: str | None) -> str | None:
@@ -73,6 +69,8 @@ def choose_positive(classes: tuple[str, ...], given: str | None) -> str | None:
         )
     if given is not None or len(classes) != 2:
         return given
+    if all(name.lstrip("-").isdigit() for name in classes):
+        return max(classes, key=int)
     lowered = {name.lower(): name for name in classes}
     for pair in _ORDERED_PAIRS:
         if set(pair) == set(lowered):
@@ -101,6 +99,13 @@ class SplitSpec(Record):
     column: str | None = None
 
 
+def split_spec(fold: int, n_folds: int, seed: int, column: str | None) -> SplitSpec:
+    """How patients are shared out, from the settings of a datamodule."""
+    if column is not None:
+        return SplitSpec(fold, column=column)
+    return SplitSpec(fold, n_folds, seed)
+
+
 @dataclass(frozen=True)
 class ClassSpec(Record):
     """A class and the arguments to make it with.
@@ -112,6 +117,23 @@ class ClassSpec(Record):
 
     class_path: str
     init_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SelectionSpec(Record):
+    """The patches of each slide that an encoder was tuned on.
+
+    Attributes:
+        name: Name of the selection in the store.
+        rule: How patches were chosen.
+        k: How many of each slide.
+        run: Hash of the stage-1 checkpoint whose attention chose them.
+    """
+
+    name: str
+    rule: str
+    k: int
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +151,8 @@ class RunRecord(Record):
         grid: How slides are cut into patches; None for features without coordinates.
         counts: Slides of each part, for a model card.
         versions: Versions of the programs.
+        standardized: Whether the model scales features to mean 0 and deviation 1 first.
+        selection: For a tuned run: the patches it was tuned on.
         base: For a tuned run: hash of the stage-1 checkpoint whose head it started from.
     """
 
@@ -142,4 +166,28 @@ class RunRecord(Record):
     grid: GridSettings | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    standardized: bool = False
+    selection: SelectionSpec | None = None
     base: str = ""
+
+
+RUN_FILE = "run.json"
+"""The record of a run in its folder."""
+
+RUN_VERSION = 2
+
+
+def run_document(run_id: str, record: RunRecord) -> dict[str, Any]:
+    """The content of `RUN_FILE`.
+
+    Args:
+        run_id: Hash of the best checkpoint, which is the identity of the run.
+        record: What it is.
+    """
+    return {
+        "version": RUN_VERSION,
+        "id": run_id,
+        # relative paths of its configuration start here
+        "working_folder": str(Path.cwd()),
+        "record": record.to_json(),
+    }

@@ -17,6 +17,7 @@ from histotransfer_pl.store.layout import (
     COORDS,
     SECTION_LEVELS,
     check_array_path,
+    decode_key,
     encode_key,
     nearest,
 )
@@ -108,6 +109,11 @@ class StoredSlide:
                 paths = [f"{p}/{n}" for p in paths for n in files.folders(f"{self._key}/{p}")]
             found += paths
         return sorted(found)
+
+    def features(self) -> list[tuple[str, str]]:
+        """Encoder and depth of all features that the slide has."""
+        names = [name.split("/") for name in self.arrays() if name.startswith("features/")]
+        return [(decode_key(encoder), decode_key(depth)) for _, encoder, depth in names]
 
     def has(self, array: str) -> bool:
         """Whether the slide has this array; an array is there whole or not at all."""

@@ -230,7 +230,8 @@ def _run_name(kind: str, factors: Mapping[str, Any]) -> str:
 
 def _run_options(config: StudyConfig, name: str, seed: int) -> list[str]:
     run = str(config.folder / "runs" / name)
-    return ["fit", "--run_dir", run, "--seed_everything", str(seed)]
+    # A step is repeated when its command has changed, or when it was interrupted.
+    return ["fit", "--run_dir", run, "--overwrite", "true", "--seed_everything", str(seed)]
 
 
 def _training(

@@ -2,7 +2,7 @@
 
 import torch
 
-from histotransfer_pl.tasks.mil import SlidePrediction
+from histotransfer_pl.tasks.slide_model import SlidePrediction
 
 Attended = dict[int, list[tuple[int, float]]]
 """For each bag, by its place in the datamodule's list: rows and their attention, most first."""

@@ -1,10 +1,12 @@
 """End-to-end training of encoder and head on the patches that stage 1 attended to."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -14,20 +16,14 @@ from typing_extensions import override
 
 from histotransfer_pl.data.bag_pieces import BagPieces
 from histotransfer_pl.data.bags import BagBatch
-from histotransfer_pl.data.cohort import shorten
+from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.encoders.config import EncoderConfig, PoolingChoice
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
+from histotransfer_pl.records.attributes import encoder_spec
 from histotransfer_pl.tasks.attended import Attended, most_attended
-from histotransfer_pl.tasks.mil import (
-    AttentionMIL,
-    HeadCallable,
-    SlidePrediction,
-    adam,
-    refuse_trained_patients,
-)
 from histotransfer_pl.tasks.open_bags import OpenBags, fill_unreadable, no_prediction
 from histotransfer_pl.tasks.optimization import (
     BatchNormMode,
@@ -39,15 +35,14 @@ from histotransfer_pl.tasks.optimization import (
 )
 from histotransfer_pl.tasks.out_of_memory import explain_out_of_memory
 from histotransfer_pl.tasks.refresh import REFRESHABLE, rank_all
+from histotransfer_pl.tasks.slide_model import HeadCallable, SlideModel, SlidePrediction, adam
 from histotransfer_pl.tasks.transfer import Stage1, check_stage1, read_stage1, transfer_head
 
 SHOWN_PATCHES = 8
 """Most attended patches of each validation bag that are noted for the dashboard."""
 
-_SAME_FEATURES = ("architecture", "weights_sha256", "input_px", "mean", "std", "pooling")
 
-
-class TopKFineTuner(AttentionMIL):
+class TopKFineTuner(SlideModel):
     """Encoder and head trained together on selected patches, evaluated on all patches.
 
     Loss, metrics and predictions are those of ``AttentionMIL``; so is the head, which starts from
@@ -140,8 +135,6 @@ class TopKFineTuner(AttentionMIL):
         self.attended: Attended = {}
         self._refreshed = 0
         self.encoder: PatchEncoder
-        self.feature_mean: Tensor
-        self.feature_deviation: Tensor
 
     @override
     def configure_model(self) -> None:
@@ -151,20 +144,27 @@ class TopKFineTuner(AttentionMIL):
         data = topk_data(self)
         stage1 = read_stage1(self.stage1)
         self._check_selection(stage1, data)
-        super().configure_model()
-        check_stage1(stage1, self.provenance)
-        refuse_trained_patients(stage1.provenance, data)
+        standardized = len(stage1.mean) > 0
+        self.build(data.in_features, data.target_spec, standardized, data.class_counts())
+        record = replace(data.record(self.head.spec), standardized=standardized)
+        check_stage1(stage1, record)
+        refuse_trained_patients(
+            stage1.record, set(data.patients("validation")), set(data.patients("test"))
+        )
         transfer_head(stage1, self.head)
-        self.provenance["stage1_sha256"] = stage1.sha256
-        self.depth = str(stage1.provenance["depth"])
+        self.feature_mean.copy_(stage1.mean)
+        self.feature_deviation.copy_(stage1.deviation)
+        self.record = replace(record, base=stage1.sha256)
+        self.depth = stage1.record.features.depths[0]
         self.encoder_config.depths = [self.depth]
         self.encoder = build_encoder(self.encoder_config)
         self._check_features(data)
         freeze_blocks(self.encoder, self.freeze_until)
-        mean, deviation = stage1.scaling or (torch.zeros(1), torch.ones(1))
-        self.register_buffer("feature_mean", mean)
-        self.register_buffer("feature_deviation", deviation)
         self.train()  # an encoder comes in eval mode, and the Trainer leaves modes as they are
+
+    @override
+    def on_fit_start(self) -> None:
+        """The scaling of the features is that of stage 1."""
 
     @override
     def train(self, mode: bool = True) -> Self:
@@ -177,18 +177,17 @@ class TopKFineTuner(AttentionMIL):
     @override
     def forward(self, features: Tensor, lengths: Tensor) -> MILOutput:
         """Classify packed bags of patches: uint8 (sum N, P, P, 3), lengths (S,)."""
-        return super().forward(self.encode(features), lengths)
+        return self.classify(self.encode(features), lengths)
 
     def encode(self, patches: Tensor) -> Tensor:
-        """Features (B, D) of patches (B, P, P, 3), chunk by chunk, as stage 1 saw them."""
+        """Features (B, D) of patches (B, P, P, 3), chunk by chunk."""
         chunks = []
         for chunk in torch.split(patches, self.chunk_patches):
             if self.checkpoint_activations and torch.is_grad_enabled() and self.training:
                 chunks.append(checkpoint(self._encode_chunk, chunk, use_reentrant=False))
             else:
                 chunks.append(self._encode_chunk(chunk))
-        features = torch.cat(chunks).float()  # (B, D)
-        return (features - self.feature_mean) / self.feature_deviation
+        return torch.cat(chunks).float()  # (B, D)
 
     @override
     def on_train_start(self) -> None:
@@ -200,11 +199,8 @@ class TopKFineTuner(AttentionMIL):
 
     @override
     def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:
-        # Dropout draws from the global state, which a resumed run would have in another place.
-        numbers = (self.current_epoch, batch_idx, self.global_rank)
-        torch.manual_seed(topk_data(self).draw_seed(*numbers))
         with explain_out_of_memory(self._advice):
-            return super().training_step(batch, batch_idx)
+            return self.weighted_loss(self(batch.features, batch.lengths), batch)
 
     @override
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -225,23 +221,19 @@ class TopKFineTuner(AttentionMIL):
         self.open_bags.clear()
 
     @override
-    def validation_step(self, batch: BagPieces, batch_idx: int) -> None:  # type: ignore[override]
+    def validation_step(self, batch: BagPieces, batch_idx: int) -> None:
         prediction, labels = self._evaluate(batch)
         self.validation.update(prediction["probabilities"], labels, prediction["indices"])
         self.attended |= most_attended(prediction, SHOWN_PATCHES)
 
     @override
-    def test_step(  # type: ignore[override]
-        self, batch: BagPieces, batch_idx: int
-    ) -> SlidePrediction:
+    def test_step(self, batch: BagPieces, batch_idx: int) -> SlidePrediction:
         prediction, labels = self._evaluate(batch)
         self.testing.update(prediction["probabilities"], labels, prediction["indices"])
         return prediction
 
     @override
-    def predict_step(  # type: ignore[override]
-        self, batch: BagPieces, batch_idx: int
-    ) -> SlidePrediction:
+    def predict_step(self, batch: BagPieces, batch_idx: int) -> SlidePrediction:
         return self._evaluate(batch)[0]
 
     @override
@@ -276,6 +268,11 @@ class TopKFineTuner(AttentionMIL):
             self._refreshed = epoch
 
     @property
+    @override
+    def _learning_rates(self) -> str:
+        return "model.encoder_lr or model.head_lr"
+
+    @property
     def _advice(self) -> str:
         data = topk_data(self)
         if not self.training:
@@ -303,13 +300,7 @@ class TopKFineTuner(AttentionMIL):
         bags = self.open_bags.add(batch, features)
         if bags is None:
             return no_prediction(self.head.num_classes, self.device), batch.labels[:0]
-        output = self.head(bags.features, bags.counts)
-        if not output.logits.isfinite().all():
-            names = topk_data(self).bags["bag_id"]
-            raise ConfigError(
-                f"no finite output at {shorten([str(names[int(i)]) for i in bags.indices])}: "
-                "training diverged; lower model.encoder_lr or model.head_lr"
-            )
+        output = self.classify(bags.features, bags.counts)
         prediction = self.prediction(output, bags.counts, bags.indices)
         return fill_unreadable(prediction, bags), bags.labels
 
@@ -330,22 +321,18 @@ class TopKFineTuner(AttentionMIL):
 
     def _check_features(self, data: TopKPatchDataModule) -> None:
         """The encoder must be the one whose features stage 1 saw."""
-        slide = data.store.slide(data.join.labelled["slide_id"].iloc[0])
-        stored, own = slide.info(data.array).attributes, self.encoder.provenance
-        wrong = [
-            f"{key} {stored.get(key)!r} there, {own[key]!r} here"
-            for key in _SAME_FEATURES
-            if stored.get(key) != own[key]
-        ]
+        wrong = data.features.encoder.differs(
+            encoder_spec(self.encoder.provenance), ignore=("weights.kind", "weights.origin", "name")
+        )
         if wrong:
             raise StoreMismatchError(
-                f"model.encoder is not the network whose features ({data.array}) stage 1 saw: "
-                f"{'; '.join(wrong)}. Give encoder, weights, seed, input_px and pooling as in the "
-                "extraction"
+                f"model.encoder is not the network whose features ({data.arrays[0]}) stage 1 saw "
+                f"(there, not here): {'; '.join(wrong)}. Give encoder, weights, seed, input_px and "
+                "pooling as in the extraction"
             )
 
 
-def topk_data(module: AttentionMIL) -> TopKPatchDataModule:
+def topk_data(module: LightningModule) -> TopKPatchDataModule:
     """The trainer's datamodule, which must read selected patches."""
     data = getattr(module.trainer, "datamodule", None)
     if not isinstance(data, TopKPatchDataModule):

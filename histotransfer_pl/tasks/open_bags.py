@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from histotransfer_pl.data.bag_pieces import BagPieces, require_readable
-from histotransfer_pl.tasks.mil import SlidePrediction
+from histotransfer_pl.tasks.slide_model import SlidePrediction
 
 
 class WholeBags(NamedTuple):

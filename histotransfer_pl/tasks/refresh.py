@@ -11,7 +11,7 @@ from torch import Tensor
 from histotransfer_pl.data.selection import highest
 from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.models.heads import MILHead
+from histotransfer_pl.models.heads import MILOutput
 
 REFRESHABLE = ("attention", "bottom")
 
@@ -19,11 +19,14 @@ REFRESHABLE = ("attention", "bottom")
 class Encodes(Protocol):
     """A task with an encoder and a head."""
 
-    head: MILHead
     chunk_patches: int
 
     def encode(self, patches: Tensor) -> Tensor:
         """Features (B, D) of patches (B, P, P, 3)."""
+        ...
+
+    def classify(self, features: Tensor, lengths: Tensor) -> MILOutput:
+        """What the head says of features (N, D), as they are stored."""
         ...
 
 
@@ -44,14 +47,13 @@ def rank_candidates(
     if not rows:
         return data.candidates[slide_id]
     whole = torch.cat(features)  # (M, D)
-    output = task.head(whole, torch.tensor([len(whole)]))
+    output = task.classify(whole, torch.tensor([len(whole)]))
     if output.attention_logits is None:
         raise ConfigError(
-            f"{type(task.head).__name__} has no attention to rank by: set "
-            "model.refresh_every_n_epochs to 0"
+            "the head has no attention to rank by: set model.refresh_every_n_epochs to 0"
         )
     scores = output.attention_logits.float().cpu().numpy()  # (M,)
-    best = highest(-scores if data.provenance["rule"] == "bottom" else scores, len(scores))
+    best = highest(-scores if data.selection_facts["rule"] == "bottom" else scores, len(scores))
     return torch.cat(rows).numpy()[best].astype(np.int32)
 
 

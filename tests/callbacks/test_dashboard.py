@@ -10,10 +10,9 @@ from PIL import Image
 
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import attention_path
 from histotransfer_pl.tasks.attended import most_attended
-from histotransfer_pl.tasks.mil import SlidePrediction
-from tests.tuning import PATCH_PX, TOPK, tuning
+from histotransfer_pl.tasks.slide_model import SlidePrediction
+from tests.tuning import PATCH_PX, TOPK, attention_array, tuning
 
 
 def test_most_attended_are_the_first_of_a_stable_sort() -> None:
@@ -49,7 +48,7 @@ def test_tuning_shows_after_each_epoch_the_patches_it_attends_to(
     assert tuning("predict", *TOPK, "--run_dir", "a", *last) == 0
     for slide_id in slides:
         slide = FeatureStore.open("s.zarr").slide(slide_id)
-        weight = slide.read(attention_path("a"))[:, 0]
+        weight = slide.read(attention_array(Path("a")))[:, 0]
         best = slide.coords()[int(np.argmax(weight))]
         with open_slide(slide.attributes["path"]) as reader:
             expected = reader.read_patch(int(best[0]), int(best[1]), PATCH_PX, 0.5)

@@ -46,6 +46,7 @@ def run(cohort: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def call(verb: str, *arguments: str, epochs: int = 2) -> int:
         data = ["--data.store", "s.zarr", "--data.cohort", "c.csv"]
         trainer = ["--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"]
+        trainer += ["--overwrite", "true"] if verb == "fit" else []
         return main([verb, "--run_dir", "r", *data, *trainer, *arguments])
 
     return call

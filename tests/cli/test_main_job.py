@@ -11,7 +11,7 @@ import torch
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import attention_path
+from tests.tuning import attention_array
 
 GRID = ["--data.grid.patch_px", "64", "--data.grid.mpp", "1.0", "--data.qc", "false"]
 QUIET = ["--trainer.enable_progress_bar", "false"]
@@ -127,7 +127,7 @@ def test_real_regions_of_breast_cancer(
     tiles = pd.read_csv(data_root / "idc_breast" / "tiles.csv", dtype={"slide_id": str})
     for slide_id, known in tiles.groupby("slide_id"):
         slide = store.slide(str(slide_id))
-        attention = slide.read(attention_path(str(run)))
+        attention = slide.read(attention_array(run))
         assert attention.shape == (slide.n_patches, 2)
         assert attention[:, 0].sum() == pytest.approx(1, abs=1e-4)
         found = {tuple(xy) for xy in slide.coords().tolist()}

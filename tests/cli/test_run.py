@@ -10,8 +10,8 @@ import yaml
 from sklearn.metrics import confusion_matrix
 
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import attention_path
 from tests.cli.conftest import Run
+from tests.tuning import attention_array
 
 
 def metrics(folder: Path) -> dict[str, float]:
@@ -49,7 +49,7 @@ def test_attention_lies_beside_the_features_row_by_row(run: Run, cohort: Path) -
     store = FeatureStore.open(cohort / "s.zarr")
     for slide_id in store.slide_ids():
         slide = store.slide(slide_id)
-        attention = slide.read(attention_path("r"))
+        attention = slide.read(attention_array(Path("r")))
         assert attention.shape == (slide.n_patches, 2)
         weight, logit = attention.T
         expected = np.exp(logit - logit.max())
@@ -136,7 +136,7 @@ def test_patient_bags(run: Run, cohort: Path) -> None:
     assert table["patient_id"].is_unique
     assert run("predict", "--data.bag", "patient") == 0
     slide = FeatureStore.open(cohort / "s.zarr").slide("p00/0")
-    assert slide.read(attention_path("r")).shape == (slide.n_patches, 2)
+    assert slide.read(attention_array(Path("r"))).shape == (slide.n_patches, 2)
 
 
 def test_standardize_travels_with_the_checkpoint(run: Run, cohort: Path) -> None:

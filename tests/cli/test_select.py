@@ -9,8 +9,7 @@ from PIL import Image
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.data.selection import read_selection
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import attention_path
-from tests.tuning import tuning
+from tests.tuning import attention_array, tuning
 
 STAGE1 = ("select", "--run", "stage1", "--name", "s")
 
@@ -24,7 +23,7 @@ def test_attention_takes_the_highest_logits_and_bottom_the_lowest(tuning_cohort:
         assert main([*STAGE1, "--k", "4", "--rule", rule, "--overwrite", "true"]) == 0
         for slide_id in slides().slide_ids():
             slide = slides().slide(slide_id)
-            logits = slide.read(attention_path("stage1"))[:, 1]
+            logits = slide.read(attention_array(Path("stage1")))[:, 1]
             expected = np.argsort(sign * logits, kind="stable")
             selection = read_selection(slide, "s")
             assert selection.rows.tolist() == expected[:4].tolist()
@@ -33,7 +32,7 @@ def test_attention_takes_the_highest_logits_and_bottom_the_lowest(tuning_cohort:
 
 def test_patch_logit_takes_the_class_asked_for(tuning_cohort: Path) -> None:
     slide = slides().slide("s03")
-    values = slide.read(attention_path("stage1"))
+    values = slide.read(attention_array(Path("stage1")))
     margin = values[:, 3] - values[:, 2]
     for name, sign in (("1", -1), ("0", 1)):
         rule = ["--rule", "patch_logit", "--patch_class", name, "--overwrite", "true"]

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotransfer_pl.data.bags import Bag, BagDataset, BagSampler, pack
+from histotransfer_pl.data.bags import Bag, BagDataset, BagItem, BagSampler, pack
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.importer import import_arrays
 
@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> FeatureStore:
 
 
 def places(sampler: BagSampler) -> list[list[int]]:
-    return [[place for place, _ in batch] for batch in sampler]
+    return [[item.place for item in batch] for batch in sampler]
 
 
 @given(
@@ -42,13 +42,13 @@ def test_no_bag_counts_twice_on_any_number_of_ranks(
         sampler = BagSampler(n, batch, shuffle=True, seed=1, rank=rank, world_size=world, fill=fill)
         sampler.set_epoch(epoch)
         ranks.append(list(sampler))
-    counted = Counter(p for batches in ranks for b in batches for p, weight in b if weight > 0)
+    counted = Counter(i.place for batches in ranks for b in batches for i in b if i.weight > 0)
     assert counted == Counter(range(n))
     if fill:
         assert len({len(batches) for batches in ranks}) == 1
         # The mean over ranks of the weighted sums is the mean over the bags of the step.
         for step in zip(*ranks, strict=True):
-            assert sum(w for b in step for _, w in b) / world == pytest.approx(1)
+            assert sum(item.weight for b in step for item in b) / world == pytest.approx(1)
 
 
 def test_several_ranks_see_the_steps_of_one() -> None:
@@ -77,29 +77,42 @@ def test_packing_keeps_rows_and_lengths() -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_bag_is_what_the_store_holds(store: FeatureStore, keep: bool) -> None:
-    dataset = BagDataset(store, ARRAY, [["a"], ["b", "c"]], [0, 1], [0, 1], keep=keep)
+    dataset = BagDataset(store, [ARRAY], [["a"], ["b", "c"]], [0, 1], [0, 1], keep=keep)
     for _ in range(2):
-        np.testing.assert_array_equal(dataset[(0, 1.0)].features, store.slide("a").read(ARRAY))
+        np.testing.assert_array_equal(dataset[BagItem(0)].features, store.slide("a").read(ARRAY))
         joined = np.concatenate([store.slide(s).read(ARRAY) for s in ("b", "c")])
-        np.testing.assert_array_equal(dataset[(1, 1.0)].features, joined)
+        np.testing.assert_array_equal(dataset[BagItem(1)].features, joined)
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_max_patches_samples_other_rows_each_time(store: FeatureStore, keep: bool) -> None:
-    dataset = BagDataset(store, ARRAY, [["a", "b", "c"]], [0], [0], max_patches=10, keep=keep)
+def test_max_patches_samples_other_rows_each_epoch(store: FeatureStore, keep: bool) -> None:
+    dataset = BagDataset(store, [ARRAY], [["a", "b", "c"]], [0], [0], max_patches=10, keep=keep)
     whole = np.concatenate([store.slide(s).read(ARRAY) for s in ("a", "b", "c")])
-    seen = set()
-    for _ in range(5):
-        features = dataset[(0, 1.0)].features.numpy()
+    seen = []
+    for epoch in (0, 1, 2, 3, 4, 0):
+        features = dataset[BagItem(0, epoch=epoch)].features.numpy()
         rows = [int(np.flatnonzero((whole == row).all(1))[0]) for row in features]
         assert len(set(rows)) == 10
         assert rows == sorted(rows)
-        seen.add(tuple(rows))
-    assert len(seen) > 1
+        seen.append(tuple(rows))
+    assert len(set(seen[:5])) == 5
+    assert seen[5] == seen[0], "a resumed run draws what the uninterrupted one does"
 
 
-def test_scaling_is_applied(store: FeatureStore) -> None:
-    scaling = (torch.full((5,), 2.0), torch.full((5,), 4.0))
-    dataset = BagDataset(store, ARRAY, [["a"]], [0], [0], scaling=scaling)
-    expected = (store.slide("a").read(ARRAY) - 2) / 4
-    np.testing.assert_allclose(dataset[(0, 1.0)].features, expected, rtol=1e-6)
+def test_vectors_of_several_depths_are_joined(store: FeatureStore) -> None:
+    deeper = "features/given/deeper"
+    with store.writing():
+        for name in ("a", "b", "c"):
+            slide = store.slide(name)
+            slide.write(deeper, slide.read(ARRAY)[:, :2] + 1, {})
+    bag = BagDataset(store, [ARRAY, deeper], [["a", "b"]], [0], [0])[BagItem(0)]
+    parts = [store.slide(s).read(array) for s in "ab" for array in (ARRAY, deeper)]
+    expected = np.concatenate([np.hstack(parts[:2]), np.hstack(parts[2:])])
+    np.testing.assert_array_equal(bag.features, expected)
+
+
+def test_pairs_of_features_and_label_are_bags() -> None:
+    batch = pack([(torch.zeros(2, 3), 1), (torch.ones(1, 3), torch.tensor(0))])
+    assert batch.lengths.tolist() == [2, 1]
+    assert batch.labels.tolist() == [1, 0]
+    assert batch.weights.sum().item() == pytest.approx(1)

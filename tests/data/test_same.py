@@ -66,12 +66,12 @@ def test_features_of_two_networks_under_one_name_are_refused(tmp_path: Path) -> 
 
 def test_words_need_to_be_told_which_makes_a_patient_positive(tmp_path: Path) -> None:
     owners = [f"p{number // 2}" for number in range(24)]
-    labels = ["normal", "carcinoma"] * 6 + ["normal"] * 12
+    labels = ["mss", "msi"] * 6 + ["mss"] * 12
     features(tmp_path, ["x"] * 24, labels, owners)
-    with pytest.raises(ConfigError, match=r"both classes, carcinoma and normal: .* data\.positive"):
+    with pytest.raises(ConfigError, match=r"classes msi and mss it must be said.*data\.positive"):
         set_up(tmp_path, bag="patient")
-    bags = set_up(tmp_path, bag="patient", positive="carcinoma").bags
-    assert bags["label"].value_counts().to_dict() == {"carcinoma": 6, "normal": 6}
+    bags = set_up(tmp_path, bag="patient", positive="msi").bags
+    assert bags["label"].value_counts().to_dict() == {"msi": 6, "mss": 6}
 
 
 def test_patient_bags_of_one_class_are_refused(tmp_path: Path) -> None:

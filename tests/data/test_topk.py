@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from histotransfer_pl.data.bag_pieces import cut_into_batches
+from histotransfer_pl.data.bags import BagItem
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.patch_shelf import DiskShelf
 from histotransfer_pl.data.selection import read_selection, write_selection
@@ -236,7 +237,7 @@ def test_the_next_in_rank_replaces_a_damaged_patch(
     reader.damaged = {(int(x), int(y)) for x, y in coords[[0, 3]]}  # of 4: the first and the spare
     dataset = data.train_dataloader().dataset
     assert isinstance(dataset, TopKDataset)
-    bag = dataset[dataset.bags.index([slide_id]), 1.0]
+    bag = dataset[BagItem(dataset.bags.index([slide_id]))]
     expected = pixels(slide_id, [ranked[1], ranked[2], ranked[4]])
     np.testing.assert_array_equal(bag.features.numpy(), expected)
     assert set(data.cache.unreadable) == {(slide_id, ranked[0]), (slide_id, ranked[3])}

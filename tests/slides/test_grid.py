@@ -111,7 +111,7 @@ def test_settings_survive_json() -> None:
     ("values", "message"),
     [
         ({"patch": 224}, "GridSettings has no patch, only patch_px, mpp"),
-        ({"tissue": {"otsu": True}}, "TissueSettings has no otsu"),
+        ({"tissue": {"otsu": True}}, "GridSettings.tissue has no otsu"),
         ({"patch_px": 0}, "patch_px is 0"),
         ({"mpp": -0.5}, "mpp is -0.5"),
         ({"mpp": float("nan")}, "mpp is nan"),

@@ -19,10 +19,10 @@ from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import attention_path, feature_path
+from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.finetune import TopKFineTuner
 from tests.payload import Payload
-from tests.tuning import ENCODER, TOPK, tuning
+from tests.tuning import ENCODER, TOPK, attention_array, tuning
 
 
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -41,7 +41,7 @@ def test_round_trip_to_features_of_the_tuned_encoder(
     store = FeatureStore.open("s.zarr")
     for slide_id in store.slide_ids():
         slide = store.slide(slide_id)
-        weight = slide.read(attention_path("tuned"))[:, 0]
+        weight = slide.read(attention_array(Path("tuned")))[:, 0]
         assert len(weight) == slide.n_patches  # all patches, not the selected ones
         assert weight.sum() == pytest.approx(1, abs=1e-5)
 
@@ -156,18 +156,21 @@ def test_resuming_after_a_kill_ends_with_the_weights_of_an_uninterrupted_fit(
     [
         (
             ["--model.encoder", "timm:test_resnet", "--model.seed", "1"],
-            "weights_sha256 'random:0' there, 'random:1' here",
+            "\\(there, not here\\): weights.seed: 0, not 1",
         ),
-        (["--model.input_px", "64"], "input_px None there, 64 here.*as in the extraction"),
+        (["--model.input_px", "64"], "input_px: None, not 64.*as in the extraction"),
         (
             ["--model.encoder", "timm:resnet10t"],
-            "model.encoder is not the network .* architecture 'test_resnet' there, 'resnet10t'",
+            "model.encoder is not the network .* architecture: 'test_resnet', not 'resnet10t'",
         ),
-        (["--model.head", "GatedAttentionHead"], "head: stage 1 'AttentionHead'"),
+        (
+            ["--model.head", "GatedAttentionHead"],
+            "head.class_path: .*AttentionHead', not .*GatedAttentionHead",
+        ),
         (["--model.head", "AttentionHead", "--model.head.attention_dim", "8"], "other settings"),
         (["--model.stage1", "nowhere"], "no stage-1 checkpoint nowhere"),
         (["--data.selection", "top9"], "selections in this store: top3"),
-        (["--data.fold", "1"], "trained on .* patients that are in the validation or test"),
+        (["--data.fold", "1"], "trained on .* of the patients to validate or test on"),
         (["--data.target", "patient_id"], "fold|class"),
         (["--model.freeze_until", "layer9"], "depth 'layer9' does not exist"),
         (["--model.batchnorm", "trained", "--model.checkpoint_activations", "true"], "choose one"),
@@ -292,7 +295,7 @@ def test_unreadable_patches_are_replaced_and_reported(
     assert "12 patches of 12 slides could not be read" in capsys.readouterr().err
     assert set(table["row"]) == {0}
     assert "is damaged here" in table["reason"].iloc[0]
-    values = FeatureStore.open("s.zarr").slide("s00").read(attention_path("tuned"))
+    values = FeatureStore.open("s.zarr").slide("s00").read(attention_array(Path("tuned")))
     assert values[0, 0] == 0
     assert values[0, 1] == values[1:, 1].min()
     assert values[:, 0].sum() == pytest.approx(1, abs=1e-5)

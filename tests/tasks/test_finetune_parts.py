@@ -12,7 +12,6 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, EncoderError, SlideError
 from histotransfer_pl.tasks.finetune import TopKFineTuner
-from histotransfer_pl.tasks.mil import SlidePrediction
 from histotransfer_pl.tasks.open_bags import OpenBags, WholeBags, fill_unreadable
 from histotransfer_pl.tasks.optimization import (
     BatchNormMode,
@@ -22,6 +21,7 @@ from histotransfer_pl.tasks.optimization import (
     set_batchnorm,
 )
 from histotransfer_pl.tasks.out_of_memory import explain_out_of_memory
+from histotransfer_pl.tasks.slide_model import SlidePrediction
 
 
 def encoder(depth: str = "layer4") -> PatchEncoder:

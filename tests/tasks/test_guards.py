@@ -12,13 +12,16 @@ from torch import Tensor
 
 from histotransfer_pl.callbacks.tuned_encoder import tuned_facts
 from histotransfer_pl.cli.gain import refuse_tuned_on
+from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.errors import AnalysisError, ConfigError, SplitError
 from histotransfer_pl.models.heads import AttentionHead, GatedAttentionHead, MeanPoolHead
+from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
+from histotransfer_pl.records.run import ClassSpec, RunRecord, SplitSpec, TargetSpec
 from histotransfer_pl.tasks import finetune
 from histotransfer_pl.tasks.finetune import TopKFineTuner
-from histotransfer_pl.tasks.mil import AttentionMIL, refuse_trained_patients
+from histotransfer_pl.tasks.mil import AttentionMIL
 from tests.tuning import TOPK, tuning
 
 
@@ -58,9 +61,12 @@ def test_an_encoder_that_was_tuned_before_keeps_its_first_patients(
     patients = {"train": ["b1"], "validation": ["b2"]}
     data = SimpleNamespace(
         patients=patients.__getitem__,
-        fold=0,
+        split_spec=SplitSpec(0, 5, 0),
         selection="s",
-        provenance={"rule": "attention", "weights_sha256": "x"},
+        selection_facts={"rule": "attention"},
+        features=FeatureSpec(
+            EncoderSpec("e", "e", WeightsRef("pretrained", sha256="x")), ("last",), 4
+        ),
     )
     monkeypatch.setattr("histotransfer_pl.callbacks.tuned_encoder.topk_data", lambda _: data)
     before = {"tuned": {"tuned_on_patients": ["a1"], "tuned_validation_patients": ["a2"]}}
@@ -117,10 +123,16 @@ def test_a_checkpoint_tests_no_patient_it_was_trained_on_or_chosen_by(
     test: list[str], validation: list[str], leaked: str | None
 ) -> None:
     parts = {"test": test, "validation": validation}
-    data: Any = SimpleNamespace(patients=parts.__getitem__)
-    trained = {"train_patients": ["seen"], "validation_patients": ["chosen"]}
+    trained = RunRecord(
+        FeatureSpec(EncoderSpec("e", "e", WeightsRef("random")), ("last",), 4),
+        TargetSpec("label", ("a", "b")),
+        ClassSpec("h"),
+        train_patients=("seen",),
+        validation_patients=("chosen",),
+    )
+    evaluated = set(parts["validation"]), set(parts["test"])
     if leaked is None:
-        refuse_trained_patients(trained, data)
+        refuse_trained_patients(trained, *evaluated)
         return
-    with pytest.raises(SplitError, match=f"patients that are in .* part here: {leaked};"):
-        refuse_trained_patients(trained, data)
+    with pytest.raises(SplitError, match=rf"of the patients to validate or test on \({leaked}\)"):
+        refuse_trained_patients(trained, *evaluated)

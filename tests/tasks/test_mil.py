@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.features import FeatureDataModule
-from histotransfer_pl.models.heads import AttentionHead
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.mil import AttentionMIL
@@ -35,9 +34,9 @@ def batch() -> BagBatch:
 def test_loss_of_a_slide_is_that_of_slide_and_patches_times_its_class_weight(
     batch: BagBatch, beta: float
 ) -> None:
-    task = AttentionMIL(alpha=2.0, beta=beta)
-    task.head = AttentionHead(4, 2).eval()
-    task.register_buffer("class_weight", torch.tensor([0.25, 3.0]))
+    task = AttentionMIL(alpha=2.0, beta=beta, in_features=4, classes=["a", "b"])
+    task.eval()
+    task.class_weight.copy_(torch.tensor([0.25, 3.0]))
     output = task(batch.features, batch.lengths)
     found = task.losses(output, batch)  # (3,)
     for place, (label, bag) in enumerate(

@@ -11,7 +11,7 @@ from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.models.heads import AttentionHead, MeanPoolHead, MILHead
+from histotransfer_pl.models.heads import AttentionHead, MeanPoolHead, MILHead, MILOutput
 from histotransfer_pl.tasks.refresh import rank_candidates
 from tests.tuning import TOPK, tuning
 
@@ -28,6 +28,10 @@ class Task:
     def encode(self, patches: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self.encoder(patches)["layer4"]
         return features
+
+    def classify(self, features: torch.Tensor, lengths: torch.Tensor) -> MILOutput:
+        output: MILOutput = self.head(features, lengths)
+        return output
 
 
 @pytest.mark.parametrize("rule", ["attention", "bottom"])
@@ -53,7 +57,7 @@ def test_candidates_are_ranked_by_the_attention_of_now(tuning_cohort: Path, rule
 def test_a_head_without_attention_cannot_refresh(tuning_cohort: Path) -> None:
     data = TopKPatchDataModule(Path("s.zarr"), Path("c.csv"), "top3", n_folds=3)
     data.setup("fit")
-    with pytest.raises(ConfigError, match="MeanPoolHead has no attention to rank by"):
+    with pytest.raises(ConfigError, match="the head has no attention to rank by"):
         rank_candidates(Task(MeanPoolHead(96, 2)), data, data.split.train[0], torch.device("cpu"))
 
 

@@ -1,0 +1,316 @@
+"""What every slide classifier shares: its head, loss, metrics, predictions and record."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+from typing_extensions import override
+
+from histotransfer_pl.data.bags import BagBatch
+from histotransfer_pl.data.cohort import shorten
+from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.data.refusals import refuse_trained_patients
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.models.build import build_head
+from histotransfer_pl.models.heads import AttentionHead, MILHead, MILOutput
+from histotransfer_pl.models.pooling import segment_mean
+from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
+from histotransfer_pl.records.run import RunRecord, TargetSpec
+from histotransfer_pl.tasks.checkpoints import RECORD, VERSION, check_record, read_record
+from histotransfer_pl.tasks.metrics import Predictions, SlidePredictions, slide_metrics
+
+HeadCallable = Callable[[int, int], MILHead]
+"""Makes a head from the feature dimension D and the number of classes C."""
+
+
+class SlidePrediction(dict[str, Tensor]):
+    """Output of ``test_step`` and ``predict_step``.
+
+    Keys: ``indices`` (S,), ``probabilities`` (S, C), ``lengths`` (S,), ``attention`` (sum N,) and
+    ``attention_logits`` (sum N,); with a trained patch classifier also ``patch_logits``
+    (sum N, C).
+    """
+
+
+def adam(params: Any) -> torch.optim.Optimizer:
+    """Adam with the paper's learning rate, 1e-3."""
+    return torch.optim.Adam(params, lr=1e-3)
+
+
+class SlideModel(LightningModule):
+    """Base of the slide classifiers; a subclass says what a batch is and how it is evaluated.
+
+    Loss: ``alpha`` cross-entropy of the slide plus ``beta`` mean cross-entropy of its patches
+    against the slide's label (HistoTransfer, Sharma et al. 2021).
+
+    Args:
+        head: Network on the bag; it is given the feature dimension and the number of classes.
+        alpha: Weight of the slide loss, above 0.
+        beta: Weight of the patch loss.
+        class_weights: ``none``, ``balanced``, or one weight per class.
+        optimizer: Optimizer of the parameters.
+        lr_scheduler: Learning-rate schedule, stepped each epoch.
+    """
+
+    def __init__(
+        self,
+        head: HeadCallable = AttentionHead,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        class_weights: Literal["none", "balanced"] | list[float] = "none",
+        optimizer: OptimizerCallable = adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        if alpha <= 0 or beta < 0:
+            raise ConfigError(
+                f"model.alpha is {alpha} and model.beta {beta}: alpha must be above 0, for without "
+                "the slide loss the slide classifier and the attention learn nothing; beta from 0"
+            )
+        self.make_head = head
+        self.alpha = alpha
+        self.beta = beta
+        self.class_weights = class_weights
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.training_loss = MeanMetric()
+        self.validation = SlidePredictions()
+        self.testing = SlidePredictions()
+        self.record: RunRecord | None = None
+        self.head: MILHead
+        self.class_weight: Tensor
+        self.feature_mean: Tensor
+        self.feature_deviation: Tensor
+
+    @override
+    def configure_model(self) -> None:
+        """Build the head for the features and classes of the datamodule."""
+        if not hasattr(self, "head"):
+            data = feature_data(self)
+            self.build(data.in_features, data.target_spec, data.standardize, data.class_counts())
+            self.record = data.record(self.head.spec)
+
+    def build(
+        self,
+        in_features: int,
+        target: TargetSpec,
+        standardized: bool = False,
+        class_counts: Tensor | None = None,
+    ) -> None:
+        """Build the head.
+
+        Args:
+            in_features: Width D of the features.
+            target: The classes.
+            standardized: Whether features are scaled; by how much follows before training.
+            class_counts: Training bags of each class (C,), for balanced weights.
+        """
+        classes = len(target.classes)
+        self.head = self.make_head(in_features, classes)
+        if self.beta > 0:
+            self._require_patch_head()
+        elif self.head.patch_classifier is not None:
+            # DDP waits for the gradient of every parameter that asks for one.
+            self.head.patch_classifier.requires_grad_(False)
+        counts = torch.ones(classes) if class_counts is None else class_counts  # (C,)
+        self.register_buffer("class_weight", self._class_weight(counts, target))
+        scaling = torch.zeros(in_features if standardized else 0)  # (D,) or (0,)
+        self.register_buffer("feature_mean", scaling)
+        self.register_buffer("feature_deviation", scaling + 1)
+
+    @override
+    def on_fit_start(self) -> None:
+        """Learn the scaling of the features from the training part, once per run."""
+        if len(self.feature_mean) and self.trainer.ckpt_path is None:
+            mean, deviation = feature_data(self).training_statistics()  # (D,), (D,)
+            self.feature_mean.copy_(mean)
+            self.feature_deviation.copy_(deviation)
+
+    def classify(self, features: Tensor, lengths: Tensor) -> MILOutput:
+        """Classify packed bags of features (sum N, D) as they are stored, lengths (S,)."""
+        features = features.float()
+        if len(self.feature_mean):
+            features = (features - self.feature_mean) / self.feature_deviation  # (sum N, D)
+        output: MILOutput = self.head(features, lengths)
+        return output
+
+    @torch.inference_mode()
+    def attend(self, features: Tensor) -> Tensor:
+        """Attention (N,) of the patches of one bag, features (N, D), on the CPU."""
+        self.eval()
+        lengths = torch.tensor([len(features)], device=self.device)
+        return self.classify(features.to(self.device), lengths).attention.float().cpu()
+
+    def losses(self, output: MILOutput, batch: BagBatch) -> Tensor:
+        """Loss of each slide (S,), weighted by its class; patches count by their slide."""
+        slide = F.cross_entropy(output.logits, batch.labels, reduction="none")  # (S,)
+        losses = self.alpha * slide  # (S,)
+        if self.beta > 0 and output.patch_logits is not None:
+            labels = batch.labels.repeat_interleave(batch.lengths)  # (sum N,)
+            patch = F.cross_entropy(output.patch_logits, labels, reduction="none")  # (sum N,)
+            losses = losses + self.beta * segment_mean(patch, batch.lengths)  # (S,)
+        return self.class_weight[batch.labels] * losses
+
+    def weighted_loss(self, output: MILOutput, batch: BagBatch) -> Tensor:
+        """The loss of a training step, also noted for the mean of the epoch."""
+        losses = self.losses(output, batch)  # (S,)
+        self._require_finite(losses, batch.indices)
+        # A mean over slides and not over steps: the same on one rank and on several.
+        self.training_loss.update(losses.detach(), weight=(batch.weights > 0).float())
+        return (losses * batch.weights).sum()
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Dropout draws from the global state, which a resumed run would have in another place.
+        data = optional_data(self)
+        if data is not None:
+            numbers = (self.current_epoch, batch_idx, self.global_rank)
+            torch.manual_seed(data.draw_seed(*numbers))
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self.training_loss, prog_bar=True)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val", self.validation)
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test", self.testing)
+
+    def prediction(self, output: MILOutput, lengths: Tensor, indices: Tensor) -> SlidePrediction:
+        """What a head said of packed bags, as ``test`` and ``predict`` give it."""
+        self._require_finite(output.logits, indices)
+        logits = output.attention if output.attention_logits is None else output.attention_logits
+        prediction = SlidePrediction(
+            indices=indices,
+            probabilities=output.logits.float().softmax(-1),
+            lengths=lengths,
+            attention=output.attention.float(),
+            attention_logits=logits.float(),
+        )
+        if self.beta > 0 and output.patch_logits is not None:
+            prediction["patch_logits"] = output.patch_logits.float()
+        return prediction
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        monitor = getattr(scheduler, "monitor", "val/loss")  # torch's own class names none
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": monitor},
+        }
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.record is not None:
+            checkpoint[RECORD] = {"version": VERSION, "record": self.record.to_json()}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = read_record(checkpoint)
+        data = optional_data(self)
+        if data is not None and self.record is not None:
+            check_record(trained, self.record)
+            test, validation = set(data.patients("test")), set(data.patients("validation"))
+            refuse_trained_patients(trained, validation, test)
+        elif not hasattr(self, "head"):  # load_from_checkpoint, without a trainer
+            self.make_head = build_head(trained.head)
+            self.build(trained.features.width, trained.target, trained.standardized)
+        self.record = trained
+
+    def _log_epoch(self, name: str, collected: SlidePredictions) -> None:
+        """Log the metrics of what all ranks predicted; each rank computes the same numbers."""
+        self.last_predictions: Predictions = collected.compute()
+        collected.reset()
+        probabilities, labels, _ = self.last_predictions
+        metrics = slide_metrics(probabilities, labels)
+        metrics["loss"] = float(F.nll_loss(probabilities.clamp_min(1e-12).log(), labels))
+        for key, value in metrics.items():
+            self.log(f"{name}/{key}", value, prog_bar=key == "auroc", sync_dist=True)
+
+    def bag_names(self, indices: Tensor) -> str:
+        """The bags at some places (S,), for messages."""
+        data = optional_data(self)
+        names = indices.tolist() if data is None else data.bags["bag_id"][indices.tolist()]
+        return shorten([str(name) for name in names])
+
+    def _require_finite(self, values: Tensor, indices: Tensor) -> None:
+        """Refuse to go on with NaN: it would spread into the weights and every later metric.
+
+        Raises:
+            ConfigError: Training diverged.
+        """
+        if not values.isfinite().all():
+            raise ConfigError(
+                f"the output is not finite at {self.bag_names(indices)}: training diverged; lower "
+                f"{self._learning_rates}"
+            )
+
+    @property
+    def _learning_rates(self) -> str:
+        return "the learning rate (model.optimizer.init_args.lr)"
+
+    def _class_weight(self, counts: Tensor, target: TargetSpec) -> Tensor:
+        """Weight of each class (C,), mean 1 over the training slides."""
+        if self.class_weights == "none":
+            return torch.ones(len(counts))
+        if self.class_weights == "balanced":
+            return counts.sum() / (len(counts) * counts.clamp_min(1))
+        if len(self.class_weights) != len(counts):
+            raise ConfigError(
+                f"model.class_weights has {len(self.class_weights)} numbers for {len(counts)} "
+                f"classes: {', '.join(target.classes)}"
+            )
+        weights = torch.tensor(self.class_weights)
+        return weights * counts.sum() / (weights * counts).sum()
+
+    def _require_patch_head(self) -> None:
+        if self.head.patch_classifier is None:
+            raise ConfigError(
+                f"model.beta is {self.beta}, but {type(self.head).__name__} has no patch logits: "
+                "set beta to 0 or take a head with patch_head: true"
+            )
+
+
+def plain_record(in_features: int, classes: Sequence[str], head: MILHead) -> RunRecord:
+    """The record of a model that a training script makes, which knows no store."""
+    encoder = EncoderSpec("", "", WeightsRef("imported"))
+    target = TargetSpec("label", tuple(classes), classes[-1] if len(classes) == 2 else None)
+    return RunRecord(FeatureSpec(encoder, (), in_features), target, head.spec)
+
+
+def optional_data(module: LightningModule) -> FeatureDataModule | None:
+    """The trainer's datamodule if it is one of ours; None in training scripts and without one."""
+    trainer = module._trainer
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, FeatureDataModule) else None
+
+
+def feature_data(module: LightningModule) -> FeatureDataModule:
+    """The trainer's datamodule, which must read features.
+
+    Raises:
+        ConfigError: It is another one.
+    """
+    data = optional_data(module)
+    if data is None:
+        found = getattr(module.trainer, "datamodule", None)
+        raise ConfigError(
+            f"{type(module).__name__} needs FeatureDataModule as data, got {type(found).__name__}; "
+            "in a training script with a DataLoader of bags give it in_features and classes"
+        )
+    return data
