@@ -28,7 +28,6 @@ from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
 from histotransfer_pl.analysis.control import gap_to_controls
 from histotransfer_pl.analysis.metrics import auroc, evaluate
 from histotransfer_pl.analysis.predictions import Floats, Predictions
-from histotransfer_pl.data.features import stored_features
 from histotransfer_pl.data.splits import Split, split_by_seed
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
@@ -53,7 +52,7 @@ def arms_of(store: FeatureStore) -> list[Arm]:
     """What the store holds, by what its provenance says and not by its names."""
     slide = store.slide(store.slide_ids()[0])
     found = []
-    for encoder, depth in stored_features(slide):
+    for encoder, depth in slide.features():
         facts = slide.info(feature_path(encoder, depth)).attributes
         weights = str(facts["weights_sha256"])
         found.append(Arm(encoder, str(facts["architecture"]), depth, weights.startswith("random:")))

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from histotransfer_pl.analysis.cka import linear_cka
-from histotransfer_pl.data.features import stored_features
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
 
@@ -36,7 +35,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=3, help="Take one patch of so many.")
     arguments = parser.parse_args()
     store = FeatureStore.open(arguments.store)
-    found = stored_features(store.slide(store.slide_ids()[0]))
+    found = store.slide(store.slide_ids()[0]).features()
     rows = []
     for depth in [d for e, d in found if e == arguments.first]:
         row: dict[str, object] = {"depth": depth}

@@ -1,6 +1,5 @@
 """The record of a run: the configuration of each stage, and what it is."""
 
-import json
 from pathlib import Path
 
 from lightning import Callback, LightningModule, Trainer
@@ -8,7 +7,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
 from histotransfer_pl.records.files import sha256_of, write_text
-from histotransfer_pl.records.run import RUN_FILE, run_document
+from histotransfer_pl.runs.record import RUN_FILE, write_run
 from histotransfer_pl.tasks.slide_model import SlideModel
 
 STALE = (
@@ -75,5 +74,4 @@ class RunIdentity(Callback):
         if not trainer.is_global_zero or not best.is_file():
             return
         if isinstance(module, SlideModel) and module.record is not None:
-            document = run_document(sha256_of(best), module.record)
-            write_text(folder / RUN_FILE, json.dumps(document, indent=1) + "\n")
+            write_run(folder, sha256_of(best), module.record)

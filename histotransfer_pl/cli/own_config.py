@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.run import RUN_FILE
+from histotransfer_pl.runs.record import RUN_FILE
 
 _READERS = ("validate", "test", "predict")
 _NOT_PASSED_ON = ("ckpt_path", "run_dir", "output_dir", "overwrite", "weights_only")

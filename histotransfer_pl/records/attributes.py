@@ -10,6 +10,7 @@ from histotransfer_pl.records.encoder import (
     WeightsKind,
     WeightsRef,
 )
+from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec, TargetSpec
 
 ENCODER = "encoder_spec"
 """Attribute of a feature array that holds its `EncoderSpec`."""
@@ -83,6 +84,32 @@ def tuned_on(attributes: Mapping[str, Any]) -> TunedOn | None:
         validation_patients=tuple(attributes.get("tuned_validation_patients", ())),
         fold=None if fold is None else int(fold),
         run=str(attributes.get("tuned_run", "")),
+    )
+
+
+def first_version_record(found: Mapping[str, Any], *, standardized: bool) -> RunRecord:
+    """What the checkpoints of the first release noted, as a record."""
+    selection = None
+    if "selection" in found:
+        selection = SelectionSpec(
+            str(found["selection"]), str(found.get("rule", "")), int(found.get("k", 0))
+        )
+    return RunRecord(
+        features=FeatureSpec(
+            encoder_spec(found, str(found["encoder"])),
+            (str(found["depth"]),),
+            int(found["in_features"]),
+            store_name=str(found["encoder"]),
+            tuned_on=tuned_on(found),
+        ),
+        target=TargetSpec(str(found["target"]), tuple(map(str, found["classes"]))),
+        head=ClassSpec(f"histotransfer_pl.models.heads.{found.get('head', '')}"),
+        bag=found.get("bag", "slide"),
+        train_patients=tuple(found.get("train_patients", ())),
+        validation_patients=tuple(found.get("validation_patients", ())),
+        standardized=standardized,
+        selection=selection,
+        base=str(found.get("stage1_sha256", "")),
     )
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from histotransfer_pl.errors import ConfigError
@@ -99,7 +98,7 @@ class SplitSpec(Record):
     column: str | None = None
 
 
-def split_spec(fold: int, n_folds: int, seed: int, column: str | None) -> SplitSpec:
+def split_spec(fold: int, n_folds: int | None, seed: int, column: str | None) -> SplitSpec:
     """How patients are shared out, from the settings of a datamodule."""
     if column is not None:
         return SplitSpec(fold, column=column)
@@ -169,25 +168,3 @@ class RunRecord(Record):
     standardized: bool = False
     selection: SelectionSpec | None = None
     base: str = ""
-
-
-RUN_FILE = "run.json"
-"""The record of a run in its folder."""
-
-RUN_VERSION = 2
-
-
-def run_document(run_id: str, record: RunRecord) -> dict[str, Any]:
-    """The content of `RUN_FILE`.
-
-    Args:
-        run_id: Hash of the best checkpoint, which is the identity of the run.
-        record: What it is.
-    """
-    return {
-        "version": RUN_VERSION,
-        "id": run_id,
-        # relative paths of its configuration start here
-        "working_folder": str(Path.cwd()),
-        "record": record.to_json(),
-    }

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from histotransfer_pl.errors import AnalysisError, RecordError
-from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
+from histotransfer_pl.records.attributes import first_version_record
 from histotransfer_pl.records.files import sha256_of, write_text
-from histotransfer_pl.records.run import ClassSpec, RunRecord, SplitSpec, TargetSpec
+from histotransfer_pl.records.run import ClassSpec, RunRecord, split_spec
 
 RUN_FILE = "run.json"
 CONFIG = "config.yaml"
@@ -65,7 +65,13 @@ class RunFolder:
 
 def write_run(folder: Path, identity: str, record: RunRecord) -> None:
     """Write `run.json`."""
-    content = {"version": VERSION, "id": identity, "record": record.to_json()}
+    content = {
+        "version": VERSION,
+        "id": identity,
+        # relative paths of its configuration start here
+        "working_folder": str(Path.cwd()),
+        "record": record.to_json(),
+    }
     write_text(folder / RUN_FILE, json.dumps(content, indent=1) + "\n")
 
 
@@ -119,46 +125,33 @@ def init_args(group: Any) -> Mapping[str, Any]:
 
 
 def _record_of(folder: Path, config: Mapping[str, Any]) -> RunRecord:
-    """The record of a run of an earlier release, from its configuration and its checkpoint."""
-    data, known = init_args(config.get("data")), _provenance(folder)
-    encoder = str(data.get("encoder") or known.get("encoder") or "")
-    depth = str(data.get("depth") or known.get("depth") or "")
+    """The record of a run without `run.json`: from its checkpoint, and its configuration."""
+    noted = _noted(folder)
+    if noted.get("version") == VERSION:
+        return RunRecord.from_json(noted["record"])
+    data = init_args(config.get("data"))
     head = init_args(config.get("model")).get("head")
-    path = str(head.get("class_path", "")) if isinstance(head, Mapping) else ""
-    column = data.get("fold_column")
-    return RunRecord(
-        features=FeatureSpec(
-            EncoderSpec(encoder, "", _weights(str(known.get("weights_sha256", "")))),
-            (depth,),
-            int(known.get("in_features", 0)),
-            store_name=encoder,
+    head = head if isinstance(head, Mapping) else {}
+    settings = {
+        "encoder": data.get("encoder") or "",
+        "depth": data.get("depth") or "",
+        "in_features": 0,
+        "target": data["target"],
+        "classes": (),
+        "bag": data["bag"],
+    }
+    record = first_version_record({**settings, **noted}, standardized=False)
+    return replace(
+        record,
+        head=ClassSpec(str(head.get("class_path", "")), init_args(head)),
+        split=split_spec(
+            int(data["fold"]), data.get("n_folds"), data["split_seed"], data.get("fold_column")
         ),
-        target=TargetSpec(
-            str(data["target"]), tuple(known.get("classes", ())), data.get("positive")
-        ),
-        head=ClassSpec(path, init_args(head)),
-        bag=data["bag"],
-        split=SplitSpec(
-            int(data["fold"]),
-            None if column else data.get("n_folds"),
-            None if column else data.get("split_seed"),
-            column,
-        ),
-        train_patients=tuple(known.get("train_patients", ())),
-        validation_patients=tuple(known.get("validation_patients", ())),
     )
 
 
-def _weights(sha256: str) -> WeightsRef:
-    """Earlier releases wrote the hash ``random:<seed>`` for random weights."""
-    kind, colon, seed = sha256.partition(":")
-    if kind == "random" and colon:
-        return WeightsRef("random", seed=int(seed))
-    return WeightsRef("pretrained" if sha256 else "imported", sha256=sha256)
-
-
-def _provenance(folder: Path) -> dict[str, Any]:
-    """What the checkpoint of an earlier release says of its features."""
+def _noted(folder: Path) -> dict[str, Any]:
+    """What the checkpoint says of its training."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return {}

@@ -2,16 +2,15 @@
 
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
-from histotransfer_pl.records.attributes import encoder_spec, tuned_on
-from histotransfer_pl.records.encoder import FeatureSpec
-from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec, TargetSpec
+from histotransfer_pl.records.attributes import first_version_record
+from histotransfer_pl.records.run import RunRecord
 
 RECORD = "histotransfer_pl"
 """Where a checkpoint says on which features and classes it was trained."""
@@ -110,7 +109,7 @@ def upgrade(checkpoint: dict[str, Any]) -> None:
     scales = mean is not None and len(mean) > 1
     state["feature_mean"] = mean if scales else torch.empty(0)
     state["feature_deviation"] = deviation if scales else torch.empty(0)
-    record = _first_version(found, standardized=scales)
+    record = first_version_record(found, standardized=scales)
     checkpoint[RECORD] = {"version": VERSION, "record": record.to_json()}
 
 
@@ -145,29 +144,3 @@ def check_record(trained: RunRecord, present: RunRecord, also: Sequence[str] = (
         raise StoreMismatchError(
             "the checkpoint belongs to other data (checkpoint, not data): " + "; ".join(differing)
         )
-
-
-def _first_version(found: Mapping[str, Any], *, standardized: bool) -> RunRecord:
-    """What the first release noted, as a record."""
-    selection = None
-    if "selection" in found:
-        selection = SelectionSpec(
-            str(found["selection"]), str(found.get("rule", "")), int(found.get("k", 0))
-        )
-    return RunRecord(
-        features=FeatureSpec(
-            encoder_spec(found, str(found["encoder"])),
-            (str(found["depth"]),),
-            int(found["in_features"]),
-            store_name=str(found["encoder"]),
-            tuned_on=tuned_on(found),
-        ),
-        target=TargetSpec(str(found["target"]), tuple(map(str, found["classes"]))),
-        head=ClassSpec(f"histotransfer_pl.models.heads.{found.get('head', '')}"),
-        bag=found.get("bag", "slide"),
-        train_patients=tuple(found.get("train_patients", ())),
-        validation_patients=tuple(found.get("validation_patients", ())),
-        standardized=standardized,
-        selection=selection,
-        base=str(found.get("stage1_sha256", "")),
-    )
