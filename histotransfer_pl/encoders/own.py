@@ -2,7 +2,7 @@
 
 import importlib
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -86,16 +86,14 @@ def build_own_trunk(entry: EncoderEntry, seed: int | None) -> Trunk:
     module_name, _, attribute = entry.architecture.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-        network = initialised(lambda: factory(**entry.options), seed)
+        network: nn.Module = initialised(lambda: _network(factory, entry), seed)
+    except EncoderError:
+        raise
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise EncoderError(
             f"{entry.architecture}({dict(entry.options)}) can't be built: {error}; give class_path "
             "the import path of a class or function, and init_args its arguments"
         ) from error
-    if not isinstance(network, nn.Module):
-        raise EncoderError(
-            f"{entry.architecture} gives a {type(network).__name__}, expected a torch nn.Module"
-        )
     modules = dict(network.named_modules())
     for depth, place in entry.places.items():
         if place not in modules:
@@ -104,6 +102,14 @@ def build_own_trunk(entry: EncoderEntry, seed: int | None) -> Trunk:
                 f"{', '.join(itertools.islice(filter(None, modules), 12))}, ..."
             )
     return OwnTrunk(network, entry.places, entry.pooling, entry.prefix_tokens, entry.native_px)
+
+
+def _network(factory: Callable[..., object], entry: EncoderEntry) -> nn.Module:
+    network = factory(**entry.options)
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise EncoderError(f"{entry.architecture} gives a {kind}, expected a torch nn.Module")
+    return network
 
 
 class _Reached(Exception):  # noqa: N818
@@ -229,18 +235,17 @@ class OwnTrunk(Trunk):
         begins: dict[str, int] = {}
         ends: dict[str, int] = {}
         clock = itertools.count()
+
+        def note(times: dict[str, int], name: str) -> Callable[..., None]:
+            def hook(*_: Any) -> None:
+                times.setdefault(name, next(clock))
+
+            return hook
+
         hooks = []
         for name, module in self.network.named_modules():
-            hooks.append(
-                module.register_forward_pre_hook(
-                    lambda _m, _i, name=name: begins.setdefault(name, next(clock)) and None
-                )
-            )
-            hooks.append(
-                module.register_forward_hook(
-                    lambda _m, _i, _o, name=name: ends.setdefault(name, next(clock)) and None
-                )
-            )
+            hooks.append(module.register_forward_pre_hook(note(begins, name)))
+            hooks.append(module.register_forward_hook(note(ends, name)))
         device = next((parameter.device for parameter in self.network.parameters()), None)
         training = self.network.training
         try:
