@@ -15,12 +15,8 @@ from histotransfer_pl.report.costs import (
     networks_of,
     read_costs,
 )
-from histotransfer_pl.report.curves import (
-    against_cost,
-    against_depth,
-    forest,
-    reliability_figure,
-)
+from histotransfer_pl.report.curves import against_cost, against_depth, forest
+from histotransfer_pl.report.evaluation import evaluate
 from histotransfer_pl.report.gain import gain_figure, read_gains
 from histotransfer_pl.report.page import MatrixSection, Page, TaskSection, render
 from histotransfer_pl.report.panels import SlidePanel, has_attention, slide_panels
@@ -179,7 +175,7 @@ def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) ->
         cost=against_cost(curves, name("cost")),
         costs=costs_table(curves, costs, name("depth_and_cost")) if curves else None,
         costs_note=note,
-        calibration=None if best is None else reliability_figure(best, name("reliability")),
+        evaluation=None if best is None else evaluate(best, name),
         cohort=_cohort(arms, store, cohort, name("splits")),
         panels=panels,
         panels_note=_panels_note(panels),

@@ -34,7 +34,7 @@ class DepthCurve:
 
     Attributes:
         label: Encoder, and head and variant where they vary.
-        results: One a depth.
+        results: One per depth.
         spot: The sweet spot; None if it cannot be told.
         costs: (depths, axes) the costs, NaN where unknown.
     """
@@ -48,6 +48,11 @@ class DepthCurve:
     def sweet(self) -> int | None:
         """Place of the sweet spot in ``results``; None if it cannot be told."""
         return None if self.spot is None else self.spot.place
+
+    @property
+    def random(self) -> bool:
+        """Whether the encoder has random weights."""
+        return self.results[0].arm.key.weights_kind == "random"
 
     @property
     def depths(self) -> list[str]:
@@ -172,7 +177,10 @@ def depth_order(arms: Sequence[Arm], table: pd.DataFrame) -> dict[str, list[str]
 def depth_curves(
     results: Sequence[ArmResult], order: Mapping[str, Sequence[str]], table: pd.DataFrame
 ) -> list[DepthCurve]:
-    """Curves of all encoders that were cut at more than one depth, the best curve first."""
+    """Curves of all encoders that were cut at more than one depth, the best curve first.
+
+    Random weights are drawn at a single depth too: they are what the others are held against.
+    """
     groups: dict[ArmKey, list[ArmResult]] = {}
     for result in results:
         key = result.arm.key
@@ -181,8 +189,10 @@ def depth_curves(
     curves = [
         _curve(sorted(group, key=partial(_place, order)), results, table)
         for group in groups.values()
-        if len(group) > 1
     ]
+    if not any(len(curve.results) > 1 for curve in curves):
+        return []
+    curves = [curve for curve in curves if len(curve.results) > 1 or curve.random]
     best = best_result(results)
     return sorted(curves, key=lambda c: best not in c.results)
 
@@ -205,7 +215,8 @@ def _curve(
     costs = pd.DataFrame(
         [{a: _number(row, a) for a in AXES} for row in found], columns=list(AXES), dtype=float
     )
-    return DepthCurve(" · ".join(words), tuple(own), sweet_spot(own), costs)
+    spot = sweet_spot(own) if len(own) > 1 else None
+    return DepthCurve(" · ".join(words), tuple(own), spot, costs)
 
 
 def _number(row: pd.Series | None, axis: str) -> float:
@@ -215,7 +226,7 @@ def _number(row: pd.Series | None, axis: str) -> float:
 
 
 def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) -> Table:
-    """One row a depth of each curve: AUROC, costs, and whether it is the sweet spot."""
+    """One row per depth of each curve: AUROC, costs, and whether it is the sweet spot."""
     raw, shown = [], []
     for curve in curves:
         deepest = curve.costs.iloc[-1]

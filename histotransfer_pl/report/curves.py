@@ -1,12 +1,13 @@
-"""Figures of results: all arms, AUROC against depth and cost, calibration."""
+"""Figures of results: all arms, AUROC against depth and cost."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from histotransfer_pl.analysis.calibration import Reliability, reliability
 from histotransfer_pl.report.costs import AXES, DepthCurve
 from histotransfer_pl.report.figure import (
     COLOURS,
@@ -79,37 +80,71 @@ def _draw_row(axis: Axes, row: int, result: ArmResult) -> None:
 
 
 def against_depth(curves: Sequence[DepthCurve], name: str) -> Picture | None:
-    """AUROC at each depth of each encoder, with the sweet spots ringed."""
+    """AUROC at each depth of each encoder, with chance and the sweet spots.
+
+    Encoders whose depths have the same names share a panel, so every depth is named.
+    """
     if not curves:
         return None
     shown = curves[:_MAX_CURVES]
-    depths = list(dict.fromkeys(depth for curve in shown for depth in curve.depths))
-    aligned = len({tuple(c.depths) for c in shown}) == 1 or _nested(shown, depths)
+    groups = _by_depths(shown)
     with style():
-        figure = new_figure(7.6, 3.7 + 0.1 * len(shown))
-        axis = figure.add_subplot()
-        for number, curve in enumerate(shown):
-            places = [depths.index(d) if aligned else i for i, d in enumerate(curve.depths)]
-            _draw_curve(axis, curve, np.array(places) + 0.06 * (number - len(shown) / 2), number)
-        if aligned:
-            axis.set_xticks(range(len(depths)), depths)
-            axis.set_xlabel("Depth at which the encoder is cut, from shallow to deep")
-        else:
-            axis.set_xlabel("Number of the cut, from shallow to deep")
-        axis.set_ylabel("Test AUROC")
-        columns = 2 if len(shown) > 1 else 1
-        figure.legend(loc="outside upper left", ncols=columns, fontsize=8.5)
+        width = sum(max(2, len(depths)) for depths, _ in groups)
+        figure = new_figure(max(7.6, min(0.75 * width + 1.5, 13)), 4.0 + 0.12 * len(shown))
+        panels = figure.subplots(
+            1, len(groups), sharey=True, squeeze=False,
+            width_ratios=[max(2, len(depths)) for depths, _ in groups],
+        )[0]  # fmt: skip
+        for panel, (depths, members) in zip(panels, groups, strict=True):
+            for number in members:
+                places = np.array([depths.index(depth) for depth in shown[number].depths])
+                shift = 0.06 * (members.index(number) - (len(members) - 1) / 2)
+                _draw_curve(panel, shown[number], places + shift, number)
+            panel.axhline(0.5, color="#6b7280", linestyle=":", linewidth=1.2)
+            turned = 90 if sum(map(len, depths)) > 60 * len(depths) / width else 0
+            panel.set_xticks(range(len(depths)), depths, rotation=turned)
+            panel.margins(x=0.12)
+        figure.supxlabel("Depth at which the encoder is cut, from shallow to deep", fontsize=10)
+        panels[0].set_ylabel("Test AUROC")
+        _legend(figure, panels)
         n = how_many([r for c in shown for r in c.results])
-        note_n(axis, n)
+        note_n(panels[-1], n)
         hidden = len(curves) - len(shown)
         more = f" {hidden} further curves are in the table only." if hidden else ""
         return picture(
             figure,
             name,
-            f"AUROC against depth, {n}; bars: 95 % intervals over patients. Rings mark the sweet "
-            f"spot: the shallowest cut within one standard error of the best.{more}",
-            "; ".join(_say(curve) for curve in shown),
+            f"AUROC against depth, {n}; bars: 95 % intervals over patients; dashed: random "
+            "weights. Rings mark the sweet spot: the shallowest cut within one standard error of "
+            f"the best.{more}",
+            "; ".join(_describe(curve) for curve in shown),
         )
+
+
+def _by_depths(curves: Sequence[DepthCurve]) -> list[tuple[list[str], list[int]]]:
+    """Names of depths, and the curves that use these names, in groups."""
+    groups: list[tuple[list[str], list[int]]] = []
+    for number in sorted(range(len(curves)), key=lambda n: -len(curves[n].depths)):
+        own = curves[number].depths
+        for depths, members in groups:
+            if own == [depth for depth in depths if depth in own]:
+                members.append(number)
+                break
+        else:
+            groups.append((own, [number]))
+    return sorted(groups, key=lambda group: min(group[1]))
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend of all curves, chance and the ring."""
+    found = [panel.get_legend_handles_labels() for panel in panels]
+    handles = [handle for some, _ in found for handle in some]
+    labels = [label for _, some in found for label in some]
+    chance = Line2D([], [], color="#6b7280", linestyle=":", label="chance")
+    ring = Line2D([], [], color=SWEET, marker="o", markersize=10, fillstyle="none",
+                  linestyle="none", label="sweet spot")  # fmt: skip
+    figure.legend([*handles, chance, ring], [*labels, "chance", "sweet spot"],
+                  loc="outside upper left", ncols=2, fontsize=8.5)  # fmt: skip
 
 
 def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
@@ -124,6 +159,7 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
         for panel, column in zip(panels, axes, strict=True):
             for number, curve in enumerate(shown):
                 _draw_curve(panel, curve, curve.costs[column].to_numpy(float), number)
+            panel.axhline(0.5, color="#6b7280", linestyle=":", linewidth=1.2)
             panel.set_xscale("log")
             left, right = panel.get_xlim()
             wide, narrow = right / left > 30, right / left < 4
@@ -133,9 +169,7 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
             panel.xaxis.set_minor_formatter(NullFormatter())
             panel.set_xlabel(f"{AXES[column]}\n({_UNITS[column]}, log scale)")
         panels[0].set_ylabel("Test AUROC")
-        if len(shown) > 1:
-            figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left",
-                          ncols=2, fontsize=8.5)  # fmt: skip
+        _legend(figure, panels[:1])
         n = how_many([r for c in shown for r in c.results])
         return picture(
             figure,
@@ -143,37 +177,6 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
             f"AUROC against what a depth costs, {n}. Bars: 95 % intervals over patients; rings: "
             "sweet spots.",
             "The same AUROC values over " + ", ".join(AXES[a].lower() for a in axes),
-        )
-
-
-def reliability_figure(result: ArmResult, name: str) -> Picture | None:
-    """Observed against predicted share, with the number of slides in each bin."""
-    predictions, classes = result.arm.predictions(), result.arm.classes
-    scores = predictions.s if predictions.s.ndim == 1 else predictions.s[:, 1:]
-    with style():
-        figure = new_figure(4.6, 4.6)
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        top.plot([0, 1], [0, 1], ":", color="#6b7280", label="perfectly calibrated")
-        shown = scores[:, None] if scores.ndim == 1 else scores
-        for column in range(min(shown.shape[1], _MAX_CURVES)):
-            truth = (predictions.y == column + 1).astype(np.int64)
-            points = reliability(truth, shown[:, column])
-            _draw_reliability(top, bottom, points, column, classes[column + 1])
-        top.set_ylabel("Observed share")
-        top.set_ylim(-0.03, 1.03)
-        bottom.set_xlabel("Predicted probability of the class")
-        bottom.set_ylabel("Slides")
-        top.legend(fontsize=8.5, loc="upper left")
-        ece = result.metrics["ece"].interval
-        said = "" if ece is None else f" Expected calibration error {ece}."
-        n = how_many([result])
-        note_n(top, n)
-        return picture(
-            figure,
-            name,
-            f"Calibration of {result.arm.label}, {n}, ten equal bins; bins with few slides "
-            f"scatter.{said}",
-            f"Reliability plot of {result.arm.label}.{said}",
         )
 
 
@@ -188,38 +191,22 @@ def _range(numbers: Sequence[int]) -> str:
     return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
-def _nested(curves: Sequence[DepthCurve], depths: Sequence[str]) -> bool:
-    """Whether all curves use the names of one of them, in its order."""
-    longest = max(curves, key=lambda curve: len(curve.depths)).depths
-    return list(depths) == longest and all(
-        curve.depths == [d for d in longest if d in curve.depths] for curve in curves
-    )
-
-
 def _draw_curve(axis: Axes, curve: DepthCurve, x: np.ndarray, number: int) -> None:
     intervals = [r.auroc for r in curve.results if r.auroc is not None]
     y = np.array([i.estimate for i in intervals])
     below = [i.estimate - i.low for i in intervals]
     above = [i.high - i.estimate for i in intervals]
-    colour = COLOURS[number]
     axis.errorbar(
-        x, y, yerr=np.array([below, above]), color=colour, marker=MARKERS[number], markersize=5,
-        linewidth=1.6, elinewidth=0.9, capsize=2, label=curve.label,
+        x, y, yerr=np.array([below, above]), color=COLOURS[number], marker=MARKERS[number],
+        markersize=5, linewidth=1.6, elinewidth=0.9, capsize=2, label=curve.label,
+        linestyle="--" if curve.random else "-",
     )  # fmt: skip
     if curve.sweet is not None and np.isfinite(x[curve.sweet]):
         axis.plot(x[curve.sweet], y[curve.sweet], "o", markersize=14, fillstyle="none",
                   color=SWEET, markeredgewidth=2)  # fmt: skip
 
 
-def _draw_reliability(
-    top: Axes, bottom: Axes, points: Reliability, number: int, label: str
-) -> None:
-    colour = COLOURS[number]
-    top.plot(points.predicted, points.observed, marker=MARKERS[number], color=colour, label=label)
-    bottom.bar(points.predicted, points.counts, width=0.05, color=colour, alpha=0.7)
-
-
-def _say(curve: DepthCurve) -> str:
+def _describe(curve: DepthCurve) -> str:
     values = ", ".join(
         f"{r.arm.key.depth} {r.auroc.estimate:.3f}" for r in curve.results if r.auroc is not None
     )

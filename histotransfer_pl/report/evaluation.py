@@ -1,9 +1,10 @@
 """Figures of one arm's test predictions: ROC, precision-recall, confusion, calibration."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from histotransfer_pl.analysis.curves import (
 from histotransfer_pl.analysis.metrics import decide
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.report.curves import how_many
 from histotransfer_pl.report.figure import (
     COLOURS,
     MARKERS,
@@ -30,12 +32,16 @@ from histotransfer_pl.report.figure import (
     picture,
     style,
 )
+from histotransfer_pl.report.table import Table
+from histotransfer_pl.runs.results import ArmResult, span
+from histotransfer_pl.runs.thresholds import thresholds_of
 
+CHOSEN = "chosen on validation slides"
 _DASHES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmWords:
     """What stands on the figures of an arm.
 
     Attributes:
@@ -54,6 +60,81 @@ class Arm:
         return [1] if len(self.classes) == 2 else list(range(len(self.classes)))[: len(COLOURS)]
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Everything about the decisions of one arm.
+
+    Attributes:
+        discrimination: ROC and precision-recall curves.
+        confusion: The confusion matrix.
+        calibration: Observed against predicted shares.
+        rates: Sensitivity and specificity; None with more than two classes.
+        note: How the class was decided.
+    """
+
+    discrimination: Picture | None
+    confusion: Picture
+    calibration: Picture | None
+    rates: Table | None
+    note: str
+
+
+def evaluate(result: ArmResult, rename: Callable[[str], str]) -> Evaluation:
+    """Figures and rates of an arm.
+
+    Args:
+        result: The arm.
+        rename: From the stem of a file to its name in this report.
+    """
+    predictions = result.arm.predictions()
+    words = ArmWords(result.arm.label, how_many([result]), result.arm.classes)
+    thresholds: NDArray[np.float64] | None = None
+    try:
+        thresholds = thresholds_of(result.arm)
+        note = f"The class is decided at a threshold {CHOSEN}, for each training its own."
+    except AnalysisError as error:
+        note = f"The most probable class is decided for. No threshold: {error}."
+    gap = result.metrics["ece"].interval
+    decided = decide_at(predictions, thresholds)
+    return Evaluation(
+        discrimination(predictions, words, rename("roc")),
+        confusion(decided, predictions.y, words, rename("confusion"), note),
+        calibration(predictions, words, rename("reliability"), "" if gap is None else str(gap)),
+        _rates_table(predictions, thresholds, rename("rates")),
+        note,
+    )
+
+
+def _rates_table(
+    predictions: Predictions, thresholds: NDArray[np.float64] | None, name: str
+) -> Table | None:
+    if predictions.n_classes != 2:
+        return None
+    given = thresholds is not None
+    used = thresholds if thresholds is not None else np.full(predictions.n_slides, 0.5)
+    rates = rates_at(predictions, used)
+    if rates is None:
+        return None
+    words = f"{rates.threshold} ({CHOSEN if given else 'not chosen'})"
+    limits = {
+        "sensitivity": rates.sensitivity,
+        "specificity": rates.specificity,
+    }
+    frame = pd.DataFrame(
+        [
+            {"rate": rate, "threshold": words, "value": i.estimate, "low": i.low, "high": i.high}
+            for rate, i in limits.items()
+        ]
+    )
+    page = pd.DataFrame(
+        [
+            {"Rate": rate.capitalize(), "Value [95 %]": span(interval), "Threshold": words}
+            for rate, interval in limits.items()
+        ]
+    )
+    return Table(name, "Decisions at one threshold", frame, page)
+
+
 @dataclass(frozen=True)
 class Rates:
     """Sensitivity and specificity at thresholds that were chosen on validation slides."""
@@ -63,7 +144,7 @@ class Rates:
     specificity: Interval
 
 
-def discrimination(predictions: Predictions, arm: Arm, name: str) -> Picture | None:
+def discrimination(predictions: Predictions, arm: ArmWords, name: str) -> Picture | None:
     """ROC and precision-recall curves, each with its band over patients."""
     try:
         bands = [(c, roc_band(predictions, c), pr_band(predictions, c)) for c in arm.shown]
@@ -92,7 +173,7 @@ def discrimination(predictions: Predictions, arm: Arm, name: str) -> Picture | N
         )
 
 
-def confusion(decided: NDArray[np.int64], labels: NDArray[np.int64], arm: Arm,
+def confusion(decided: NDArray[np.int64], labels: NDArray[np.int64], arm: ArmWords,
               name: str, threshold: str) -> Picture:  # fmt: skip
     """Confusion matrix: slides, and their share of the true class as shade.
 
@@ -166,7 +247,9 @@ def decide_at(
     return np.asarray(scores >= thresholds, np.int64)
 
 
-def calibration(predictions: Predictions, arm: Arm, name: str, error: str = "") -> Picture | None:
+def calibration(
+    predictions: Predictions, arm: ArmWords, name: str, error: str = ""
+) -> Picture | None:
     """Observed against predicted share in bins of equal counts, with intervals.
 
     Args:

@@ -8,6 +8,7 @@ from matplotlib.colors import to_hex
 
 from histotransfer_pl.report.attention_scale import ATTENTION_COLOURS, AttentionScale
 from histotransfer_pl.report.cohort import CohortPage
+from histotransfer_pl.report.evaluation import Evaluation
 from histotransfer_pl.report.figure import Picture
 from histotransfer_pl.report.panels import SlidePanel
 from histotransfer_pl.report.protocol import Protocol
@@ -47,7 +48,7 @@ class TaskSection:
     cost: Picture | None = None
     costs: Table | None = None
     costs_note: str = ""
-    calibration: Picture | None = None
+    evaluation: Evaluation | None = None
     cohort: CohortPage | None = None
     panels: Sequence[SlidePanel] = ()
     panels_note: str = ""
@@ -84,7 +85,7 @@ class Page:
 
     def tables(self) -> Iterator[Table]:
         """Every table of the page."""
-        for part in (*self.tasks, *self.similarities, *self.gains, self.protocol):
+        for part in (*self._parts(), self.protocol):
             yield from (value for value in _values(part) if isinstance(value, Table))
         for task in self.tasks:
             if task.cohort is not None and task.cohort.splits is not None:
@@ -93,10 +94,14 @@ class Page:
 
     def pictures(self) -> Iterator[Picture]:
         """Every figure of the page."""
-        for part in (*self.tasks, *self.similarities, *self.gains):
+        for part in self._parts():
             yield from (value for value in _values(part) if isinstance(value, Picture))
         if self.diagonal is not None:
             yield self.diagonal
+
+    def _parts(self) -> list[object]:
+        evaluations = [task.evaluation for task in self.tasks if task.evaluation is not None]
+        return [*self.tasks, *evaluations, *self.similarities, *self.gains]
 
     def media(self) -> dict[str, tuple[bytes, str]]:
         """PNG file and caption of every figure, and of the slides, by name."""

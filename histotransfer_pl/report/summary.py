@@ -61,7 +61,18 @@ def summarise(
         if len(results) > 1
         else ""
     )
-    return Summary(f"{arm.label} did best", span(interval), support, tuple(answers), caution)
+    return Summary(_headline(best, results), span(interval), support, tuple(answers), caution)
+
+
+def _headline(best: ArmResult, results: Sequence[ArmResult]) -> str:
+    """The best arm, or all of those that did equally well."""
+    equals = [r for r in ranked(results) if r.complete and r.auroc is not None]
+    equals = [r for r in equals if best.auroc and r.auroc and span(r.auroc) == span(best.auroc)]
+    if len(equals) < 2:
+        return f"{best.arm.label} did best"
+    named = " and ".join(r.arm.label for r in equals[:2])
+    more = f" and {len(equals) - 2} more" if len(equals) > 2 else ""
+    return f"{named}{more} did equally well"
 
 
 def _ranking_answer(results: Sequence[ArmResult], ranking: Sequence[Contrast]) -> list[Answer]:
@@ -138,16 +149,17 @@ def _weigh(tested: Sequence[Contrast]) -> str:
     clear = [c for c in ordered if c.beyond_chance]
     pairs = f"{len(tested)} comparison{'s' if len(tested) > 1 else ''} with all else equal"
     if not clear:
-        return f"Not shown: of {pairs} none is beyond chance. The largest: {_say(ordered[0])}."
-    named = "; ".join(map(_say, clear[:_NAMED]))
+        return f"Not shown: of {pairs} none is beyond chance. The largest: {_describe(ordered[0])}."
+    named = "; ".join(map(_describe, clear[:_NAMED]))
     more = f"; and {len(clear) - _NAMED} more" if len(clear) > _NAMED else ""
     share = "it is" if len(tested) == 1 else f"{len(clear)} {'is' if len(clear) == 1 else 'are'}"
     return f"Yes: of {pairs}, {share} beyond chance: {named}{more}."
 
 
-def _say(contrast: Contrast) -> str:
+def _describe(contrast: Contrast) -> str:
     first, second, shared = differing(contrast)
-    relation = "better than" if _estimate(contrast) > 0 else "worse than"
+    estimate = _estimate(contrast)
+    relation = "equal to" if estimate == 0 else "better than" if estimate > 0 else "worse than"
     given = f" (with {shared})" if shared else ""
     return f"{first} {relation} {second}{given}, {_difference(contrast)}"
 

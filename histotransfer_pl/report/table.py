@@ -1,10 +1,11 @@
-"""A table twice: as numbers for the CSV file, as words for the page."""
+"""A table: as numbers for the CSV file, as words for the page and for LaTeX."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from histotransfer_pl.records.files import write_text
 from histotransfer_pl.records.tables import write_table
 
 
@@ -18,6 +19,7 @@ class Table:
         frame: The numbers.
         page: What the page shows, in strings.
         note: How to read it.
+        latex: Whether it is also written for LaTeX (with booktabs), as the page shows it.
     """
 
     name: str
@@ -25,6 +27,7 @@ class Table:
     frame: pd.DataFrame
     page: pd.DataFrame
     note: str = ""
+    latex: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -45,7 +48,13 @@ class Table:
         return replace(self, page=self.page.head(rows), note=note)
 
     def write(self, folder: Path) -> Path:
-        """Write the CSV file."""
+        """Write the CSV file, and the LaTeX file if there is one."""
         path = folder / f"{self.name}.csv"
         write_table(path, self.frame)
+        if self.latex:
+            page = self.page.map(lambda cell: str(cell).replace("\n", " "))
+            styled = page.style.hide(axis="index").format(escape="latex")
+            styled = styled.format_index(escape="latex", axis=1)
+            text = styled.to_latex(hrules=True, caption=self.caption, label=f"tab:{self.name}")
+            write_text(folder / f"{self.name}.tex", text.replace("−", "$-$").replace("–", "--"))
         return path

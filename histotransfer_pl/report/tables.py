@@ -27,7 +27,7 @@ def results_table(results: Sequence[ArmResult], name: str) -> Table:
     empty = {"AUROC of patients": "–", "Remark": ""}
     page = page.drop(columns=[name for name, text in empty.items() if (page[name] == text).all()])
     caption = "Every arm on its test slides, best AUROC first"
-    return Table(name, caption, results_frame(results), page)
+    return Table(name, caption, results_frame(results), page, latex=True)
 
 
 def _cell(result: ArmResult, name: str) -> str:
@@ -41,7 +41,7 @@ def _cell(result: ArmResult, name: str) -> str:
 
 
 def contrasts_table(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table:
-    """One row a pair: both AUROC, the difference with its interval, both p-values."""
+    """One row per pair: both AUROC, the difference with its interval, both p-values."""
     raw = pd.DataFrame([_raw(c) for c in contrasts])
     page = pd.DataFrame([_row(c) for c in contrasts]).fillna("")
     return Table(name, caption, raw, page, note)
@@ -81,7 +81,11 @@ def _numbers(c: Contrast) -> dict[str, str]:
 
 
 def _verdict(contrast: Contrast) -> str:
-    if not contrast.beyond_chance or contrast.comparison is None:
+    if contrast.comparison is None:
+        return ""
+    if contrast.comparison.difference.estimate == 0:
+        return "equal"
+    if not contrast.beyond_chance:
         return "within chance"
     better, worse = ("first", "second") if contrast.question else ("best arm", "other arm")
     return f"{better if contrast.comparison.difference.estimate > 0 else worse} better"

@@ -5,7 +5,7 @@ import pytest
 
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.report.evaluation import (
-    Arm,
+    ArmWords,
     calibration,
     confusion,
     decide_at,
@@ -13,7 +13,7 @@ from histotransfer_pl.report.evaluation import (
     rates_at,
 )
 
-ARM = Arm("toy", "n = 8 slides of 8 patients", ("normal", "tumour"))
+ARM = ArmWords("toy", "n = 8 slides of 8 patients", ("normal", "tumour"))
 LABELS = [0, 0, 0, 0, 1, 1, 1, 1]
 SCORES = [0.1, 0.2, 0.3, 0.6, 0.4, 0.7, 0.8, 0.9]
 

@@ -158,7 +158,8 @@ def test_what_is_missing_is_said_and_the_rest_is_shown(report: Report) -> None:
 def test_every_figure_has_both_files_and_every_table_its_numbers(report: Report) -> None:
     stems = {path.stem for path in (report.folder / "figures").glob("*.svg")}
     assert stems == {
-        "arms", "cost", "depth", "reliability", "cka_diagonal", "cka_a%20%3Cvs%3E%20b", "gain_enc",
+        "arms", "cost", "depth", "reliability", "roc", "confusion", "cka_diagonal",
+        "cka_a%20%3Cvs%3E%20b", "gain_enc",
     }  # fmt: skip
     for stem in stems:
         with Image.open(report.folder / "figures" / f"{stem}.png") as image:
@@ -166,6 +167,9 @@ def test_every_figure_has_both_files_and_every_table_its_numbers(report: Report)
     arms = pd.read_csv(report.folder / "tables" / "arms.csv")
     assert len(arms) == len(ARMS)
     assert ((arms["auroc_low"] <= arms["auroc"]) & (arms["auroc"] <= arms["auroc_high"])).all()
+    latex = (report.folder / "tables" / "arms.tex").read_text()
+    assert latex.count("\\\\\n") == len(ARMS) + 1
+    assert r"\toprule" in latex
     depth = pd.read_csv(report.folder / "tables" / "depth_and_cost.csv")
     # d3 lacks a fold, so the curve has two points and the better one is the sweet spot.
     assert depth["depth"].tolist() == ["d1", "d2"]
@@ -196,8 +200,7 @@ def test_two_tasks_are_shown_apart(tmp_path: Path) -> None:
     words = Page(written.html.read_text()).words
     assert "The runs are of 2 different tasks" in words
     assert {p.name for p in (tmp_path / "r" / "tables").glob("arms*")} == {
-        "arms_1.csv",
-        "arms_2.csv",
+        f"arms_{number}.{kind}" for number in (1, 2) for kind in ("csv", "tex")
     }
 
 

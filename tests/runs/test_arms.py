@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from histotransfer_pl.analysis.compare import delong
 from histotransfer_pl.errors import AnalysisError, ConfigError
 from histotransfer_pl.report.summary import summarise
-from histotransfer_pl.report.tables import results_table
+from histotransfer_pl.report.tables import contrasts_table, results_table
 from histotransfer_pl.runs.arms import Arm, describe, group_arms, read_runs, tasks_of
 from histotransfer_pl.runs.contrasts import planned_contrasts, ranking_contrasts
 from histotransfer_pl.runs.results import ArmResult, best_result, evaluate_arms
@@ -67,8 +67,11 @@ def test_equal_arms_are_within_chance(tmp_path: Path) -> None:
     assert best is not None
     ranking = ranking_contrasts(results, best.arm)
     assert not ranking[0].beyond_chance
-    said = summarise(results, [], ranking, []).answers[0].text
-    assert said.startswith("No: the only other arm is not worse beyond chance")
+    summary = summarise(results, [], ranking, [])
+    assert summary.answers[0].text.startswith("No: the only other arm is not worse beyond chance")
+    # The same predictions: there is no winner.
+    assert summary.headline == "a and b did equally well"
+    assert contrasts_table(ranking, "t", "", "").page["Verdict"].tolist() == ["equal"]
 
 
 def test_depths_are_held_against_the_deepest_and_nothing_else(tmp_path: Path) -> None:
