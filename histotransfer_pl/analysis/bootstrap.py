@@ -72,7 +72,7 @@ def bootstrap_interval(
     estimate = float(evaluate(metric, predictions)[0])
     values = resample(statistic, predictions.n_patients, n_resamples, seed)  # (B,)
     left_out = jackknife(statistic, predictions.n_patients)  # (patients,)
-    rarest = predictions.fewest_patients()
+    rarest = min(predictions.patients_of_kinds().values())
     if np.ptp(values) == 0 or np.ptp(left_out) == 0:
         if estimate not in (metric.lowest, metric.highest):
             raise AnalysisError(

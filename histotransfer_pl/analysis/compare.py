@@ -103,9 +103,10 @@ def delong(
         AnalysisError: As `paired_bootstrap`, or more than two classes.
     """
     second = _same_slides(first, second)
-    if first.n_classes != 2:
+    if first.task != "classification" or first.n_classes != 2:
         raise AnalysisError(
-            f"DeLong's test is for two classes, here are {first.n_classes}: use paired_bootstrap"
+            f"DeLong's test is for two classes, here are {first.n_classes} ({first.task}): "
+            "use paired_bootstrap"
         )
     units = first.patient_index if unit == "patient" else np.arange(first.n_slides)
     pulls = _influence(first, units) - _influence(second, units)  # (2, units)

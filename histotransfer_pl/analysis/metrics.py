@@ -9,7 +9,7 @@ The tests hold every metric against scikit-learn with `sample_weight`.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,13 @@ from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions
 class Evaluation(Protocol):
     """A number per resample."""
 
-    def __call__(self, labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
+    def __call__(
+        self, labels: NDArray[Any], scores: Floats, weights: Floats, folds: Ints
+    ) -> Floats:
         """Evaluate every resample.
 
         Args:
-            labels: (S,) true class.
+            labels: (S,) true class, or the targets of another task.
             scores: (S,) score of class 1, or (S, C) probabilities.
             weights: (B, S) how often each slide is in each resample.
             folds: (S,) number of the fold of each slide.
@@ -43,7 +45,9 @@ class Metric:
     lowest: float
     highest: float
 
-    def __call__(self, labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
+    def __call__(
+        self, labels: NDArray[Any], scores: Floats, weights: Floats, folds: Ints
+    ) -> Floats:
         """The value of every resample, (B,)."""
         return self.evaluation(labels, scores, weights, folds)
 
@@ -66,12 +70,12 @@ def auroc(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     areas = []
     for positive, score in _one_vs_rest(labels, scores):
         won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
-        for rows in _fold_rows(folds):
+        for rows in fold_rows(folds):
             hits, misses = _by_score(positive[rows], score[rows], weights[:, rows])  # (B, U) each
             below = np.cumsum(misses, 1) - misses / 2  # (B, U), a tie is half a win
             won += (hits * below).sum(1)
             pairs += hits.sum(1) * misses.sum(1)
-        areas.append(_ratio(won, pairs))
+        areas.append(ratio(won, pairs))
     return np.asarray(np.mean(areas, axis=0))
 
 
@@ -81,14 +85,14 @@ def auprc(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     areas = []
     for positive, score in _one_vs_rest(labels, scores):
         area, mass = np.zeros(len(weights)), np.zeros(len(weights))
-        for rows in _fold_rows(folds):
+        for rows in fold_rows(folds):
             hits, misses = _by_score(positive[rows], score[rows], weights[:, rows])  # (B, U) each
             found = np.cumsum(hits[:, ::-1], 1)  # (B, U), from the highest score down
             called = found + np.cumsum(misses[:, ::-1], 1)
             precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
             area += (hits[:, ::-1] * precision).sum(1)
             mass += hits.sum(1)
-        areas.append(_ratio(area, mass))
+        areas.append(ratio(area, mass))
     return np.asarray(np.mean(areas, axis=0))
 
 
@@ -98,7 +102,7 @@ def balanced_accuracy(labels: Ints, scores: Floats, weights: Floats, folds: Ints
     del folds
     right = decide(scores) == labels  # (S,)
     recalls = [
-        _ratio(weights @ (right & (labels == label)), weights @ (labels == label))
+        ratio(weights @ (right & (labels == label)), weights @ (labels == label))
         for label in np.unique(labels)
     ]
     return np.asarray(np.mean(recalls, axis=0))
@@ -122,7 +126,7 @@ def f1(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
 def accuracy(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
     """Share of slides recognised."""
     del folds
-    return _ratio(weights @ (decide(scores) == labels), weights.sum(1))
+    return ratio(weights @ (decide(scores) == labels), weights.sum(1))
 
 
 @ranging(0, 1)
@@ -133,7 +137,7 @@ def brier(labels: Ints, scores: Floats, weights: Floats, folds: Ints) -> Floats:
         error = (scores - labels) ** 2  # (S,)
     else:
         error = ((scores - np.eye(scores.shape[1])[labels]) ** 2).sum(1) / 2  # (S,)
-    return _ratio(weights @ error, weights.sum(1))
+    return ratio(weights @ error, weights.sum(1))
 
 
 def decide(scores: Floats) -> Ints:
@@ -184,7 +188,8 @@ def _by_score(
     return hits, misses
 
 
-def _fold_rows(folds: Ints) -> list[Ints]:
+def fold_rows(folds: Ints) -> list[Ints]:
+    """The rows of each fold."""
     return [np.flatnonzero(folds == fold) for fold in np.unique(folds)]
 
 
@@ -192,5 +197,6 @@ def _positive(scores: Floats) -> Floats:
     return scores if scores.ndim == 1 else scores[:, 1]
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
+def ratio(above: Floats, below: Floats) -> Floats:
+    """Above by below, NaN where below is not above 0."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)

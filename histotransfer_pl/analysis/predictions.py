@@ -1,16 +1,24 @@
 """Slide predictions as the statistics take them: checked, aligned, with their patients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from histotransfer_pl.analysis.targets import (
+    Floats,
+    Ints,
+    Names,
+    Task,
+    check_targets,
+    kinds,
+    some,
+)
 from histotransfer_pl.errors import AnalysisError
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Names = NDArray[np.str_]
+__all__ = ["Floats", "Ints", "Names", "Predictions", "Task", "align", "check_enough"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +28,12 @@ class Predictions:
     Args:
         slide_ids: (S,) names, each once.
         patients: (S,) patient of each slide; patients are what was sampled, slides are not.
-        labels: (S,) true class, 0 to C - 1.
+        labels: (S,) true class, 0 to C - 1; of other tasks the targets that
+            `histotransfer_pl.analysis.targets` describes.
         scores: (S,) score or probability of class 1, or (S, C) probabilities.
         folds: (S,) test fold of each slide when several models were trained. Scores of different
             models have no common scale, so ranking metrics then compare within folds only.
+        task: What kind of target this is.
 
     Raises:
         AnalysisError: Arrays that do not fit one another, a slide twice, scores that are not
@@ -32,10 +42,11 @@ class Predictions:
 
     slide_ids: Sequence[str] | Names
     patients: Sequence[str] | Names
-    labels: Sequence[int] | Ints
+    labels: Sequence[Any] | NDArray[Any]
     scores: Sequence[float] | Floats
     folds: Sequence[int] | Ints | None = None
-    y: Ints = field(init=False, repr=False)
+    task: Task = "classification"
+    y: NDArray[Any] = field(init=False, repr=False)
     s: Floats = field(init=False, repr=False)
     patient_index: Ints = field(init=False, repr=False)
     fold_index: Ints = field(init=False, repr=False)
@@ -48,7 +59,7 @@ class Predictions:
         values = {
             "slide_ids": ids,
             "patients": patients,
-            "y": y.astype(np.int64),
+            "y": check_targets(self.task, ids, y, s),
             "s": s,
             "patient_index": np.unique(patients, return_inverse=True)[1].astype(np.int64),
             "fold_index": np.unique(folds, return_inverse=True)[1].astype(np.int64),
@@ -73,25 +84,31 @@ class Predictions:
 
     @property
     def patient_groups(self) -> Ints:
-        """A number for the set of classes that each patient carries, (patients,)."""
-        carries = np.zeros((self.n_patients, self.n_classes), dtype=bool)
-        carries[self.patient_index, self.y] = True
+        """A number for the kinds of slides that each patient carries, (patients,)."""
+        if self.task == "multilabel":  # too many kinds for a group each
+            return np.zeros(self.n_patients, np.int64)
+        carries = np.stack([self._carriers(rows) for rows in kinds(self.task, self.y).values()], 1)
         return np.unique(carries, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
-    def fewest_patients(self) -> int:
-        """Patients of the rarest class that is present."""
-        return min(
-            len(np.unique(self.patient_index[self.y == label])) for label in np.unique(self.y)
-        )
+    def patients_of_kinds(self) -> dict[str, int]:
+        """How many patients carry each kind of slide: each class, or an event."""
+        found = kinds(self.task, self.y)
+        return {name: int(self._carriers(rows).sum()) for name, rows in found.items()}
+
+    def _carriers(self, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        carries = np.zeros(self.n_patients, dtype=bool)
+        carries[self.patient_index[rows]] = True
+        return carries
 
     def rows(self, order: Ints) -> "Predictions":
         """The same predictions with other rows, or the same rows in another order."""
-        return Predictions(
-            np.asarray(self.slide_ids)[order],
-            np.asarray(self.patients)[order],
-            self.y[order],
-            self.s[order],
-            None if self.folds is None else np.asarray(self.folds)[order],
+        return replace(
+            self,
+            slide_ids=np.asarray(self.slide_ids)[order],
+            patients=np.asarray(self.patients)[order],
+            labels=self.y[order],
+            scores=self.s[order],
+            folds=None if self.folds is None else np.asarray(self.folds)[order],
         )
 
 
@@ -100,27 +117,29 @@ def check_enough(predictions: Predictions, min_patients: int = 3) -> None:
 
     Args:
         predictions: What to check.
-        min_patients: Fewest patients that must carry each class.
+        min_patients: Fewest patients that must carry each class, or an event.
 
     Raises:
         AnalysisError: One class only, a class with too few patients, or constant scores.
     """
-    present = np.unique(predictions.y)
-    if len(present) < 2:
+    n = predictions.n_slides
+    carriers = predictions.patients_of_kinds()
+    if predictions.task in ("classification", "ordinal") and len(carriers) < 2:
         raise AnalysisError(
-            f"all {predictions.n_slides} slides are of class {present[0]}: "
+            f"all {n} slides are of {next(iter(carriers))}: "
             "a comparison of classes needs at least two"
         )
-    for label in present:
-        carriers = len(np.unique(predictions.patient_index[predictions.y == label]))
-        if carriers < min_patients:
+    if not carriers:
+        raise AnalysisError(f"no label has slides of both values among {n} slides")
+    for name, count in carriers.items():
+        if count < min_patients:
             raise AnalysisError(
-                f"class {label} has {carriers} patient(s), an interval needs at least "
-                f"{min_patients} of each class: pool the folds or use a larger cohort"
+                f"{name} has {count} patient(s), an interval needs at least "
+                f"{min_patients} of each: pool the folds or use a larger cohort"
             )
     if np.ptp(predictions.s, axis=0).max() == 0:
         raise AnalysisError(
-            f"the predictions are constant over all {predictions.n_slides} slides: "
+            f"the predictions are constant over all {n} slides: "
             "the model tells nothing apart; look at its training before comparing it"
         )
 
@@ -135,7 +154,7 @@ def align(first: Predictions, second: Predictions) -> Predictions:
     missing, extra = np.setdiff1d(ids, other_ids), np.setdiff1d(other_ids, ids)
     if len(missing) or len(extra):
         raise AnalysisError(
-            f"different slides: {_some(missing)} only in the first, {_some(extra)} only in the "
+            f"different slides: {some(missing)} only in the first, {some(extra)} only in the "
             "second; evaluate both on the same test slides"
         )
     order = np.argsort(other_ids)[np.searchsorted(np.sort(other_ids), ids)]
@@ -143,7 +162,7 @@ def align(first: Predictions, second: Predictions) -> Predictions:
     _refuse_difference("label", ids, first.y, aligned.y)
     _refuse_difference("patient", ids, np.asarray(first.patients), np.asarray(aligned.patients))
     _refuse_difference("fold", ids, first.fold_index, aligned.fold_index)
-    if first.n_classes != aligned.n_classes:
+    if first.task != aligned.task or first.n_classes != aligned.n_classes:
         raise AnalysisError(
             f"{first.n_classes} classes in the first, {aligned.n_classes} in the second: "
             "compare runs of the same target"
@@ -170,19 +189,14 @@ def _check_shapes(
         raise AnalysisError(f"slide {twice!r} comes {counts.max()} times: give each once")
     if not np.isfinite(s).all():
         bad = ids[~np.isfinite(s.reshape(len(s), -1)).all(1)]
-        raise AnalysisError(f"scores of {_some(bad)} are not finite: the model diverged")
-    n_classes = 2 if s.ndim == 1 else s.shape[1]
-    if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= n_classes:
-        raise AnalysisError(
-            f"labels {np.unique(y).tolist()[:5]} for {n_classes} classes: "
-            f"give integers from 0 to {n_classes - 1}"
-        )
+        raise AnalysisError(f"scores of {some(bad)} are not finite: the model diverged")
 
 
 def _refuse_difference(
     what: str, ids: Names, first: NDArray[np.generic], second: NDArray[np.generic]
 ) -> None:
-    differs = np.flatnonzero(first != second)
+    same = (first == second) | ((first != first) & (second != second))  # noqa: PLR0124 - NaN
+    differs = np.flatnonzero(~same.reshape(len(same), -1).all(1))
     if len(differs):
         place = differs[0]
         raise AnalysisError(
@@ -190,10 +204,3 @@ def _refuse_difference(
             f"{first[place]} in the first, {second[place]} in the second; "
             "compare runs of the same cohort, target and folds"
         )
-
-
-def _some(names: NDArray[np.str_]) -> str:
-    if not len(names):
-        return "none"
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(map(repr, names[:3].tolist())) + more
