@@ -5,7 +5,7 @@ another site speaks for the features, one of another class from the same site ag
 rest says nothing. Values are those of the package `croma`, which the tests hold them against.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +109,7 @@ def robustness_margin(
 
 
 def site_predictability(
-    features: dict[str, Features], sites: Names, patients: Names, *, seed: int = 0
+    features: Mapping[str, Features], sites: Names, patients: Names, *, seed: int = 0
 ) -> ProbeResult:
     """Balanced accuracy with which a linear probe names the site, per layer.
 

@@ -145,7 +145,7 @@ def _product_limit(labels: Floats, weights: Floats, at: Floats, *, censoring: bo
         at_risk = at_risk - events
     step = 1 - np.divide(lost, at_risk, out=np.zeros_like(lost), where=at_risk > 0)  # (B, U)
     curve = np.concatenate([np.ones((len(weights), 1)), step.cumprod(1)], 1)  # (B, 1 + U)
-    return curve[:, np.searchsorted(unique, at, side="right")]
+    return np.asarray(curve[:, np.searchsorted(unique, at, side="right")])
 
 
 def _order(cases: Floats, others: Floats) -> Floats:
