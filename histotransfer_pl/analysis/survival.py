@@ -150,7 +150,7 @@ def _product_limit(labels: Floats, weights: Floats, at: Floats, *, censoring: bo
 
 def _order(cases: Floats, others: Floats) -> Floats:
     """1 where the case scores higher, one half where equal, (S, S)."""
-    return (cases[:, None] > others) + 0.5 * (cases[:, None] == others)
+    return np.asarray((cases[:, None] > others) + 0.5 * (cases[:, None] == others))
 
 
 def _inverse(values: Floats) -> Floats:
