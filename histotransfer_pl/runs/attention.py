@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.store.layout import attention_path
+from histotransfer_pl.errors import StoreError
+from histotransfer_pl.store.attention import attention_of
 from histotransfer_pl.store.slide import StoredSlide
 
 ATTENTION_COLUMNS = ("weight", "logit")
@@ -18,8 +19,12 @@ def attention_array(slide: StoredSlide, names: tuple[str, ...]) -> str | None:
         slide: The slide.
         names: What the run may be called there: its hash, or its folder in earlier releases.
     """
-    paths = [attention_path(name) for name in names if name]
-    return next((path for path in paths if slide.has(path)), None)
+    for name in filter(None, names):
+        try:
+            return attention_of(slide, name)
+        except StoreError:
+            continue  # the next name may be that of an earlier release
+    return None
 
 
 def read_attention(slide: StoredSlide, *names: str) -> NDArray[np.float64]:
@@ -32,7 +37,7 @@ def read_attention(slide: StoredSlide, *names: str) -> NDArray[np.float64]:
     Raises:
         StoreError: The run wrote no attention for this slide.
     """
-    array = attention_array(slide, names) or attention_path(next(filter(None, reversed(names))))
-    values = slide.read(array)
+    found = attention_array(slide, names)
+    values = slide.read(found or attention_of(slide, next(filter(None, reversed(names)))))
     weights = values if values.ndim == 1 else values[:, ATTENTION_COLUMNS.index("weight")]
     return np.asarray(weights, np.float64)
