@@ -31,7 +31,7 @@ from histotransfer_pl.report.similarity import (
 from histotransfer_pl.report.story import insights, tell
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.report.table import Table
-from histotransfer_pl.report.tables import contrasts_table, results_table
+from histotransfer_pl.report.tables import contrasts_table, external_table, results_table
 from histotransfer_pl.runs.arms import (
     Arm,
     MissingRun,
@@ -41,6 +41,7 @@ from histotransfer_pl.runs.arms import (
     tasks_of,
 )
 from histotransfer_pl.runs.contrasts import Contrast, planned_contrasts, ranking_contrasts
+from histotransfer_pl.runs.external import read_external
 from histotransfer_pl.runs.results import ArmResult, best_result, evaluate_arms, ranked
 from histotransfer_pl.runs.state import DONE, FAILED, WAITING
 from histotransfer_pl.runs.study import Study
@@ -157,6 +158,7 @@ def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) ->
     best = best_result(results)
     ranking = [] if best is None else ranking_contrasts(results, best.arm)
     curves = depth_curves(results, order, costs)
+    elsewhere = read_external(arms, n_resamples=settings.resamples)
     panels = _panels(results, store, settings) if store is not None and settings.slides else []
     task = arms[0].task
     return TaskSection(
@@ -177,6 +179,7 @@ def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) ->
         costs_note=note,
         evaluation=None if best is None else evaluate(best, name),
         cohort=_cohort(arms, store, cohort, name("splits")),
+        external=external_table(elsewhere, name("external")),
         panels=panels,
         panels_note=_panels_note(panels),
     )

@@ -49,6 +49,7 @@ class TaskSection:
     costs: Table | None = None
     costs_note: str = ""
     evaluation: Evaluation | None = None
+    external: Table | None = None
     cohort: CohortPage | None = None
     panels: Sequence[SlidePanel] = ()
     panels_note: str = ""

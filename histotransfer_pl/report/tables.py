@@ -7,6 +7,7 @@ import pandas as pd
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.runs.contrasts import QUESTIONS, Contrast, differing
 from histotransfer_pl.runs.evaluation import SHOWN
+from histotransfer_pl.runs.external import ExternalResult, external_frame
 from histotransfer_pl.runs.results import ArmResult, ranked, results_frame, span
 
 
@@ -38,6 +39,36 @@ def _cell(result: ArmResult, name: str) -> str:
     if metric.interval is None:
         return f"{metric.value:.3f}\nno interval"
     return span(metric.interval).replace(" [", "\n[")
+
+
+def external_table(results: Sequence[ExternalResult], name: str) -> Table | None:
+    """One row per arm that was tested on another cohort: its trainings alone, and together."""
+    if not results:
+        return None
+    page = pd.DataFrame(
+        [
+            {
+                "Arm": result.arm.label,
+                "AUROC, ensemble of the folds": span(result.slides),
+                "The same, per patient": span(result.patients),
+                "AUROC of single trainings": _range(result.single),
+                "Slides": str(result.arm.n_slides()),
+                "Patients": str(result.arm.n_patients()),
+                "Remark": result.problem,
+            }
+            for result in results
+        ]
+    )
+    frame = external_frame(results)
+    note = (
+        "Slides that no training has seen. The ensemble is the mean of the probabilities that the "
+        "trainings of all folds give; with several seeds the mean over their ensembles."
+    )
+    return Table(name, "Every arm on the slides of another cohort", frame, page, note)
+
+
+def _range(values: Sequence[float]) -> str:
+    return "–" if not values else f"{min(values):.3f} to {max(values):.3f} (n = {len(values)})"
 
 
 def contrasts_table(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table:

@@ -16,7 +16,7 @@ from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.options import options, spell
 
 _NO_FILE = ("default", "random")
-SHOWN = frozenset({"test", "predict", "cost", "similarity", "gain"})
+SHOWN = frozenset({"test", "external", "predict", "cost", "similarity", "gain"})
 """Kinds of steps whose files the report reads."""
 
 
@@ -97,8 +97,8 @@ def cost_step(config: StudyConfig, encoder: EncoderConfig) -> Step:
     """Parameters, speed and memory of an encoder at every depth."""
     table = config.folder / "costs" / f"{encoder.store_name}.csv"
     settings = {"benchmark": [encoder.name], "output": table}
-    if encoder.input_px is not None:
-        settings["input_px"] = encoder.input_px
+    # What the extraction gives to the network: patches as they are, unless they are resized.
+    settings["input_px"] = encoder.input_px or config.grid.patch_px
     return Step(
         name=step_name("cost", encoder.store_name),
         kind="cost",

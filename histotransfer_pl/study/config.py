@@ -158,7 +158,12 @@ class StudyConfig:
         tuning: How.
         folds: Folds of patients.
         seeds: Seeds of each fit.
-        attention: Also write the attention of every patch, for the fits with the first seed.
+        external: Table of another cohort. Every fit of the variant `frozen`, and the ensemble of
+            its folds, is tested on all slides of it that have a label.
+        external_slides: Folder of its slides; not needed when the table has a column `path`.
+        external_slide_mpp: As `slide_mpp`, for its slides.
+        external_store: Store that has its features already; they are extracted when null.
+        attention: Also write the attention of every patch, for every fit.
         costs: Also measure speed and memory of the encoders at their depths.
         similarity: Pairs of encoders to compare by CKA.
         gain: Encoders whose knowledge gain is measured.
@@ -189,6 +194,10 @@ class StudyConfig:
     tuning: Tuning = field(default_factory=Tuning)
     folds: Folds = field(default_factory=Folds)
     seeds: list[int] = field(default_factory=lambda: [0])
+    external: Path | None = None
+    external_slides: Path | None = None
+    external_slide_mpp: float | None = None
+    external_store: Path | None = None
     attention: bool = True
     costs: bool = False
     similarity: list[Pair] = field(default_factory=list)
@@ -199,8 +208,18 @@ class StudyConfig:
     fit_threads: int | None = 1
 
     def __post_init__(self) -> None:
+        if self.study_dir is None and (self.name in ("", ".", "..") or {*"/\\"} & {*self.name}):
+            raise ConfigError(
+                f"name is {self.name!r}, which is no name of a folder in studies/: leave out "
+                "slashes, or give study_dir"
+            )
         if not self.encoders and not self.features:
             raise ConfigError("the study names no encoders and no features: give one of them")
+        if self.external is not None and self.features and self.external_store is None:
+            raise ConfigError(
+                "the study reads features that it does not extract, so external_store must name "
+                "the store that has them for the slides of external"
+            )
         if not self.heads:
             raise ConfigError("the study names no heads: give at least one, with its class_path")
         if not self.seeds or not self.folds.numbers:

@@ -26,6 +26,7 @@ from histotransfer_pl.study.commands import (
 from histotransfer_pl.study.comparisons import gain_steps, similarity_steps
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.depths import requested_depths
+from histotransfer_pl.study.external import external_extractions, external_steps
 from histotransfer_pl.study.heads import check_heads
 from histotransfer_pl.study.options import refuse_owned, require_sections
 from histotransfer_pl.study.tuning import Stage1, tuned_encoders, tuning_steps
@@ -65,6 +66,7 @@ def make_plan(config: StudyConfig) -> Plan:
     features = _stored(config, steps)
     for encoder in config.encoders:
         steps += _extraction(config, encoder, depths, features)
+    steps += external_extractions(config, depths)
     steps += _costs(config, depths)
     stage1: dict[Stage1, Step] = {}
     for step in _runs(config, features, tuned):
@@ -131,7 +133,8 @@ def _runs(
                     fit = fit_step(config, stored, own.factors(stored.weights, "frozen"))
                     yield fit
                     yield test_step(fit)
-                    if own in tuned or (config.attention and seed == config.seeds[0]):
+                    yield from external_steps(config, fit, stored.encoder)
+                    if config.attention or own in tuned:
                         yield predict_step(fit)
 
 

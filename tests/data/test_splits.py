@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,7 +102,7 @@ def test_strange_columns() -> None:
         split_by_column(frame.assign(part=1), "part", 1)
 
 
-def test_a_part_without_a_class_is_refused() -> None:
+def test_a_part_without_a_class_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     frame = cohort(12)
     patients = [f"p{i}" for i in range(12)]
     zeros, ones = patients[::2], patients[1::2]
@@ -111,3 +113,10 @@ def test_a_part_without_a_class_is_refused() -> None:
     split = Split(slides(zeros[:4] + ones), slides(zeros[4:]), [])
     with pytest.raises(SplitError, match="validation part .* has no slide of class '1'"):
         check_split(split, frame)
+    # a block that is left out may hold one class: the folds together have an AUROC
+    tested = Split(slides(zeros[:3] + ones[:3]), slides(zeros[3:4] + ones[3:]), slides(zeros[4:]))
+    with caplog.at_level(logging.WARNING, "histotransfer_pl"):
+        check_split(tested, frame)
+    (record,) = caplog.records
+    assert "the test part" in record.message
+    assert "no AUROC of its own, the report pools the folds" in record.message

@@ -58,10 +58,43 @@ def test_test_repeats_the_settings_of_its_fit(tmp_path: Path) -> None:
         assert words(step)["--data.standardize"] == "true"
 
 
-def test_attention_is_written_for_the_first_seed_only(tmp_path: Path) -> None:
-    seeds = {step.factors["seed"] for step in make_plan(make_config(tmp_path)).of_kind("predict")}
-    assert seeds == {0}
+def test_attention_is_written_for_every_seed(tmp_path: Path) -> None:
+    plan = make_plan(make_config(tmp_path))
+    assert len(plan.of_kind("predict")) == len(plan.of_kind("fit"))
     assert not make_plan(make_config(tmp_path, attention=False)).of_kind("predict")
+
+
+@pytest.mark.parametrize("name", ["../../up", "a/b", "..", "", "a\\b"])
+def test_a_name_that_leaves_the_folder_of_studies_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="no name of a folder in studies/"):
+        make_config(tmp_path, name=name, study_dir=None)
+    assert make_config(tmp_path, name=name).folder == tmp_path / "study"
+
+
+def test_every_fit_is_tested_on_the_other_cohort(tmp_path: Path) -> None:
+    there = {"external": tmp_path / "other.csv", "external_slides": tmp_path / "theirs"}
+    plan = make_plan(make_config(tmp_path, **there, costs=True))
+    steps = plan.of_kind("external")
+    assert len(steps) == len(plan.of_kind("fit"))
+    store = str(tmp_path / "study" / "external" / "store.zarr")
+    for step in steps:
+        extraction, fit = (plan[need] for need in step.needs)
+        assert words(step) == {
+            "--run_dir": words(fit)["--run_dir"],
+            "--data.cohort": str(tmp_path / "other.csv"),
+            "--data.store": store,
+            "--output_dir": words(fit)["--run_dir"] + "/external",
+        }
+        assert step.argv[0] == "test"
+        assert words(extraction)["--data.store"] == store
+        assert words(extraction)["--data.slides"] == str(tmp_path / "theirs")
+    ready = make_plan(make_config(tmp_path, **there, external_store=tmp_path / "s.zarr"))
+    assert {step.needs for step in ready.of_kind("external")} == {
+        (step.name,) for step in ready.of_kind("fit")
+    }
+    assert words(plan.of_kind("cost")[0])["--input_px"] == "224"
+    with pytest.raises(ConfigError, match="external_store must name"):
+        make_config(tmp_path, **there, features=[StoredFeatures("given", "last")])
 
 
 def test_extraction_says_weights_depths_and_how_the_grid_differs(tmp_path: Path) -> None:

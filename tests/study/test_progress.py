@@ -64,7 +64,6 @@ def finished(folder: Path) -> StudyConfig:
         {"slide_mpp": 0.3},
         {"encoders": [replace(ENCODER, weights="w.pt")]},
         {"encoders": [replace(ENCODER, input_px=112)]},
-        {"encoders": [replace(ENCODER, pooling="mean", alias="resnet18")]},
     ],
 )
 def test_other_features_renew_all_that_was_computed_from_them(
