@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from histotransfer_pl.callbacks.feature_writer import Timings
 from histotransfer_pl.data.tile import SlideOutcome
@@ -21,16 +22,17 @@ def print_outcomes(outcomes: Mapping[str, SlideOutcome], title: str) -> None:
     shown = list(outcomes.values())
     if len(shown) > _SHOWN:
         shown = [o for o in shown if o.state not in ("done", "skipped")]
-    table = Table(title=title, title_justify="left")
+    # As plain text: rich would take the slide [b] for bold and :b: for a picture.
+    table = Table(title=Text(title), title_justify="left")
     for name in ("slide", "patches", "seconds", "state", "reason"):
         table.add_column(name, justify="right" if name in ("patches", "seconds") else "left")
     for outcome in shown:
         table.add_row(
-            outcome.slide_id,
+            Text(outcome.slide_id),
             str(outcome.n_patches),
             f"{outcome.seconds:.1f}",
             outcome.state,
-            outcome.reason,
+            Text(outcome.reason),
         )
     console = Console()
     if shown:

@@ -14,7 +14,9 @@ from histotransfer_pl.data.checkup import (
 )
 from histotransfer_pl.data.cohort import (
     SlideEntry,
+    SlideMpp,
     read_cohort,
+    resolve_mpp,
     slides_from_cohort,
     slides_from_folder,
 )
@@ -36,7 +38,7 @@ def _doctor(
     store: Path | None = None,
     encoder: EncoderConfig | None = None,
     grid: GridSettings = GridSettings(),
-    slide_mpp: float | None = None,
+    slide_mpp: SlideMpp = None,
     sample: int = 5,
 ) -> int:
     """Look at slides, labels, weights, space and the store before a long job.
@@ -51,7 +53,7 @@ def _doctor(
         store: Store, which is read whole if it exists.
         encoder: Encoder to build; with slides, time and space are estimated too.
         grid: Patches to count.
-        slide_mpp: Micrometres per pixel of level 0 for slides that know none.
+        slide_mpp: Micrometres per pixel of level 0 for slides that know none, or ``native``.
         sample: Slides to tile for the estimate.
     """
     if slides is None and cohort is None and store is None and encoder is None:
@@ -59,14 +61,15 @@ def _doctor(
     findings: list[Finding] = []
     work: Work | None = None
     readable: set[str] | None = None
-    entries, problems = _entries(slides, cohort)
+    given_mpp = resolve_mpp(slide_mpp, grid.mpp)
+    entries, problems = _entries(slides, cohort, grid)
     findings += problems
     if entries:
-        found, good = check_slides(entries, slide_mpp)
+        found, good = check_slides(entries, grid, given_mpp)
         findings += found
         readable = {entry.slide_id for entry in good}
         if good:
-            found, work = estimate_work(good, grid, sample, slide_mpp)
+            found, work = estimate_work(good, grid, sample, given_mpp)
             findings += found
     if cohort is not None:
         said = {finding.text for finding in problems}  # a table that can't be read fails twice
@@ -79,11 +82,13 @@ def _doctor(
     return _print(findings)
 
 
-def _entries(slides: Path | None, cohort: Path | None) -> tuple[list[SlideEntry], list[Finding]]:
+def _entries(
+    slides: Path | None, cohort: Path | None, grid: GridSettings
+) -> tuple[list[SlideEntry], list[Finding]]:
     """The slides of the folder or the table; a table alone may name no files."""
     try:
         if cohort is not None and (slides is not None or "path" in read_cohort(cohort)):
-            return slides_from_cohort(cohort, slides), []
+            return slides_from_cohort(cohort, slides, grid.mpp), []
         return (slides_from_folder(slides) if slides is not None else []), []
     except CohortError as error:
         return [], [Finding("slides", str(error), problem=True)]

@@ -18,12 +18,13 @@ from histotransfer_pl.data.cohort import (
     require_patients,
     shorten,
 )
-from histotransfer_pl.data.join import clean_labels
+from histotransfer_pl.data.labels import clean_labels
 from histotransfer_pl.data.splits import split_by_seed
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import HistoTransferError, SlideError
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.grid import require_no_enlarging
 from histotransfer_pl.slides.tiling import tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -60,12 +61,13 @@ class Work:
 
 
 def check_slides(
-    entries: Sequence[SlideEntry], slide_mpp: float | None = None
+    entries: Sequence[SlideEntry], grid: GridSettings, slide_mpp: float | None = None
 ) -> tuple[list[Finding], list[SlideEntry]]:
     """Open every slide and read the pixels of its middle.
 
     Args:
         entries: The slides.
+        grid: The patches, for which a slide may be too coarse.
         slide_mpp: Micrometres per pixel for slides that know none.
 
     Returns:
@@ -79,6 +81,7 @@ def check_slides(
             with closing(entry.open(slide_mpp)) as reader:
                 width, height = reader.dimensions_level0
                 reader.read_patch(width // 2, height // 2, 32, reader.mpp)
+                require_no_enlarging(entry.path, reader.mpp, grid)
                 mpps.append(reader.mpp)
         except SlideError as error:
             findings.append(Finding("slides", str(error), problem=True))
@@ -105,10 +108,10 @@ def check_labels(
         frame = read_cohort(cohort)
         require_columns(frame, ["patient_id", target], cohort)
         require_patients(frame, cohort)
+        frame = frame.assign(label=clean_labels(frame[target]))
     except HistoTransferError as error:
         yield Finding("labels", str(error), problem=True)
         return
-    frame = frame.assign(label=clean_labels(frame[target]))
     labelled = frame[frame["label"] != ""]
     if slide_ids is not None:
         lost = sorted(set(labelled["slide_id"]) - slide_ids)

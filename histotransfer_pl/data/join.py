@@ -12,6 +12,7 @@ from histotransfer_pl.data.cohort import (
     require_patients,
     shorten,
 )
+from histotransfer_pl.data.labels import clean_labels, sort_classes
 from histotransfer_pl.errors import CohortError, StoreMismatchError
 from histotransfer_pl.store.joined import Store
 
@@ -64,13 +65,6 @@ class Join:
             if names:
                 lines.append(f"  {len(names)} {reason}: {shorten(names)}")
         return "\n".join(lines)
-
-
-def sort_classes(names: list[str]) -> list[str]:
-    """Classes in a stable order: by value when all are numbers, else by alphabet."""
-    if all(name.lstrip("-").isdigit() for name in names):
-        return sorted(names, key=int)
-    return sorted(names)
 
 
 def join_cohort(
@@ -134,7 +128,7 @@ def join_unlabelled(cohort: Path | None, store: Store, arrays: Sequence[str], ta
     else:
         table = read_cohort(cohort)
     label = clean_labels(table[target]) if target in table else ""
-    patient = clean_labels(table["patient_id"]) if "patient_id" in table else ""
+    patient = table["patient_id"].fillna("") if "patient_id" in table else ""
     return _join(table.assign(label=label, patient_id=patient), store, arrays, ())
 
 
@@ -170,10 +164,3 @@ def _refuse_absent(store: Store, arrays: Sequence[str], slide_ids: Sequence[str]
         f"{store.location} has no {' and '.join(arrays)}; it has {listed or 'no features yet'}; "
         "choose one of these, or run extract"
     )
-
-
-def clean_labels(values: pd.Series) -> "pd.Series[str]":
-    """Labels as words: 1.0, which pandas makes of 1 beside an empty field, is the class 1."""
-    if pd.api.types.is_float_dtype(values) and (values.dropna() % 1 == 0).all():
-        values = values.astype("Int64")
-    return values.astype("string").str.strip().fillna("").astype(str)

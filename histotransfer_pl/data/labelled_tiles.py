@@ -18,7 +18,7 @@ from histotransfer_pl.data.cohort import (
     shorten,
     slides_from_folder,
 )
-from histotransfer_pl.data.join import sort_classes
+from histotransfer_pl.data.labels import sort_classes
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError
 from histotransfer_pl.slides.reader import SlideReader, open_slide
 

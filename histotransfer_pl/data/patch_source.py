@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from histotransfer_pl.data.patch_blocks import Blocks, plan_blocks
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.grid import patch_size_level0
+from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName, SlideReader, open_slide
 from histotransfer_pl.slides.tiled_file import spent
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -67,14 +68,20 @@ class PatchSource:
         store: Store with the coordinates.
         settings: The grid.
         reader: Who reads the pixels; see ``ReaderName``.
+        memory_gib: Memory that one step of reading a slide may take.
     """
 
     def __init__(
-        self, store: FeatureStore, settings: GridSettings, reader: ReaderName = "auto"
+        self,
+        store: FeatureStore,
+        settings: GridSettings,
+        reader: ReaderName = "auto",
+        memory_gib: float = SLIDE_MEMORY_GIB,
     ) -> None:
         self.store = store
         self.settings = settings
         self.reader: ReaderName = reader
+        self.memory_gib = memory_gib
         self._open: OrderedDict[str, _OpenSlide] = OrderedDict()
 
     def read_into(
@@ -124,7 +131,7 @@ class PatchSource:
     def _opened(self, slide: SlideFile) -> _OpenSlide:
         found = self._open.get(slide.slide_id)
         if found is None:
-            reader = open_slide(slide.path, slide.mpp, self.reader)
+            reader = open_slide(slide.path, slide.mpp, self.reader, self.memory_gib)
             coords = self.store.slide(slide.slide_id).coords()
             # Two threads may open the same slide at once; the first one stays.
             found = self._open.setdefault(slide.slide_id, _OpenSlide(reader, coords))

@@ -17,6 +17,7 @@ from histotransfer_pl.data.patch_batch import PatchBatch, Work, wanted_arrays
 from histotransfer_pl.data.patch_source import PatchSource, ReadCost, stall_reason
 from histotransfer_pl.errors import SlideError, StoreError
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -54,6 +55,7 @@ class PatchDataset(IterableDataset[PatchBatch]):
         ahead: Batches read ahead of the encoder.
         reader: Who reads the pixels; see ``ReaderName``.
         timeout_s: Seconds after which a slide that gives nothing is given up.
+        memory_gib: Memory that one step of reading a slide may take.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class PatchDataset(IterableDataset[PatchBatch]):
         ahead: int,
         reader: ReaderName = "auto",
         timeout_s: float = 300.0,
+        memory_gib: float = SLIDE_MEMORY_GIB,
     ) -> None:
         self.store = store
         self.work = work
@@ -75,6 +78,7 @@ class PatchDataset(IterableDataset[PatchBatch]):
         self.ahead = ahead
         self.reader: ReaderName = reader
         self.timeout_s = timeout_s
+        self.memory_gib = memory_gib
 
     @override
     def __iter__(self) -> Generator[PatchBatch, None, None]:
@@ -115,7 +119,7 @@ class _Reading:
 
     def __init__(self, data: PatchDataset) -> None:
         self._data = data
-        self._source = PatchSource(data.store, data.settings, data.reader)
+        self._source = PatchSource(data.store, data.settings, data.reader, data.memory_gib)
         self._lost: set[int] = set()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []

@@ -10,7 +10,13 @@ import torch
 from lightning import LightningDataModule
 from typing_extensions import override
 
-from histotransfer_pl.data.cohort import SlideEntry, slides_from_cohort, slides_from_folder
+from histotransfer_pl.data.cohort import (
+    SlideEntry,
+    SlideMpp,
+    resolve_mpp,
+    slides_from_cohort,
+    slides_from_folder,
+)
 from histotransfer_pl.data.cores import available_cores
 from histotransfer_pl.data.patch_batch import PatchBatch, Work
 from histotransfer_pl.data.patch_feed import Batches, DeviceFeed, PoolBatches
@@ -20,6 +26,7 @@ from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.data.tile import SlideOutcome, TileJob, require_outlines, tile_all
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -45,7 +52,8 @@ class PatchDataModule(LightningDataModule):
         cohort: CSV table with ``slide_id`` and optionally ``path`` and ``mpp``; without it every
             slide of the folder is read.
         grid: Patch size, resolution, overlap and tissue settings; one grid a store.
-        slide_mpp: Micrometres per pixel of level 0 for slides whose file does not say it.
+        slide_mpp: Micrometres per pixel of level 0 for slides whose file does not say it;
+            ``native`` reads these in their own pixels, as if they had the patches' resolution.
         masks: Folder of ``<slide_id>.geojson`` tissue outlines that replace the detection.
         qc: Draw a thumbnail with tissue outline and grid of each slide, in ``<store>_qc``.
         batch_size: Patches of a batch; by default 256 on a GPU and 32 on the CPU.
@@ -56,6 +64,8 @@ class PatchDataModule(LightningDataModule):
         timeout_s: Seconds after which a slide that gives nothing is left out, and named.
         reader: ``auto`` decodes the tiles of plain TIFF and SVS files directly, with OpenSlide's
             pixels, and leaves the rest to OpenSlide; ``openslide`` and ``direct`` insist on one.
+        slide_memory_gib: Memory that one step of reading a slide may take; a slide that needs
+            more is reported and left out.
     """
 
     def __init__(
@@ -64,7 +74,7 @@ class PatchDataModule(LightningDataModule):
         slides: Path | None = None,
         cohort: Path | None = None,
         grid: GridSettings = GridSettings(),
-        slide_mpp: float | None = None,
+        slide_mpp: SlideMpp = None,
         masks: Path | None = None,
         qc: bool = True,
         batch_size: int | None = None,
@@ -72,6 +82,7 @@ class PatchDataModule(LightningDataModule):
         threads: int | None = None,
         timeout_s: float = 300.0,
         reader: ReaderName = "auto",
+        slide_memory_gib: float = SLIDE_MEMORY_GIB,
     ) -> None:
         super().__init__()
         # One process of the whole job tiles: all nodes see the same store.
@@ -90,7 +101,7 @@ class PatchDataModule(LightningDataModule):
         self.slides = slides
         self.cohort = cohort
         self.grid = grid
-        self.slide_mpp = slide_mpp
+        self.slide_mpp = resolve_mpp(slide_mpp, grid.mpp)
         self.masks = masks
         self.qc = qc
         self.batch_size = batch_size
@@ -99,6 +110,7 @@ class PatchDataModule(LightningDataModule):
         self.timeout_s = timeout_s
         self.reader: ReaderName = reader
         self.feed: PatchFeed | None = None
+        self.slide_memory_gib = slide_memory_gib
         self.outcomes: dict[str, SlideOutcome] = {}
         self.work: list[Work] = []
         self._opened: FeatureStore | None = None
@@ -119,7 +131,7 @@ class PatchDataModule(LightningDataModule):
     def entries(self) -> list[SlideEntry]:
         """The slides asked for."""
         if self.cohort is not None:
-            return slides_from_cohort(self.cohort, self.slides)
+            return slides_from_cohort(self.cohort, self.slides, self.grid.mpp)
         return slides_from_folder(Path(str(self.slides)))
 
     @override
@@ -128,7 +140,13 @@ class PatchDataModule(LightningDataModule):
         self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
         self._closing.enter_context(self.store.writing())
         job = TileJob(
-            self.store, self.grid, self.slide_mpp, self.qc_folder, self.masks, self.reader
+            self.store,
+            self.grid,
+            self.slide_mpp,
+            self.qc_folder,
+            self.masks,
+            self.reader,
+            self.slide_memory_gib,
         )
         entries = self.entries()
         if self.masks is not None:
@@ -258,7 +276,7 @@ class PatchFeed:
     def _readers(self) -> Batches:
         data, reading = self.data, self.reading
         if reading.workers and data.work:
-            source = PatchSource(data.store, data.grid, data.reader)
+            source = PatchSource(data.store, data.grid, data.reader, data.slide_memory_gib)
             try:
                 pool = ReaderPool(source, reading.workers, data.timeout_s)
             except OSError as error:
@@ -280,6 +298,7 @@ class PatchFeed:
             reading.threads,
             ahead=2 * reading.threads,
             reader=data.reader,
+            memory_gib=data.slide_memory_gib,
             timeout_s=data.timeout_s,
         )
 

@@ -7,15 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
+from histotransfer_pl.records.files import replacing
 from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.slides.files import fingerprint
-from histotransfer_pl.slides.qc import draw_qc, sharp_thumbnail
+from histotransfer_pl.slides.files import fingerprint, look_alike
+from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB, slide_errors
+from histotransfer_pl.slides.qc import draw_qc, is_whole_png, sharp_thumbnail
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.slides.tiling import TiledSlide, tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -57,6 +62,7 @@ class TileJob:
         qc_folder: Where thumbnails with tissue outline and grid go; None draws none.
         masks: Folder of ``<slide_id>.geojson`` tissue outlines that replace the detection.
         reader: Who reads the pixels; see ``ReaderName``.
+        memory_gib: Memory that one step of reading a slide may take.
     """
 
     store: FeatureStore
@@ -65,6 +71,7 @@ class TileJob:
     qc_folder: Path | None = None
     masks: Path | None = None
     reader: ReaderName = "auto"
+    memory_gib: float = SLIDE_MEMORY_GIB
 
     def run(self, entry: SlideEntry) -> SlideOutcome:
         """Tile one slide; a slide that cannot be read is an outcome, not an error."""
@@ -77,30 +84,59 @@ class TileJob:
         return outcome
 
     def _tile(self, entry: SlideEntry) -> SlideOutcome:
+        entry.require_sound()
         if entry.slide_id in self.store:
             return self._known(entry)
-        mark = fingerprint(entry.path)
-        with closing(entry.open(self.slide_mpp, self.reader)) as reader:
+        with slide_errors(entry.path):
+            mark = fingerprint(entry.path)
             outline = self._outline(entry.slide_id)
-            tiled = tile_slide(reader, self.settings, outline)
-            shown = None if self.qc_folder is None else sharp_thumbnail(reader)
-        attributes = self._attributes(entry, tiled, mark, outline)
+            tiled, shown = self._read(entry, outline)
+            attributes = self._attributes(entry, tiled, mark, outline)
         n = len(tiled.coords)
         self.store.add_slide(entry.slide_id, tiled.coords, n, attributes)
-        if self.qc_folder is not None:
-            self.qc_folder.mkdir(parents=True, exist_ok=True)
-            picture = self.qc_folder / f"{encode_key(entry.slide_id)}.png"
-            draw_qc(tiled, entry.slide_id, shown).save(picture)
+        self._draw(entry, tiled, shown)
         return SlideOutcome(entry.slide_id, "done" if n else "no tissue", n, reason=tiled.reason)
+
+    def _read(
+        self, entry: SlideEntry, outline: Path | None
+    ) -> tuple[TiledSlide, NDArray[np.uint8] | None]:
+        """The patches of a slide, and the slide as its picture shows it."""
+        with closing(entry.open(self.slide_mpp, self.reader, self.memory_gib)) as reader:
+            tiled = tile_slide(reader, self.settings, outline)
+            return tiled, None if self.qc_folder is None else sharp_thumbnail(reader)
 
     def _known(self, entry: SlideEntry) -> SlideOutcome:
         """A slide of the store; file, resolution and outline must be those it was tiled with."""
         slide = self.store.slide(entry.slide_id)
         check_unmoved(entry.path, slide.attributes)
         self._check_same(entry, slide.attributes)
+        if self.qc_folder is not None and not is_whole_png(self._picture(entry)):
+            self._draw_again(entry, slide.coords())
         reason = str(slide.attributes.get("reason", ""))
         state: State = "skipped" if slide.n_patches else "no tissue"
         return SlideOutcome(entry.slide_id, state, slide.n_patches, reason=reason)
+
+    def _draw_again(self, entry: SlideEntry, coords: NDArray[np.int32]) -> None:
+        """The picture of a slide that was tiled before, with the patches that the store has."""
+        try:
+            tiled, shown = self._read(entry, self._outline(entry.slide_id))
+        except SlideError as error:
+            _log.warning("%s: its picture cannot be drawn: %s", entry.slide_id, error)
+        else:
+            self._draw(entry, replace(tiled, coords=coords), shown)
+
+    def _draw(self, entry: SlideEntry, tiled: TiledSlide, shown: NDArray[np.uint8] | None) -> None:
+        """Write the slide's picture, whole or not at all; the next run draws what is missing."""
+        if self.qc_folder is None:
+            return
+        try:
+            with replacing(self._picture(entry)) as aside:
+                draw_qc(tiled, entry.slide_id, shown).save(aside, "PNG")
+        except OSError as error:
+            _log.warning("%s: its picture cannot be written: %s", entry.slide_id, error)
+
+    def _picture(self, entry: SlideEntry) -> Path:
+        return Path(str(self.qc_folder)) / f"{encode_key(entry.slide_id)}.png"
 
     def _check_same(self, entry: SlideEntry, stored: dict[str, Any]) -> None:
         mpp = entry.mpp
@@ -142,7 +178,7 @@ class TileJob:
 def find_outline(masks: Path, slide_id: str) -> Path | None:
     """The tissue outline of a slide: a GeoJSON file of its name, or of the name's key."""
     names = [slide_id] if Path(slide_id).name == slide_id else []
-    paths = [masks / f"{name}.geojson" for name in (*names, encode_key(slide_id))]
+    paths = [look_alike(masks / f"{name}.geojson") for name in (*names, encode_key(slide_id))]
     return next((path for path in paths if path.is_file()), None)
 
 

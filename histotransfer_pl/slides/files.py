@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from unicodedata import normalize
 
 from openslide import OpenSlide, OpenSlideError
 
@@ -57,6 +58,30 @@ def find_slides(folder: str | Path, recursive: bool = False) -> list[Path]:
             series.add(name)
         found.append(path)
     return found
+
+
+def look_alike(path: Path) -> Path:
+    """The file whose name differs only in how Unicode spells accented letters, else the path.
+
+    macOS takes a letter and its accent apart (NFD), most tables hold them as one (NFC).
+    """
+    if str(path).isascii() or exists(path):
+        return path
+    parent = path.parent if exists(path.parent) else look_alike(path.parent)
+    name = normalize("NFC", path.name)
+    try:
+        same = (item for item in parent.iterdir() if normalize("NFC", item.name) == name)
+        return next(same, path)
+    except OSError:
+        return path  # whoever reads it will say why it cannot be
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file; no file has a name that the system refuses."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _dicom_series(path: Path) -> str | None:

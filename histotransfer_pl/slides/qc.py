@@ -1,5 +1,8 @@
 """The picture by which one sees whether a slide was tiled as it should be."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -16,6 +19,17 @@ _INK = (17, 24, 39)
 _PAPER = (255, 255, 255)
 _EDGE_PX = 12
 _FONT_PX = 20
+_PNG_END = b"\0\0\0\0IEND\xaeB\x60\x82"
+
+
+def is_whole_png(path: Path) -> bool:
+    """Whether a picture is there to its end; a kill or a full disk leaves a part."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return file.read() == _PNG_END
+    except OSError:
+        return False
 
 
 def sharp_thumbnail(reader: SlideReader) -> NDArray[np.uint8]:
