@@ -56,7 +56,7 @@ def describe_cohort(
         join = join_cohort(
             cohort,
             store,
-            feature_path(features.store_name, features.depths[0]),
+            [feature_path(features.store_name, depth) for depth in features.depths],
             str(data["target"]),
             (str(column),) if column else (),
             strict=False,

@@ -27,6 +27,7 @@ _UNITS = {
     "patches_per_s": "more is cheaper",
 }
 _MAX_CURVES = len(COLOURS)
+_LONG_NAME = 45
 _BACKGROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5}
 
 
@@ -143,8 +144,10 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
     chance = Line2D([], [], color="#6b7280", linestyle=":", label="chance")
     ring = Line2D([], [], color=SWEET, marker="o", markersize=10, fillstyle="none",
                   linestyle="none", label="sweet spot")  # fmt: skip
-    figure.legend([*handles, chance, ring], [*labels, "chance", "sweet spot"],
-                  loc="outside upper left", ncols=2, fontsize=8.5)  # fmt: skip
+    names = [*labels, "chance", "sweet spot"]
+    columns = 2 if max(map(len, names)) < _LONG_NAME else 1
+    figure.legend([*handles, chance, ring], names, loc="outside upper left", ncols=columns,
+                  fontsize=8.5)  # fmt: skip
 
 
 def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
@@ -203,7 +206,7 @@ def _draw_curve(axis: Axes, curve: DepthCurve, x: np.ndarray, number: int) -> No
     )  # fmt: skip
     if curve.sweet is not None and np.isfinite(x[curve.sweet]):
         axis.plot(x[curve.sweet], y[curve.sweet], "o", markersize=14, fillstyle="none",
-                  color=SWEET, markeredgewidth=2)  # fmt: skip
+                  color=SWEET, markeredgewidth=2, clip_on=False)  # fmt: skip
 
 
 def _describe(curve: DepthCurve) -> str:

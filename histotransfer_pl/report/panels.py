@@ -144,12 +144,13 @@ def _draw(
     low, high = float(relative.min()), float(relative.max())
     rows = highest(weights, top_k) if high - low > _ALIKE else np.empty(0, np.int64)  # (k,)
     slide_id, verdict, run = words
+    letters_px = max(11, round(min(thumbnail.shape[:2]) / 18))  # the page shows it small
     title = SlideWords(slide_id, Path(run).name, verdict)
     return SlidePanel(
         *words,
         size=f"{width:.1f} × {height:.1f} mm, {len(coords)} patches",
-        thumbnail=_encoded(draw_scale_bar(Image.fromarray(thumbnail), mpp)),
-        overlay=_encoded(draw_scale_bar(Image.fromarray(overlay), mpp)),
+        thumbnail=_encoded(draw_scale_bar(Image.fromarray(thumbnail), mpp, letters_px)),
+        overlay=_encoded(draw_scale_bar(Image.fromarray(overlay), mpp, letters_px)),
         extent=f"{low:.2g}× to {high:.2g}×" if high - low > _ALIKE else "",
         gallery=tuple(_gallery(reader, store, coords[rows], relative[rows])),
         figure=attention_figure(thumbnail, overlay, mpp, title, encode_key(slide_id)),
@@ -173,7 +174,7 @@ def _gallery(
         image = draw_scale_bar(image, grid.mpp * grid.patch_px / _PATCH_PX, text_px=22)
         alt = f"Patch number {place + 1} by attention, at level-0 pixel {x}, {y}"
         source = _encoded(image)
-        patches.append(GalleryPatch(source, alt, f"{value:.2g}× at ({x}, {y})"))
+        patches.append(GalleryPatch(source, alt, f"{value:.2g}× at ({x}, {y}) px"))
     return patches
 
 

@@ -102,7 +102,7 @@ def test_no_patches_are_shown_of_a_head_that_weighs_all_alike(
 def test_the_gallery_begins_with_the_patch_of_most_attention(run: Run, store: FeatureStore) -> None:
     panel = next(p for p in slide_panels(run, store, 4, 3) if p.slide_id == "b")
     assert len(panel.gallery) == 3
-    assert panel.gallery[0].caption == f"9.4× at ({2 * SIDE}, {SIDE})"
+    assert panel.gallery[0].caption == f"9.4× at ({2 * SIDE}, {SIDE}) px"
     np.testing.assert_allclose(pixels_of(panel.gallery[0].source)[:150], 120, atol=2)
     np.testing.assert_allclose(pixels_of(panel.gallery[1].source)[:150], 0, atol=2)
 
