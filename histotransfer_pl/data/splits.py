@@ -3,7 +3,10 @@
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
 from histotransfer_pl.data.cohort import shorten
@@ -61,15 +64,48 @@ def split_by_seed(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Sp
     Raises:
         SplitError: If the folds cannot be made.
     """
+    _require_patients(frame, n_folds)
+    return _cut(frame, "patient_id", fold, n_folds, seed)
+
+
+def split_by_site(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Split:
+    """Cut sites into folds, so that no site has slides in two parts (Howard et al. 2021).
+
+    With as many folds as sites each site is the test part once: leave-site-out. Sites that share
+    a patient stay together. Classes are balanced as far as whole sites allow.
+
+    Args:
+        frame: As for `split_by_seed`, with a column ``site``.
+        fold: Which fold is the test part, from 0.
+        n_folds: Number of folds, at least 3 and at most the number of sites.
+        seed: Seed of the shuffle.
+
+    Raises:
+        SplitError: If a slide has no site, or the folds cannot be made.
+    """
+    if frame["site"].isna().any():
+        nameless = frame.loc[frame["site"].isna(), "slide_id"].tolist()
+        raise SplitError(f"no site for {shorten(nameless)}: fill in the column or drop the slides")
+    together = frame.assign(group=_linked(frame["site"], frame["patient_id"]))
+    count = together["group"].nunique()
+    if count < n_folds:
+        linked = "" if count == frame["site"].nunique() else " without a patient in common"
+        raise SplitError(
+            f"{count} site(s){linked}, but {n_folds} folds that keep sites apart need as many: "
+            "lower n_folds (at least 3), or split by patient"
+        )
+    return _cut(together, "group", fold, n_folds, seed)
+
+
+def _cut(frame: pd.DataFrame, group: str, fold: int, n_folds: int, seed: int) -> Split:
     if n_folds < 3:
         raise SplitError(f"n_folds is {n_folds}; train, validation and test need at least 3 folds")
     if not 0 <= fold < n_folds:
         raise SplitError(f"fold is {fold}; with n_folds {n_folds} it runs from 0 to {n_folds - 1}")
-    _require_patients(frame, n_folds)
     # The order of the rows must not matter: the same slides give the same folds.
     frame = frame.sort_values("slide_id", ignore_index=True)
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
-        frame, frame["label"], frame["patient_id"]
+        frame, frame["label"], frame[group]
     )
     members = [frame["slide_id"].iloc[rows].tolist() for _, rows in folds]
     validation = (fold + 1) % n_folds
@@ -153,6 +189,15 @@ def check_split(split: Split, frame: pd.DataFrame) -> None:
             raise SplitError(f"{found}; use fewer folds or another split_seed")
         # As when single blocks are left out: the folds together can be ranked.
         _log.warning(f"{found}: it has no AUROC of its own, the report pools the folds")
+
+
+def _linked(sites: pd.Series, patients: pd.Series) -> "np.ndarray":
+    """A number per slide, equal for sites that a chain of patients links, (S,)."""
+    site, patient = (pd.factorize(column)[0] for column in (sites, patients))
+    n_sites = int(site.max()) + 1
+    size = n_sites + int(patient.max()) + 1
+    edges = coo_array((np.ones(len(site)), (site, patient + n_sites)), shape=(size, size))
+    return np.asarray(connected_components(edges, directed=False)[1][site])
 
 
 def _require_patients(frame: pd.DataFrame, n_folds: int) -> None:

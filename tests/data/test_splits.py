@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotransfer_pl.data.splits import Split, check_split, split_by_column, split_by_seed
+from histotransfer_pl.data.splits import (
+    Split,
+    check_split,
+    split_by_column,
+    split_by_seed,
+    split_by_site,
+)
 from histotransfer_pl.errors import SplitError
 
 
@@ -120,3 +126,59 @@ def test_a_part_without_a_class_is_refused(caplog: pytest.LogCaptureFixture) -> 
     (record,) = caplog.records
     assert "the test part" in record.message
     assert "no AUROC of its own, the report pools the folds" in record.message
+
+
+def at_sites(n_sites: int = 6, seed: int = 0) -> pd.DataFrame:
+    frame = cohort(60, seed)
+    number = frame["patient_id"].str[1:].astype(int)
+    return frame.assign(site=[f"h{n // 2 % n_sites}" for n in number])
+
+
+@pytest.mark.parametrize(("n_sites", "n_folds"), [(6, 3), (6, 6), (3, 3)])
+def test_no_site_is_in_two_parts(n_sites: int, n_folds: int) -> None:
+    frame = at_sites(n_sites)
+    site = dict(zip(frame["slide_id"], frame["site"], strict=True))
+    tested: list[str] = []
+    for fold in range(n_folds):
+        split = split_by_site(frame, fold, n_folds, 0)
+        parts = [{site[s] for s in part} for part in (split.train, split.validation, split.test)]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == n_sites
+        assert split == split_by_site(frame.sample(frac=1, random_state=1), fold, n_folds, 0)
+        tested += split.test
+    assert sorted(tested) == sorted(frame["slide_id"])
+
+
+def test_as_many_folds_as_sites_leave_one_site_out() -> None:
+    frame = at_sites(4)
+    site = dict(zip(frame["slide_id"], frame["site"], strict=True))
+    left_out = [{site[s] for s in split_by_site(frame, fold, 4, 0).test} for fold in range(4)]
+    assert sorted(left_out, key=min) == [{"h0"}, {"h1"}, {"h2"}, {"h3"}]
+
+
+def test_sites_that_share_a_patient_stay_together() -> None:
+    frame = at_sites(4)
+    frame.loc[frame["patient_id"] == "p1", "site"] = ["h0", "h1", "h1"][
+        : (frame["patient_id"] == "p1").sum()
+    ]
+    extra = pd.DataFrame({"slide_id": ["x"], "patient_id": ["p2"], "label": "0", "site": ["h0"]})
+    frame = pd.concat([frame, extra], ignore_index=True)  # p2 belongs to h1
+    site = dict(zip(frame["slide_id"], frame["site"], strict=True))
+    for fold in range(3):
+        split = split_by_site(frame, fold, 3, 0)
+        for part in (split.train, split.validation, split.test):
+            assert len({"h0", "h1"} & {site[s] for s in part}) in (0, 2)
+    with pytest.raises(SplitError, match=r"3 site\(s\) without a patient in common, but 4 folds"):
+        split_by_site(frame, 0, 4, 0)
+
+
+def test_sites_that_cannot_be_kept_apart_are_named() -> None:
+    with pytest.raises(SplitError, match=r"1 site\(s\), but 3 folds that keep sites apart"):
+        split_by_site(at_sites(1), 0, 3, 0)
+    frame = at_sites()
+    frame.loc[3, "site"] = None
+    with pytest.raises(SplitError, match="no site for '"):
+        split_by_site(frame, 0, 3, 0)
+    alone = at_sites(3)
+    alone["label"] = (alone["site"] == "h0").astype(int).astype(str)
+    with pytest.raises(SplitError, match="has no slide of class '1'"):
+        split_by_site(alone, 0, 3, 0)
