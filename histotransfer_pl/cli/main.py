@@ -21,6 +21,8 @@ _VERBS: dict[str, tuple[str, str]] = {
     "test": ("network:run", "metrics of the test part"),
     "select": ("select:select", "attention of a run -> the patches of each slide to tune on"),
     "predict": ("network:run", "predictions and attention of every slide"),
+    "package": ("model:package", "a run -> one model file"),
+    "apply": ("model:apply", "a model, or several, on new slides: predictions, attention, a page"),
     "report": ("report:report", "finished runs -> one HTML page, tables, figures"),
     "export": ("export:export", "attention -> QuPath GeoJSON and PNG; features -> HDF5"),
     "import": ("files:import_bags", "plain arrays -> a store"),

@@ -29,7 +29,7 @@ from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.run import RunRecord
-from histotransfer_pl.tasks.checkpoints import read_checkpoint, read_record
+from histotransfer_pl.runs.checkpoints import read_checkpoint, read_record
 from histotransfer_pl.tasks.extract import FeatureExtractor, default_precision
 from histotransfer_pl.tasks.mil import AttentionMIL
 

@@ -12,6 +12,7 @@ from histotransfer_pl.data.patch_batch import PatchBatch
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.attributes import ENCODER
 from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
@@ -79,6 +80,7 @@ class FeatureExtractor(LightningModule):
         return {
             feature_path(item.name, depth): {
                 **array_facts(item),
+                ENCODER: item.spec.to_json(),
                 "encoder": item.name,
                 "depth": depth,
                 "precision": precision,

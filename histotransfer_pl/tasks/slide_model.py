@@ -22,7 +22,7 @@ from histotransfer_pl.models.heads import AttentionHead, MILHead, MILOutput
 from histotransfer_pl.models.pooling import segment_mean
 from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
 from histotransfer_pl.records.run import RunRecord, TargetSpec
-from histotransfer_pl.tasks.checkpoints import RECORD, VERSION, check_record, read_record
+from histotransfer_pl.runs.checkpoints import RECORD, VERSION, check_record, read_record
 from histotransfer_pl.tasks.metrics import Predictions, SlidePredictions, slide_metrics
 
 HeadCallable = Callable[[int, int], MILHead]

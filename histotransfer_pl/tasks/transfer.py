@@ -9,7 +9,7 @@ from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import MILHead
 from histotransfer_pl.records.files import sha256_of
 from histotransfer_pl.records.run import RunRecord
-from histotransfer_pl.tasks.checkpoints import check_record, read_checkpoint, read_record
+from histotransfer_pl.runs.checkpoints import check_record, read_checkpoint, read_record
 
 _HEAD = "head."
 

@@ -1,0 +1,158 @@
+"""A trained model: features in, probabilities and attention out; no trainer, store or cohort."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.models.build import build_head
+from histotransfer_pl.models.heads import MILHead
+from histotransfer_pl.records.run import RunRecord
+
+_HEAD, _ENCODER = "head.", "encoder."
+
+
+class SlideResult(NamedTuple):
+    """What a model says of one slide.
+
+    Attributes:
+        probabilities: (C,) float64, in the order of the classes.
+        attention: (N,) float32, sums to one.
+        attention_logits: (N,) float32, before the softmax.
+    """
+
+    probabilities: NDArray[np.float64]
+    attention: NDArray[np.float32]
+    attention_logits: NDArray[np.float32]
+
+
+@dataclass(eq=False)
+class SlideClassifier:
+    """A head with the scaling of its features, and what it knows of its training.
+
+    Attributes:
+        name: Where it came from, for messages.
+        id: Hash of the checkpoint; the identity of the run.
+        record: Features, classes, grid and head.
+        head: The network on the bag.
+        mean: Mean (D,) to standardise features with; (0,) for none.
+        deviation: Deviation (D,), likewise.
+        encoder: Weights of the encoder by the network's own names; None where they must not be
+            copied.
+        facts: What else the model file says: licence, where to get weights, the model card.
+        knows_patient: Whether a patient was trained or validated on.
+
+    Example:
+        >>> model = load_model("model.safetensors")  # doctest: +SKIP
+        >>> model.predict(features).probabilities  # doctest: +SKIP
+        array([0.12, 0.88])
+    """
+
+    name: str
+    id: str
+    record: RunRecord
+    head: MILHead
+    mean: Tensor
+    deviation: Tensor
+    encoder: Mapping[str, Tensor] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    knows_patient: Callable[[str], bool] = lambda patient: False
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes in the order of the probabilities."""
+        return self.record.target.classes
+
+    @torch.inference_mode()
+    def predict(self, features: ArrayLike | Tensor) -> SlideResult:
+        """Probabilities and attention of one slide.
+
+        Args:
+            features: (N, D) features of its patches, as the encoder of the record gives them.
+
+        Raises:
+            ConfigError: Features of another width, no patches, or values that are not finite.
+        """
+        bag = torch.as_tensor(
+            np.asarray(features) if not isinstance(features, Tensor) else features
+        )
+        width = self.record.features.width
+        if bag.ndim != 2 or bag.shape[1] != width or not len(bag):
+            raise ConfigError(
+                f"features of shape {tuple(bag.shape)}, expected (patches, {width}) with at least "
+                f"one patch: {self.name} reads {self.features_in_words()}"
+            )
+        bag = bag.float()  # (N, D)
+        if len(self.mean):
+            bag = (bag - self.mean) / self.deviation  # (N, D)
+        output = self.head.eval()(bag, torch.tensor([len(bag)]))
+        logits = output.attention if output.attention_logits is None else output.attention_logits
+        if not output.logits.isfinite().all():
+            raise ConfigError("the features hold NaN or infinite values: extract this slide again")
+        return SlideResult(
+            output.logits[0].float().softmax(-1).double().numpy(),
+            output.attention.float().numpy(),
+            logits.float().numpy(),
+        )
+
+    def features_in_words(self) -> str:
+        """Encoder and depth, for messages."""
+        features = self.record.features
+        return f"{features.encoder.name} at {', '.join(features.depths)}"
+
+
+def classifier_from_state(
+    name: str,
+    run_id: str,
+    record: RunRecord,
+    state: Mapping[str, Tensor],
+    *,
+    allow_foreign: bool = False,
+) -> SlideClassifier:
+    """The model of a state dict, of a checkpoint or a model file.
+
+    Args:
+        name: Where it came from.
+        run_id: Hash of the checkpoint.
+        record: What it says of itself.
+        state: Its tensors.
+        allow_foreign: Whether a head of another package may be imported.
+
+    Raises:
+        ConfigError: The tensors are not those of the head.
+    """
+    head = build_head(record.head, allow_foreign=allow_foreign)(
+        record.features.width, len(record.target.classes)
+    )
+    own = {k.removeprefix(_HEAD): v for k, v in state.items() if k.startswith(_HEAD)}
+    try:
+        head.load_state_dict(own)
+    except RuntimeError as error:
+        raise ConfigError(f"{name} does not hold the head that it names: {error}") from error
+    weights = {k.removeprefix(_ENCODER): v for k, v in state.items() if k.startswith(_ENCODER)}
+    seen = frozenset({*record.train_patients, *record.validation_patients})
+    return SlideClassifier(
+        name,
+        run_id,
+        record,
+        head.eval(),
+        state["feature_mean"],
+        state["feature_deviation"],
+        weights or None,
+        knows_patient=lambda patient: patient in seen,
+    )
+
+
+def without_patients(record: RunRecord) -> RunRecord:
+    """The record as it may leave the house: who was trained on is told by hashes only."""
+    tuned = record.features.tuned_on
+    features = record.features
+    if tuned is not None:
+        bare = replace(tuned, train_patients=(), validation_patients=())
+        features = replace(features, tuned_on=bare)
+    return replace(record, features=features, train_patients=(), validation_patients=())
