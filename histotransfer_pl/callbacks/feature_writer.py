@@ -272,12 +272,14 @@ class FeatureWriter(Callback):
         )
 
     def _check_present(self) -> None:
-        """Features that exist must be the ones that would be written."""
+        """Features that exist, or that another shard has begun, must be as they would be here."""
         for entry in self._data.entries():
             if entry.slide_id in self._data.store:
                 slide = self._data.store.slide(entry.slide_id)
                 for name, expected in self._binding.items():
                     slide.matches(name, expected)
+        for name, expected in self._binding.items():
+            self._data.store.declare(name, expected)
 
     def _gather(self, trainer: Trainer) -> None:
         """Join the outcomes of all ranks with those of tiling."""

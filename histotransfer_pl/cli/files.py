@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.callbacks.summary import print_outcomes
 from histotransfer_pl.cli.network import SLIDES_FAILED
-from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.cli.parser import FileParser, spell_out_shard
 from histotransfer_pl.data.mosaic import lay_out_tiles
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import CohortError, ConfigError
@@ -45,7 +45,7 @@ def tile(arguments: list[str]) -> int:
     )
     parser.add_argument("--config", action="config", help="YAML file with the settings below.")
     parser.add_class_arguments(PatchDataModule, "data")
-    config = parser.parse_args(arguments)
+    config = parser.parse_args(spell_out_shard(arguments))
     data: PatchDataModule = parser.instantiate_classes(config).data
     try:
         data.prepare_data()
@@ -228,17 +228,21 @@ def verify(arguments: list[str]) -> int:
     return call(_verify, arguments, "verify")
 
 
-def _verify(store: Path) -> int:
+def _verify(store: str, repair: bool = False) -> int:
     """Read every array of a store and compare it with its checksum.
 
     Args:
-        store: The store.
+        store: The store, a folder or a URL.
+        repair: Remove what is broken, so that the same ``extract`` makes it again.
     """
     opened = FeatureStore.open(store)
-    problems = opened.verify()
+    slides = len(opened.slide_ids())
+    problems = opened.verify(repair=repair)
     for problem in problems:
         say(str(problem))
-    say(f"{len(opened.slide_ids())} slides read, {len(problems)} problems")
+    say(f"{slides} slides read, {len(problems)} problems")
+    if repair and problems:
+        say("what was broken is removed: run the extraction again")
     return 1 if problems else 0
 
 

@@ -24,7 +24,7 @@ from histotransfer_pl.callbacks.run_record import RunIdentity, RunRecordWriter
 from histotransfer_pl.callbacks.summary import describe_timings, print_outcomes
 from histotransfer_pl.callbacks.tuned_encoder import FILE, TunedEncoderWriter
 from histotransfer_pl.cli.own_config import refuse_finished, with_own_config
-from histotransfer_pl.cli.parser import Parser
+from histotransfer_pl.cli.parser import Parser, spell_out_shard
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
@@ -258,7 +258,7 @@ def extract(arguments: list[str]) -> int:
             "dump_header": _HEADER,
             "description": extract.__doc__,
         },
-        args=arguments,
+        args=spell_out_shard(arguments),
         run=False,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,

@@ -115,3 +115,11 @@ def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 def _plain(kind: str) -> str:
     return re.sub(r"<class '([^']+)'>", r"\1", kind)
+
+
+def spell_out_shard(arguments: list[str]) -> list[str]:
+    """``--shard`` as the setting it stands for, ``--data.shard``."""
+    return [
+        f"--data.{argument[2:]}" if argument.partition("=")[0] == "--shard" else argument
+        for argument in arguments
+    ]

@@ -1,9 +1,10 @@
 """Patches of slides, in batches, for encoders."""
 
 import logging
-from collections.abc import Generator, Sequence
+import os
+from collections.abc import Generator
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -23,12 +24,14 @@ from histotransfer_pl.data.patch_feed import Batches, DeviceFeed, PoolBatches
 from histotransfer_pl.data.patch_pool import ReaderPool
 from histotransfer_pl.data.patch_source import PatchSource
 from histotransfer_pl.data.patch_threads import PatchDataset
+from histotransfer_pl.data.shards import read_shard, shard_of
 from histotransfer_pl.data.tile import SlideOutcome, TileJob, require_outlines, tile_all
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.files import is_url, url_or_path
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +50,8 @@ class PatchDataModule(LightningDataModule):
     """Patches of all tissue of the slides, read for ``extract``.
 
     Args:
-        store: Folder of the store; made if missing.
+        store: Folder of the store, or its URL in an object store (``s3://``, ``gs://``,
+            ``az://``); made if missing.
         slides: Folder of the slides.
         cohort: CSV table with ``slide_id`` and optionally ``path`` and ``mpp``; without it every
             slide of the folder is read.
@@ -66,11 +70,14 @@ class PatchDataModule(LightningDataModule):
             pixels, and leaves the rest to OpenSlide; ``openslide`` and ``direct`` insist on one.
         slide_memory_gib: Memory that one step of reading a slide may take; a slide that needs
             more is reported and left out.
+        shard: ``i/n`` takes the i-th (from 0) of n disjoint parts of the slides, of about the
+            same bytes; ``auto`` takes the numbers from the array job (SLURM, Kubernetes, AWS and
+            Google Batch, Cloud Run, torchrun), ``auto/n`` only i. Shards may run at once.
     """
 
     def __init__(
         self,
-        store: Path,
+        store: str | Path,
         slides: Path | None = None,
         cohort: Path | None = None,
         grid: GridSettings = GridSettings(),
@@ -83,6 +90,7 @@ class PatchDataModule(LightningDataModule):
         timeout_s: float = 300.0,
         reader: ReaderName = "auto",
         slide_memory_gib: float = SLIDE_MEMORY_GIB,
+        shard: str | None = None,
     ) -> None:
         super().__init__()
         # One process of the whole job tiles: all nodes see the same store.
@@ -97,7 +105,7 @@ class PatchDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ConfigError(f"data.{name} is {value}, expected {least:g} or more")
-        self.store_path = Path(store)
+        self.store_path = url_or_path(store)
         self.slides = slides
         self.cohort = cohort
         self.grid = grid
@@ -113,6 +121,8 @@ class PatchDataModule(LightningDataModule):
         self.slide_memory_gib = slide_memory_gib
         self.outcomes: dict[str, SlideOutcome] = {}
         self.work: list[Work] = []
+        self.shard = None if shard is None else read_shard(shard, os.environ)
+        self._entries: list[SlideEntry] | None = None
         self._opened: FeatureStore | None = None
         self._closing = ExitStack()
 
@@ -124,21 +134,37 @@ class PatchDataModule(LightningDataModule):
         return self._opened
 
     @property
+    def _writer_name(self) -> str:
+        return "" if self.shard is None else f"shard {self.shard}"
+
+    @property
     def qc_folder(self) -> Path | None:
-        """Where the thumbnails go."""
-        return self.store_path.with_name(self.store_path.stem + "_qc") if self.qc else None
+        """Where the thumbnails go; of a store behind a URL, into the working folder."""
+        if not self.qc:
+            return None
+        if is_url(self.store_path):
+            return Path(f"{PurePosixPath(self.store_path).stem}_qc")
+        path = Path(self.store_path)
+        return path.with_name(f"{path.stem}_qc")
 
     def entries(self) -> list[SlideEntry]:
-        """The slides asked for."""
-        if self.cohort is not None:
-            return slides_from_cohort(self.cohort, self.slides, self.grid.mpp)
-        return slides_from_folder(Path(str(self.slides)))
+        """The slides asked for; of a shard its own."""
+        if self._entries is None:
+            if self.cohort is not None:
+                found = slides_from_cohort(self.cohort, self.slides, self.grid.mpp)
+            else:
+                found = slides_from_folder(Path(str(self.slides)))
+            if self.shard is not None:
+                sizes = [_size_of(entry.path) for entry in found]
+                found = shard_of(found, sizes, self.shard.index, self.shard.count)
+            self._entries = found
+        return self._entries
 
     @override
     def prepare_data(self) -> None:
         """Tile what the store does not have yet; holds the store's lock until teardown."""
         self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
-        self._closing.enter_context(self.store.writing())
+        self._closing.enter_context(self.store.writing(self._writer_name))
         job = TileJob(
             self.store,
             self.grid,
@@ -162,7 +188,7 @@ class PatchDataModule(LightningDataModule):
         if self._opened is None:
             # A further rank: the first one holds the lock for all.
             self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
-            self._closing.enter_context(self.store.writing(lock=False))
+            self._closing.enter_context(self.store.writing(self._writer_name, lock=False))
         arrays = self._arrays()
         failed = {s for s, outcome in self.outcomes.items() if outcome.state == "failed"}
         if self.trainer is not None:
@@ -182,7 +208,8 @@ class PatchDataModule(LightningDataModule):
     def predict_dataloader(self) -> "PatchFeed":
         trainer = self.trainer
         if trainer is not None and trainer.world_size > 1:
-            self.work = share_out(self.work, trainer.world_size)[trainer.global_rank]
+            sizes = [item.n_patches for item in self.work]
+            self.work = shard_of(self.work, sizes, trainer.global_rank, trainer.world_size)
         self.feed = PatchFeed(self, self._reading())
         self._closing.callback(self.feed.close)
         return self.feed
@@ -303,16 +330,9 @@ class PatchFeed:
         )
 
 
-def share_out(work: Sequence[Work], parts: int) -> list[list[Work]]:
-    """Slides for each of ``parts`` ranks, with about as many patches each.
-
-    The largest slide goes first, each to the rank with the fewest patches so far; every rank
-    computes the same shares.
-    """
-    shares: list[list[Work]] = [[] for _ in range(parts)]
-    loads = [0] * parts
-    for item in sorted(work, key=lambda w: (-w.n_patches, w.entry.slide_id)):
-        least = loads.index(min(loads))
-        shares[least].append(item)
-        loads[least] += item.n_patches
-    return shares
+def _size_of(path: Path) -> int:
+    """Bytes of a file; 0 for one that cannot be read, which reading will report."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.slides.tiling import TiledSlide, tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import encode_key
+from histotransfer_pl.store.slide import StoredSlide
 
 _log = logging.getLogger(__name__)
 
@@ -108,10 +110,13 @@ class TileJob:
     def _known(self, entry: SlideEntry) -> SlideOutcome:
         """A slide of the store; file, resolution and outline must be those it was tiled with."""
         slide = self.store.slide(entry.slide_id)
-        check_unmoved(entry.path, slide.attributes)
+        mark = check_unmoved(entry.path, slide.attributes)
         self._check_same(entry, slide.attributes)
         if self.qc_folder is not None and not is_whole_png(self._picture(entry)):
             self._draw_again(entry, slide.coords())
+        place = os.path.abspath(entry.path)  # noqa: PTH100 - as the store says it
+        if mark != slide.attributes["fingerprint"] or place != slide.attributes["path"]:
+            slide.renew({"path": place, "fingerprint": mark})
         reason = str(slide.attributes.get("reason", ""))
         state: State = "skipped" if slide.n_patches else "no tissue"
         return SlideOutcome(entry.slide_id, state, slide.n_patches, reason=reason)
@@ -202,20 +207,50 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_unmoved(path: Path, attributes: dict[str, Any]) -> None:
+def check_unmoved(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
     """Raise when the file is not the one that was tiled; its date may differ, as in a copy.
+
+    A file of the same size and date is taken for the same; only others are read.
+
+    Returns:
+        The fingerprint of the file, with its date now.
 
     Raises:
         StoreMismatchError: If size or content differ.
         SlideError: If there is no such file.
     """
-    stored, found = attributes["fingerprint"], fingerprint(path)
+    stored: dict[str, Any] = attributes["fingerprint"]
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SlideError(
+            f"slide {path} cannot be read ({error.strerror}): where the slides have moved, "
+            "extract with --data.slides and their folder now records it"
+        ) from error
+    if (status.st_size, status.st_mtime_ns) == (stored["size"], stored.get("mtime_ns")):
+        return stored
+    found = fingerprint(path)
     if any(stored[key] != found[key] for key in ("size", "quick_hash")):
         raise StoreMismatchError(
             f"{path} is not the file that was tiled ({stored['size']} bytes then, "
             f"{found['size']} now): its coordinates would be wrong; use a new store, or bring "
             "the old file back"
         )
+    return found
+
+
+def slide_file(slide: StoredSlide) -> Path:
+    """The file of a stored slide, the very one that was tiled.
+
+    Call it before a picture or a patch is taken: another slide may lie at the same path by now.
+
+    Raises:
+        StoreMismatchError: If another file lies there.
+        SlideError: If there is none.
+    """
+    path = Path(str(slide.attributes["path"]))
+    check_unmoved(path, slide.attributes)
+    return path
 
 
 def tile_all(

@@ -11,12 +11,20 @@ from typing_extensions import override
 
 from histotransfer_pl.errors import StoreError, StoreMismatchError, StoreReadOnlyError
 from histotransfer_pl.store.attention import attention_of, attention_runs
+from histotransfer_pl.store.checksum import SEAL, check_seal, seal
 from histotransfer_pl.store.compare import differences
 from histotransfer_pl.store.create import check_root, root_content
 from histotransfer_pl.store.files import Files, WritableFiles, find_files, metadata_key
-from histotransfer_pl.store.layout import METADATA, attention_path, decode_key, encode_key
+from histotransfer_pl.store.layout import (
+    METADATA,
+    SETTINGS,
+    attention_path,
+    check_array_path,
+    decode_key,
+    encode_key,
+)
 from histotransfer_pl.store.local import LocalFiles
-from histotransfer_pl.store.metadata import Json, plain_json
+from histotransfer_pl.store.metadata import Json, from_bytes, group_document, plain_json, to_bytes
 from histotransfer_pl.store.new_slide import add_slide
 from histotransfer_pl.store.slide import StoredSlide
 from histotransfer_pl.store.verify import Problem, repair_slide, verify_slide
@@ -179,6 +187,35 @@ class FeatureStore:
             StoreError: Coordinates that do not fit, or a store not open for writing.
         """
         return add_slide(self, slide_id, coords, n_patches, attributes or {})
+
+    def declare(self, array: str, settings: Mapping[str, Any]) -> None:
+        """Say with which settings an array is made, for all slides and all writers of the store.
+
+        Args:
+            array: Path of the array, such as ``features/<encoder>/<depth>``.
+            settings: Plain JSON.
+
+        Raises:
+            StoreMismatchError: Another writer declared others; the message lists in what.
+        """
+        files, key = self.files_for_writing(), f"{SETTINGS}/{check_array_path(array)}"
+        asked = plain_json(settings, array)
+        if not files.exists(metadata_key(key)):
+            staged = files.stage()
+            content = to_bytes(seal(group_document(asked), key))
+            (staged / METADATA).write_bytes(content)
+            files.publish(staged, key, "")  # whoever is first
+        document = from_bytes(files.read(metadata_key(key)), "group", f"the settings of {array}")
+        check_seal(document, key, f"the settings of {array}")
+        declared = {k: v for k, v in document["attributes"].items() if k != SEAL}
+        wrong = differences(declared, asked)
+        if wrong:
+            raise StoreMismatchError(
+                f"{array} of {self.location} is made with other settings:\n  "
+                + "\n  ".join(wrong)
+                + "\nUse the same settings, another name for this encoder, or another store; "
+                f"where no slide has it any more, delete {self.location}/{key}"
+            )
 
     def verify(self, *, repair: bool = False) -> list[Problem]:
         """Read everything; what is damaged, by slide and array. None is good news.

@@ -37,8 +37,14 @@ from histotransfer_pl.store.rows import read_raw
 
 _T = TypeVar("_T")
 _CLIENT = {
-    # a transfer that stands still is cut and tried again; a long one may take its time
-    "client_options": {"connect_timeout": "10s", "read_timeout": "30s", "timeout": "3600s"},
+    # a transfer that stands still is cut and tried again; a long one may take its time; http is
+    # used only where an endpoint says so
+    "client_options": {
+        "connect_timeout": "10s",
+        "read_timeout": "30s",
+        "timeout": "3600s",
+        "allow_http": True,
+    },
     "retry_config": {"max_retries": 8, "retry_timeout": timedelta(minutes=5)},
 }
 # Rows this near are fetched together: a request costs about as much as so many bytes.

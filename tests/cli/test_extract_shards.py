@@ -1,0 +1,140 @@
+"""Shards, moved slides and object stores through the command line."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histotransfer_pl.cli.main import main
+from histotransfer_pl.data import tile
+from histotransfer_pl.errors import SlideError, StoreMismatchError
+from histotransfer_pl.slides.synthetic import paint_cohort
+from histotransfer_pl.store.feature_store import FeatureStore
+
+from ..store.s3 import BUCKET, serve_s3
+
+Extract = Callable[..., int]
+LAYER = "features/resnet18-random0/layer1"
+
+
+@pytest.fixture(scope="module")
+def painted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("painted")
+    paint_cohort(folder, n_patients=4, slides_per_patient=1, seed=0, size_px=560)
+    return folder / "slides"
+
+
+@pytest.fixture
+def extract(painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Extract:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, store: str = "s.zarr", slides: Path = painted) -> int:
+        data = ["--data.slides", str(slides), "--data.store", store, "--data.qc", "false"]
+        grid = ["--data.grid.patch_px", "64", "--data.grid.mpp", "1.0", "--data.batch_size", "7"]
+        model = ["--model.encoder", "resnet18", "--model.weights", "random"]
+        return main(["extract", *data, *grid, *model, "--model.depths", "[layer1]", *arguments])
+
+    return call
+
+
+def _same(one: FeatureStore, other: FeatureStore) -> bool:
+    assert one.slide_ids() == other.slide_ids()
+    return all(
+        np.array_equal(one.slide(s).read(array), other.slide(s).read(array))
+        for s in one.slide_ids()
+        for array in ("coords", LAYER)
+    )
+
+
+def test_shards_fill_one_store_as_one_process_does(
+    extract: Extract, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert extract("--shard", "0/2") == 0
+    assert len(FeatureStore.open("s.zarr").slide_ids()) == 2
+    assert extract("--shard=0/2") == 0  # the same shard again is harmless
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    assert extract("--shard", "auto/2") == 0
+    assert extract(store="whole.zarr") == 0
+    assert _same(FeatureStore.open("s.zarr"), FeatureStore.open("whole.zarr"))
+    assert main(["verify", "--store", "s.zarr"]) == 0
+    capsys.readouterr()
+    assert extract("--shard", "2/2") == 1
+    assert "shard 2/2 does not exist: shards are numbered from 0" in capsys.readouterr().err
+
+
+def test_a_shard_of_other_settings_is_refused_before_it_writes(
+    extract: Extract, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert extract("--shard", "0/2") == 0
+    assert extract("--shard", "1/2", "--model.dtype", "float32") == 1
+    assert "is made with other settings:\n  dtype:" in capsys.readouterr().err
+    store = FeatureStore.open("s.zarr")
+    assert sum(store.slide(slide_id).has(LAYER) for slide_id in store.slide_ids()) == 2
+
+
+def test_the_same_shard_twice_at_once_is_refused(
+    extract: Extract, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert extract("--shard", "0/2") == 0
+    store = FeatureStore.open("s.zarr")
+    with store.writing("shard 0/2"):
+        assert extract("--shard", "1/2") == 0
+        assert extract("--shard", "0/2") == 1
+    assert "shard 0/2 of s.zarr is being written by process" in capsys.readouterr().err
+
+
+def test_moved_slides_are_found_and_nothing_is_hashed_twice(
+    extract: Extract, painted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for path in painted.iterdir():
+        (old / path.name).write_bytes(path.read_bytes())
+    assert extract(slides=old) == 0
+    old.rename(tmp_path / "new")
+    assert extract(slides=tmp_path / "new") == 0
+    store = FeatureStore.open("s.zarr")
+    for slide_id in store.slide_ids():
+        assert tile.slide_file(store.slide(slide_id)).parent == tmp_path / "new"
+
+    def hashed(path: Path) -> None:
+        pytest.fail(f"{path} was read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tile, "fingerprint", hashed)
+        assert extract(slides=tmp_path / "new") == 0
+    first = store.slide(store.slide_ids()[0])
+    tile.slide_file(first).write_bytes(b"another slide")
+    with pytest.raises(StoreMismatchError, match="is not the file that was tiled"):
+        tile.slide_file(first)
+    Path(first.attributes["path"]).unlink()
+    with pytest.raises(SlideError, match="extract with --data.slides and their folder now"):
+        tile.slide_file(first)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with serve_s3() as endpoint:
+        for name, value in (
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_ACCESS_KEY_ID", "key"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("AWS_REGION", "us-east-1"),
+        ):
+            monkeypatch.setenv(name, value)
+        yield f"s3://{BUCKET}/lab/s.zarr"
+
+
+def test_extract_and_verify_in_a_bucket(
+    extract: Extract, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HISTOTRANSFER_CACHE", str(tmp_path / "cache"))
+    assert extract("--shard", "0/2", store=s3) == 0
+    assert extract(store=s3) == 0
+    assert extract(store="whole.zarr") == 0
+    assert _same(FeatureStore.open(s3), FeatureStore.open("whole.zarr"))
+    assert main(["verify", "--store", s3]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "whole.zarr"]
+    assert not multiprocessing.active_children()
