@@ -23,7 +23,8 @@ _ENCODER = "encoder."
 class TunedEncoderWriter(Callback):
     """Saves the encoder of the best epoch as ``encoder.safetensors`` when a fit ends.
 
-    The file loads with ``extract --model.weights`` and tells each feature array on which patients
+    The file loads with ``extract --model.weights``, holds the adapters alone where such were
+    trained (their base is named by its hash), and tells each feature array on which patients
     it was tuned. Patches that could not be read are listed in ``unreadable_patches.csv``. Does
     nothing for other tasks.
     """
@@ -56,6 +57,8 @@ def save_best_encoder(trainer: Trainer, task: TopKFineTuner) -> Path:
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         own = {k.removeprefix(_ENCODER): v for k, v in state.items() if k.startswith(_ENCODER)}
         encoder.load_state_dict(own)
+    if task.lora.merge and encoder.adapter is not None:
+        encoder.merge()
     path = Path(trainer.default_root_dir) / FILE
     encoder.save(path, tuned_facts(trainer, task))
     return path

@@ -36,6 +36,8 @@ class EncoderConfig:
             `{reg_tokens: 4, init_values: 1.0e-5, mlp_layer: SwiGLUPacked, act_layer: silu}`.
         weights_key: Which network of a checkpoint that holds several: the place that the error
             lists, such as `teacher` or `state_dict.module.encoder_q`.
+        base_weights: Weights on which an adapter file stands, where they are no longer those that
+            the file names.
     """
 
     name: str
@@ -49,6 +51,7 @@ class EncoderConfig:
     channels_last: bool = True
     model_args: Arguments = field(default_factory=dict)
     weights_key: str | None = None
+    base_weights: str | None = None
 
     @property
     def store_name(self) -> str:

@@ -1,6 +1,6 @@
 """The encoder: uint8 patches in, feature vectors of every requested depth out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +11,26 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from typing_extensions import override
 
+from histotransfer_pl.encoders.adapters import (
+    LoraSettings,
+    adapter_state,
+    add_adapters,
+    load_adapters,
+    merge_adapters,
+)
 from histotransfer_pl.encoders.catalogue import CATALOGUE, find_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.encoders.networks import build_trunk
 from histotransfer_pl.encoders.truncation import Trunk, unknown_depth
 from histotransfer_pl.encoders.tuned import read_facts, save_weights
-from histotransfer_pl.encoders.weights import load_checkpoint, read_checkpoint, require_weights
-from histotransfer_pl.errors import EncoderError
+from histotransfer_pl.encoders.weights import (
+    WeightsFile,
+    load_checkpoint,
+    read_checkpoint,
+    require_weights,
+)
+from histotransfer_pl.errors import EncoderError, WeightsError
 from histotransfer_pl.records.encoder import EncoderSpec, WeightsRef
 
 
@@ -34,6 +46,7 @@ class PatchEncoder(nn.Module):
         depths: Depths to give features of, shallowest first.
         weights: Where its weights come from.
         tuned: What the file of a tuned encoder says of its tuning.
+        weights_setting: How the user named the weights, for adapters that stand on them.
         input_px: Side to which patches are resized; as they are when None.
         channels_last: Memory layout of the images.
     """
@@ -50,6 +63,7 @@ class PatchEncoder(nn.Module):
         depths: Sequence[str],
         weights: WeightsRef,
         tuned: Mapping[str, Any] | None = None,
+        weights_setting: str = "default",
         input_px: int | None = None,
         channels_last: bool = True,
     ) -> None:
@@ -70,6 +84,8 @@ class PatchEncoder(nn.Module):
             input_px=input_px,
         )
         self.tuned = None if tuned is None else dict(tuned)
+        self.adapter: dict[str, Any] | None = None
+        self.weights_setting = weights_setting
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(entry.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(entry.std).view(1, 3, 1, 1), persistent=False)
@@ -151,7 +167,22 @@ class PatchEncoder(nn.Module):
             facts: What belongs to the weights, as plain JSON types; it comes back as
                 `provenance["tuned"]` of the encoder that loads them.
         """
-        save_weights(self.network, path, self.spec, {"depths": self.depths, **facts})
+        facts = {"depths": self.depths, **facts}
+        tensors = self.network.state_dict()
+        if self.adapter is not None:
+            base = {"weights": self.weights_setting, "seed": self.spec.weights.seed or 0}
+            facts |= {"adapter": self.adapter, "base": base}
+            tensors = adapter_state(self.network)
+        save_weights(tensors, path, self.spec, facts)
+
+    def adapt(self, settings: LoraSettings, allowed: Collection[str] | None = None) -> None:
+        """Put adapters beside its layers and freeze everything else; see `add_adapters`."""
+        self.adapter = add_adapters(self.network, settings, allowed)
+
+    def merge(self) -> None:
+        """Merge the adapters into the weights; what is saved then is the whole encoder."""
+        merge_adapters(self.network)
+        self.adapter = None
 
     def normalise(self, patches: Tensor) -> Tensor:
         """Images (B, 3, input_px, input_px) as the network wants them, from uint8 patches."""
@@ -209,6 +240,8 @@ def _build(config: EncoderConfig) -> PatchEncoder:
     else:
         found = require_weights(entry, config.weights, allow_download=config.allow_download)
         facts = read_facts(found.path, entry)
+        if facts is not None and "adapter" in facts:
+            return _adapted(config, found, facts)
         load_checkpoint(
             trunk.network,
             read_checkpoint(found.path),
@@ -230,9 +263,53 @@ def _build(config: EncoderConfig) -> PatchEncoder:
         depths=depths,
         weights=weights,
         tuned=facts,
+        weights_setting=config.weights,
         input_px=config.input_px,
         channels_last=config.channels_last,
     ).eval()
+
+
+def _adapted(config: EncoderConfig, found: WeightsFile, facts: dict[str, Any]) -> PatchEncoder:
+    """The encoder of an adapter file: its base, with the adapters merged into it."""
+    base = facts["base"]
+    config = replace(
+        config,
+        weights=config.base_weights or base["weights"],
+        seed=base["seed"],
+        alias=config.store_name,
+    )
+    encoder = _build(config)
+    own = encoder.spec.weights
+    named = WeightsRef.from_json(facts["spec"]["weights"])
+    if (own.sha256, own.seed) != (named.sha256, named.seed):
+        raise WeightsError(
+            f"{found.path} is an adapter of weights {named.sha256[:12] or named.seed} "
+            f"({named.origin or named.kind}), and {config.weights} is "
+            f"{own.sha256[:12] or own.seed}: give base_weights the file it was made on"
+        )
+    deepest = facts["depths"][-1]
+    if encoder.trunk.place(encoder.depths[-1]) > _place(encoder, deepest):
+        raise WeightsError(
+            f"{found.path} was tuned up to {deepest}: take no depth behind it, not "
+            f"{encoder.depths[-1]}"
+        )
+    load_adapters(encoder.network, facts["adapter"], read_checkpoint(found.path))
+    merge_adapters(encoder.network)
+    weights = WeightsRef(
+        "adapter",
+        origin=found.origin,
+        sha256=found.sha256(),
+        base=own.sha256 or f"random:{own.seed}",
+    )
+    encoder.spec = replace(encoder.spec, weights=weights)
+    encoder.tuned = facts
+    return encoder
+
+
+def _place(encoder: PatchEncoder, depth: str) -> tuple[int, bool]:
+    """Where a depth lies; behind everything if the encoder was cut before it."""
+    left = (*encoder.trunk.depths, *encoder.trunk.inner_depths)
+    return encoder.trunk.place(depth) if depth in left else (len(encoder.all_depths), True)
 
 
 def _lacking(trunk: Trunk, depths: Sequence[str], facts: Mapping[str, Any] | None) -> set[str]:

@@ -154,7 +154,7 @@ def open_residual_branches(network: nn.Module) -> None:
     """
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            is_scale = name.endswith(".gamma")
+            is_scale = name.rpartition(".")[2].startswith("gamma")
             if is_scale or (name.endswith(".weight") and not parameter.any()):
                 parameter.fill_(1.0)
 

@@ -9,7 +9,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor
 
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.errors import WeightsError
@@ -21,18 +21,18 @@ _FACTS = "histotransfer_pl"
 
 
 def save_weights(
-    network: nn.Module, path: Path, spec: EncoderSpec, facts: Mapping[str, Any]
+    state: Mapping[str, Tensor], path: Path, spec: EncoderSpec, facts: Mapping[str, Any]
 ) -> None:
-    """Write a network's weights as safetensors, whole or not at all.
+    """Write weights as safetensors, whole or not at all.
 
     Args:
-        network: The (cut) network; its keys are timm's.
+        state: Those of the (cut) network, or of its adapters alone.
         path: File to write, `.safetensors`.
         spec: What it was built from; its arguments and normalisation go with the weights.
         facts: What else is worth knowing, as plain JSON types: fold, training patients, run.
     """
     kept = {"spec": spec.to_json(), **facts}
-    tensors = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
+    tensors = {key: value.detach().contiguous() for key, value in state.items()}
     with replacing(path) as aside:
         safetensors.torch.save_file(tensors, aside, metadata={_FACTS: json.dumps(kept)})
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from histotransfer_pl.encoders.entry import Pooling
@@ -100,10 +100,10 @@ class VitTrunk(Trunk):
             raise unknown_depth(depth, self.depths)
         return super()._index(block)
 
-    def _last_linear(self, inner: str) -> nn.Linear:
-        block = self.network.get_submodule(f"blocks.{self._index(inner)}")
-        linears = [m for m in block.get_submodule("mlp").modules() if isinstance(m, nn.Linear)]
-        return linears[-1]
+    def _last_linear(self, inner: str) -> Any:
+        """The last linear layer of a feed-forward network, or the adapter around it."""
+        mlp = self.network.get_submodule(f"blocks.{self._index(inner)}.mlp")
+        return [module for module in mlp.children() if hasattr(module, "in_features")][-1]
 
 
 class RotaryVitTrunk(VitTrunk):

@@ -18,7 +18,8 @@ from histotransfer_pl.data.bag_pieces import BagPieces
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.data.topk import TopKPatchDataModule
-from histotransfer_pl.encoders.config import EncoderConfig, PoolingChoice
+from histotransfer_pl.encoders.adapters import LoraSettings, Method
+from histotransfer_pl.encoders.config import Arguments, EncoderConfig, PoolingChoice
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
@@ -28,7 +29,7 @@ from histotransfer_pl.tasks.open_bags import OpenBags, fill_unreadable, no_predi
 from histotransfer_pl.tasks.optimization import (
     BatchNormMode,
     Schedule,
-    freeze_blocks,
+    choose_trained,
     lr_factor,
     parameter_groups,
     set_batchnorm,
@@ -67,6 +68,11 @@ class TopKFineTuner(SlideModel):
         schedule: What follows the warm-up: ``constant`` or ``cosine``.
         optimizer: Optimizer of the parameter groups, whose ``lr`` and ``weight_decay`` are those
             above and not its own.
+        tuning: What of the encoder is trained: ``full``, ``last_blocks``, ``lora`` (low-rank
+            adapters, saved alone), or ``frozen`` (the head only).
+        last_blocks: How many blocks ``last_blocks`` trains, counted from the end.
+        lora: Rank, scale and layers of the adapters.
+        model_args: Arguments of the network, as in the extraction.
         freeze_until: Keep the blocks up to this one as they are.
         batchnorm: ``frozen_statistics`` (scale and shift train), ``frozen`` or ``trained``.
         chunk_patches: Patches encoded at once.
@@ -100,6 +106,10 @@ class TopKFineTuner(SlideModel):
         chunk_patches: int = 64,
         checkpoint_activations: bool = False,
         refresh_every_n_epochs: int = 0,
+        tuning: Method = "full",
+        last_blocks: int = 2,
+        lora: LoraSettings = LoraSettings(),
+        model_args: Arguments | None = None,
     ) -> None:
         super().__init__(head, alpha, beta, class_weights, optimizer)
         if chunk_patches < 1 or refresh_every_n_epochs < 0 or warmup_steps < 0:
@@ -120,7 +130,11 @@ class TopKFineTuner(SlideModel):
             input_px=input_px,
             allow_download=allow_download,
             pooling=pooling,
+            model_args=dict(model_args or {}),
         )
+        self.tuning: Method = tuning
+        self.last_blocks = last_blocks
+        self.lora = lora
         self.encoder_lr = encoder_lr
         self.head_lr = head_lr
         self.weight_decay = weight_decay
@@ -159,7 +173,7 @@ class TopKFineTuner(SlideModel):
         self.encoder_config.depths = [self.depth]
         self.encoder = build_encoder(self.encoder_config)
         self._check_features(data)
-        freeze_blocks(self.encoder, self.freeze_until)
+        choose_trained(self.encoder, self.tuning, self.freeze_until, self.last_blocks, self.lora)
         self.train()  # an encoder comes in eval mode, and the Trainer leaves modes as they are
 
     @override

@@ -1,5 +1,6 @@
 """Parameter groups and learning-rate schedules of fine-tuning."""
 
+import logging
 import math
 from typing import Any, Literal
 
@@ -7,11 +8,14 @@ from timm.optim._param_groups import param_groups_weight_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from histotransfer_pl.encoders.adapters import LoraSettings, Method, trainable_share
 from histotransfer_pl.encoders.encoder import PatchEncoder
 from histotransfer_pl.errors import ConfigError
 
 Schedule = Literal["constant", "cosine"]
 BatchNormMode = Literal["frozen_statistics", "frozen", "trained"]
+
+_log = logging.getLogger(__name__)
 
 
 def parameter_groups(
@@ -37,6 +41,40 @@ def lr_factor(step: int, total_steps: int, warmup_steps: int, schedule: Schedule
         return 1.0
     done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def choose_trained(
+    encoder: PatchEncoder,
+    tuning: Method,
+    freeze_until: str | None,
+    last_blocks: int,
+    lora: LoraSettings,
+) -> None:
+    """Say which parameters of an encoder train, and put adapters beside its layers for ``lora``.
+
+    Raises:
+        ConfigError: If no block is left to train.
+        EncoderError: If there is no such block or layer.
+    """
+    if tuning == "last_blocks":
+        blocks = [d for d in encoder.trunk.depths if not d.startswith("norm")]
+        if freeze_until is not None or not 0 < last_blocks < len(blocks):
+            raise ConfigError(
+                f"model.last_blocks is {last_blocks} of {len(blocks)} blocks and "
+                f"model.freeze_until {freeze_until}: give 1 to {len(blocks) - 1}, and one of both"
+            )
+        freeze_until = blocks[-last_blocks - 1]
+    if tuning == "lora":
+        behind = None if freeze_until is None else encoder.trunk.keys_behind(freeze_until)
+        encoder.adapt(lora, behind)
+    elif tuning == "frozen":
+        encoder.requires_grad_(False)
+    else:
+        freeze_blocks(encoder, freeze_until)
+    _log.info(
+        "tuning %s: %.2f %% of the encoder's parameters train",
+        *(tuning, 100 * trainable_share(encoder)),
+    )
 
 
 def freeze_blocks(encoder: PatchEncoder, freeze_until: str | None) -> None:
