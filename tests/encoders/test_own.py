@@ -24,8 +24,8 @@ from histotransfer_pl.errors import EncoderError, WeightsError
 from histotransfer_pl.store.feature_store import FeatureStore
 from tests.encoders.test_truncation import random_patches, recorded
 
-HISTOBLUR = Path(__file__).parents[2] / "configs" / "encoders" / "histoblur.yaml"
-DEPTHS = ["stem", "denseblock1", "denseblock2", "denseblock3", "norm5"]
+HISTOBLUR = Path(__file__).parents[2] / "configs" / "encoders" / "histoblur_10x.yaml"
+DEPTHS = ["stem", "denseblock1", "denseblock2", "denseblock3", "denseblock4", "norm5"]
 
 
 class Tokens(nn.Module):
@@ -82,7 +82,7 @@ def test_the_densenet_of_histoblur_is_cut_at_its_modules(data_root: Path) -> Non
         assert encoder.dims[depth] == expected.shape[1]
     assert encoder.spec.architecture == "torchvision.models.DenseNet"
     assert encoder.spec.model_args["growth_rate"] == 16
-    assert encoder.name == "histoblur"
+    assert encoder.name == "histoblur_10x"
 
 
 def test_what_lies_behind_the_cut_is_neither_kept_nor_run() -> None:
@@ -208,7 +208,7 @@ def test_similarity_and_extract_take_an_encoder_of_ones_own(
     encoder = ("--model.encoder", json.dumps([{**own, "depths": "all"}]))
     assert main(["extract", *encoder, *store, *grid]) == 0
     slide = FeatureStore.open(Path("own.zarr")).slide("s00")
-    assert [f"histoblur/{depth}" for depth in DEPTHS] == sorted(
+    assert [f"histoblur_10x/{depth}" for depth in DEPTHS] == sorted(
         (str(name).removeprefix("features/") for name in slide.arrays()), key=_order
     )
     first = [f"--model.first.{key}={value}" for key, value in own.items()]

@@ -1,0 +1,89 @@
+"""Adapters, last blocks and a frozen encoder through the command line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from histotransfer_pl.cli.main import main
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import feature_path
+from tests.tuning import TOPK, tuning
+
+LORA = ["--model.tuning", "lora", "--model.lora.rank", "2"]
+FAST = ["--model.encoder_lr", "1e-2"]
+
+
+def encoder_weights(run: str) -> dict[str, torch.Tensor]:
+    state = torch.load(Path(run) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return {key: value for key, value in state.items() if key.startswith("encoder.")}
+
+
+def test_adapters_are_saved_alone_resume_exactly_and_extract(tuning_cohort: Path) -> None:
+    assert tuning("fit", *TOPK, "--run_dir", "whole", *LORA, *FAST) == 0
+    saved = load_file("whole/encoder.safetensors")
+    assert saved
+    assert all("lora_" in key for key in saved)
+    assert any(bool(value.any()) for key, value in saved.items() if "lora_B" in key), "trained"
+
+    assert tuning("fit", *TOPK, "--run_dir", "halves", *LORA, *FAST, epochs=1) == 0
+    again = ["--ckpt_path", "last", "--run_dir", "halves"]
+    assert tuning("fit", *TOPK, *again, *LORA, *FAST) == 0
+    whole, halves = encoder_weights("whole"), encoder_weights("halves")
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(value, halves[key]) for key, value in whole.items())
+    assert tuning("test", *TOPK, "--run_dir", "whole", *LORA) == 0
+
+    data = ["--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.qc", "false"]
+    grid = ["--data.grid.patch_px", "32", "--data.grid.tissue.method", "none"]
+    encoder = ["--model.encoder", "timm:test_resnet", "--model.alias", "adapted"]
+    assert (
+        main(["extract", *data, *grid, *encoder, "--model.weights", "whole/encoder.safetensors"])
+        == 0
+    )
+    slide = FeatureStore.open("s.zarr").slide("s00")
+    facts = slide.info(feature_path("adapted", "layer4")).attributes
+    assert facts["tuned_on_patients"]
+    frozen = slide.read(feature_path("timm_test_resnet-random0", "layer4"))
+    assert abs(slide.read(feature_path("adapted", "layer4")) - frozen).max() > 0
+
+
+def test_merged_adapters_are_the_whole_encoder(tuning_cohort: Path) -> None:
+    merged = ["--model.lora.merge", "true", "--run_dir", "merged"]
+    assert tuning("fit", *TOPK, *merged, *LORA, *FAST, epochs=1) == 0
+    saved = load_file("merged/encoder.safetensors")
+    assert not any("lora" in key for key in saved)
+    assert "conv1.0.weight" in saved or "conv1.weight" in saved
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained"),
+    [
+        (["--model.tuning", "last_blocks", "--model.last_blocks", "1"], {"layer4"}),
+        (["--model.tuning", "frozen"], set()),
+    ],
+)
+def test_only_the_blocks_that_are_meant_move(
+    settings: list[str], trained: set[str], tuning_cohort: Path
+) -> None:
+    for name, epochs in (("one", 1), ("two", 2)):
+        run = ["--run_dir", name, *settings, *FAST]
+        assert tuning("fit", *TOPK, *run, epochs=epochs) == 0
+    one, two = encoder_weights("one"), encoder_weights("two")
+    moved = {key.split(".")[3] for key, value in one.items() if not torch.equal(value, two[key])}
+    assert moved == trained
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--model.tuning", "last_blocks", "--model.last_blocks", "9"], "give 1 to 4"),
+        (["--model.tuning", "lora", "--model.lora.layers", "[attn.qkv]"], "which no layer of this"),
+    ],
+)
+def test_what_cannot_be_trained_is_named(
+    settings: list[str], message: str, tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuning("fit", *TOPK, "--run_dir", "none", *settings) == 1
+    assert message in capsys.readouterr().err
