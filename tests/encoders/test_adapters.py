@@ -61,11 +61,11 @@ def test_adapters_start_at_the_base_train_alone_and_merge_exactly(
     path = tmp_path / "adapter.safetensors"
     adapted.save(path, {"tuned_fold": 1})
     back = encoder(name, weights=str(path))
-    exact = {"rtol": 1e-5, "atol": 1e-5 * max(1.0, float(tuned.abs().max()))}
-    torch.testing.assert_close(features(back), tuned, **exact)
+    near = 1e-5 * max(1.0, float(tuned.abs().max()))
+    torch.testing.assert_close(features(back), tuned, rtol=1e-5, atol=near)
     assert back.network.state_dict().keys() == base.network.state_dict().keys()
     adapted.merge()
-    torch.testing.assert_close(features(adapted), tuned, **exact)
+    torch.testing.assert_close(features(adapted), tuned, rtol=1e-5, atol=near)
 
 
 def test_a_file_of_adapters_is_small_and_names_its_base(tmp_path: Path) -> None:
@@ -90,7 +90,10 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     adapted = encoder("resnet18", weights=str(tmp_path / "base0.safetensors"))
     adapted.adapt(LoraSettings(rank=1))
     adapted.save(adapter, {})
-    other = {"weights": str(adapter), "base_weights": str(tmp_path / "base1.safetensors")}
+    other: dict[str, Any] = {
+        "weights": str(adapter),
+        "base_weights": str(tmp_path / "base1.safetensors"),
+    }
     with pytest.raises(
         WeightsError, match=r"is an adapter of weights .*give base_weights the file"
     ):
@@ -99,7 +102,10 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     (tmp_path / "base0.safetensors").unlink()
     with pytest.raises(WeightsError, match="neither a file nor"):
         encoder("resnet18", weights=str(adapter))
-    moved = {"weights": str(adapter), "base_weights": str(tmp_path / "moved.safetensors")}
+    moved: dict[str, Any] = {
+        "weights": str(adapter),
+        "base_weights": str(tmp_path / "moved.safetensors"),
+    }
     torch.testing.assert_close(features(encoder("resnet18", **moved)), features(adapted))
     with pytest.raises(WeightsError, match="tuned from resnet18 and can't be loaded"):
         encoder("densenet121", **moved)
@@ -167,7 +173,7 @@ def peak_bytes(item: PatchEncoder, patches: Tensor) -> int:
             (vector,) = item(part).values()
             vector.sum().backward()
         optimizer.step()
-    return memory.peak + sum(value.nbytes for value in item.state_dict().values())
+    return memory.peak + sum(int(value.nbytes) for value in item.state_dict().values())
 
 
 def test_a_step_of_adapters_takes_less_than_half_the_memory() -> None:
