@@ -38,6 +38,7 @@ def train(adapted: PatchEncoder, steps: int = 2) -> None:
 
 
 def features(item: PatchEncoder) -> Tensor:
+    vector: Tensor
     with torch.inference_mode():
         (vector,) = item.eval()(random_patches(3, 32, seed=5)).values()
     return vector
