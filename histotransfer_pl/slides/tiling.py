@@ -16,7 +16,7 @@ from histotransfer_pl.slides.grid import (
 from histotransfer_pl.slides.limits import require_memory, slide_errors
 from histotransfer_pl.slides.outlines import mask_from_geojson
 from histotransfer_pl.slides.reader import SlideReader
-from histotransfer_pl.slides.tissue import tissue_mask
+from histotransfer_pl.slides.tissue import is_grey, tissue_mask
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,27 @@ def _tile_slide(
         thumbnail=thumbnail,
         thumbnail_mpp=mpp,
         mask=mask,
-        reason="" if len(coords) else _reason(reader, mask, settings),
+        reason="" if len(coords) else _reason(reader, thumbnail, mask, settings),
     )
 
 
-def _reason(reader: SlideReader, mask: NDArray[np.bool_], settings: GridSettings) -> str:
+def _reason(
+    reader: SlideReader,
+    thumbnail: NDArray[np.uint8],
+    mask: NDArray[np.bool_],
+    settings: GridSettings,
+) -> str:
     """Why a slide has no patch."""
     side = patch_size_level0(settings.patch_px, settings.mpp, reader.mpp)
     width, height = reader.dimensions_level0
     if side > min(width, height):
         return f"slide of {width} x {height} px is smaller than a patch of {side:.0f} px"
     if not mask.any():
-        return f"no tissue found (method {settings.tissue.method})"
+        method = settings.tissue.method
+        if method in ("otsu", "threshold") and is_grey(thumbnail):
+            return (
+                f"no tissue found (method {method}): the slide has no colour; set tissue.method to "
+                "non_white, with a tissue.white_level below its glass"
+            )
+        return f"no tissue found (method {method})"
     return f"no patch holds {settings.min_tissue:.0%} of tissue"

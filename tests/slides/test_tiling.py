@@ -152,6 +152,17 @@ def test_slide_without_tissue_is_a_result(tmp_path: Path) -> None:
     assert tiled.reason == "no tissue found (method otsu)"
 
 
+def test_a_slide_without_colour_is_told_what_to_set(tmp_path: Path) -> None:
+    grey = np.full((700, 900, 3), 243, np.uint8)
+    grey[100:500, 200:700] = 150
+    path = tmp_path / "grey.tiff"
+    write_pyramid(path, grey, 0.5)
+    tiled = tile_slide(open_slide(path), GridSettings())
+    assert "the slide has no colour; set tissue.method to non_white" in tiled.reason
+    tissue = TissueSettings("non_white", white_level=230)
+    assert len(tile_slide(open_slide(path), GridSettings(100, tissue=tissue)).coords) == 20
+
+
 def test_too_little_tissue_is_a_result(normal_slide: Path) -> None:
     tiled = tile_slide(open_slide(normal_slide), GridSettings(1000, 0.5, min_tissue=1.0))
     assert tiled.reason == "no patch holds 100% of tissue"

@@ -12,7 +12,7 @@ from histotransfer_pl.errors import ConfigError, SlideError
 from histotransfer_pl.records.grid import TissueSettings
 from histotransfer_pl.slides.outlines import mask_from_geojson
 from histotransfer_pl.slides.reader import open_slide
-from histotransfer_pl.slides.tissue import tissue_mask
+from histotransfer_pl.slides.tissue import glass_colour, is_grey, tissue_mask
 
 PINK = (220, 150, 190)
 GLASS = (243, 242, 244)
@@ -42,6 +42,82 @@ def test_a_square_of_tissue_is_found_to_the_pixel() -> None:
 @pytest.mark.parametrize("noise", [0.0, 1.0, 3.0])
 def test_glass_alone_has_no_tissue(noise: float) -> None:
     assert not tissue_mask(picture(noise=noise), 8.0).any()
+
+
+@pytest.mark.parametrize("glass", [(245, 240, 222), (235, 240, 248), (250, 250, 235)])
+@pytest.mark.parametrize("noise", [0.0, 2.0, 4.0])
+def test_tinted_glass_is_no_tissue_and_tissue_on_it_is_found(
+    glass: tuple[int, int, int], noise: float
+) -> None:
+    rng = np.random.default_rng(0)
+    rgb = np.clip(np.array(glass) + rng.normal(0, noise, (200, 240, 3)), 0, 255).astype(np.uint8)
+    assert not tissue_mask(rgb, 8.0).any()
+    found = glass_colour(rgb)
+    assert found is not None
+    assert np.abs(found - glass).max() <= 1
+    paint(rgb, slice(40, 120), slice(50, 170), PINK)
+    expected = np.zeros((200, 240), bool)
+    expected[40:120, 50:170] = True
+    np.testing.assert_array_equal(tissue_mask(rgb, 8.0), expected)
+
+
+def test_glass_is_the_brightest_ground_that_was_scanned() -> None:
+    rgb = picture(noise=1.0)
+    paint(rgb, slice(0, 200), slice(0, 60), (255, 255, 255))  # not scanned
+    paint(rgb, slice(0, 200), slice(60, 170), (225, 218, 222))  # a haze, more of it than of glass
+    found = glass_colour(rgb)
+    assert found is not None
+    assert np.abs(found - GLASS).max() <= 1
+    assert glass_colour(np.full((50, 60, 3), PINK, np.uint8)) is None
+
+
+@pytest.mark.parametrize("counterstain", [(205, 210, 225), (190, 197, 218), (170, 178, 205)])
+def test_a_pale_counterstain_is_found_beside_a_strong_stain(
+    counterstain: tuple[int, int, int],
+) -> None:
+    rgb, tissue = ihc(counterstain)
+    found = tissue_mask(rgb, 8.0)
+    assert (found != tissue).mean() < 0.01
+
+
+def test_the_palest_counterstain_needs_a_threshold() -> None:
+    rgb, tissue = ihc((222, 224, 232))
+    assert tissue_mask(rgb, 8.0).mean() < 0.1  # the limit that the documents state
+    settings = TissueSettings("threshold", saturation_threshold=0.03, fill_holes_um2=1e6)
+    assert (tissue_mask(rgb, 8.0, settings) != tissue).mean() < 0.05
+
+
+def ihc(counterstain: tuple[int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A disc of 43 % of the slide in a pale stain, with 4 % of brown in it, and where it is."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:512, :512]
+    tissue: NDArray[np.bool_] = (x - 256) ** 2 + (y - 256) ** 2 < 190**2
+    rgb = 243 + rng.normal(0, 2, (512, 512, 3))
+    rgb[tissue] = np.array(counterstain) + rng.normal(0, 4, (tissue.sum(), 3))
+    rgb[200:300, 200:300] = np.array((120, 80, 50)) + rng.normal(0, 8, (100, 100, 3))
+    return np.clip(rgb, 0, 255).astype(np.uint8), tissue
+
+
+def test_background_at_the_edge_is_no_hole() -> None:
+    rgb = np.full((100, 100, 3), PINK, np.uint8)
+    for rows, columns in (((0, 5), (0, 9)), ((95, 100), (90, 100)), ((40, 50), (0, 5))):
+        paint(rgb, slice(*rows), slice(*columns), GLASS)
+    paint(rgb, slice(60, 70), slice(60, 70), GLASS)  # a hole
+    expected = np.ones((100, 100), bool)
+    expected[:5, :9] = expected[95:, 90:] = expected[40:50, :5] = False
+    np.testing.assert_array_equal(tissue_mask(rgb, 8.0), expected)
+
+
+def test_a_slide_without_colour_is_recognised() -> None:
+    grey = picture(noise=0)
+    grey[:] = 243
+    paint(grey, slice(40, 120), slice(50, 170), (150, 150, 150))
+    assert is_grey(grey)
+    assert not tissue_mask(grey, 8.0).any()
+    assert tissue_mask(grey, 8.0, TissueSettings("non_white", white_level=230)).mean() > 0.1
+    coloured, dark, blank = grey.copy(), 255 - grey, np.full_like(grey, 243)
+    paint(coloured, slice(40, 60), slice(50, 70), PINK)
+    assert not any(is_grey(rgb) for rgb in (coloured, dark, blank))
 
 
 @pytest.mark.parametrize("noise", [0, 25])
