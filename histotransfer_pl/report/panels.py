@@ -114,8 +114,8 @@ def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePa
     )
     try:
         slide = store.slide(slide_id)
-        weights = read_attention(slide, *run.attention_names)
         attributes = slide.attributes
+        weights = read_attention(slide, *run.attention_names)
         reader = open_slide(str(attributes["path"]), float(attributes["slide_mpp"]))
         with reader:
             return _draw(slide, reader, weights, (slide_id, verdict, run.name), store, top_k)

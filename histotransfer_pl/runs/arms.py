@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ class Arm:
     task: Task
     cells: Mapping[Cell, Run] = field(repr=False)
     words: Mapping[str, str] = field(default_factory=dict)
+    _made: dict[Any, Predictions] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def label(self) -> str:
@@ -82,6 +84,12 @@ class Arm:
             AnalysisError: The runs have other classes, or no cell is left.
         """
         chosen = sorted(self.cells if cells is None else cells)
+        known = (tuple(chosen), patients)
+        if known not in self._made:
+            self._made[known] = self._predictions(chosen, patients=patients)
+        return self._made[known]
+
+    def _predictions(self, chosen: Sequence[Cell], *, patients: bool) -> Predictions:
         if not chosen:
             raise AnalysisError("no fold and seed that both were tested on")
         runs = [self.cells[cell] for cell in chosen]
