@@ -1,8 +1,8 @@
 """The tile tables of a TIFF, checked before a library believes them.
 
 Libraries allocate what a header asks for, and glib, on which OpenSlide stands, ends the whole
-process when it cannot. So sides, types and table lengths are read here first, with nothing but
-``struct``: a directory of a few hundred bytes, of which no number is trusted.
+process when it cannot. So sides, types, table lengths and the bytes of each tile are read here
+first, with nothing but ``struct`` and numpy, and no number of the file is trusted.
 """
 
 import struct
@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides.limits import require_memory
@@ -70,7 +73,7 @@ def check_tiff(path: Path, memory_gib: float) -> None:
             if not {322, 323} & tags.keys():
                 continue  # no tiles: OpenSlide takes no pixels from it
             try:
-                width, height, tile_width, tile_height = _check_tiles(order, tags, size)
+                width, height, tile_width, tile_height = _check_tiles(file, order, tags, size)
             except ValueError as error:
                 raise SlideError(
                     f"slide {path} is damaged: directory {number} of its TIFF has {error}; copy "
@@ -85,7 +88,9 @@ def check_tiff(path: Path, memory_gib: float) -> None:
                 )
 
 
-def _check_tiles(order: str, tags: Directory, file_size: int) -> tuple[int, int, int, int]:
+def _check_tiles(
+    file: BinaryIO, order: str, tags: Directory, file_size: int
+) -> tuple[int, int, int, int]:
     """Width and height of the picture and of its tiles.
 
     Raises:
@@ -108,6 +113,10 @@ def _check_tiles(order: str, tags: Directory, file_size: int) -> tuple[int, int,
         length = table.count * struct.calcsize(_INTEGERS[table.kind])
         if length > len(table.value) and _offset(order, table) + length > file_size:
             raise ValueError(f"{name} that reach beyond its end")
+    # OpenSlide allocates a tile's bytes before it reads them.
+    longest = int(_table(file, order, tags[325]).max())
+    if longest > file_size:
+        raise ValueError(f"a tile of {longest} bytes in a file of {file_size}")
     return width, height, tile_width, tile_height
 
 
@@ -123,6 +132,19 @@ def _number(order: str, code: int, tag: _Tag) -> int:
         raise ValueError(f"{found} as {_SCALARS[code]}, expected one whole number")
     number: int = struct.unpack_from(order + _INTEGERS[tag.kind], tag.value)[0]
     return number
+
+
+def _table(file: BinaryIO, order: str, tag: _Tag) -> NDArray[np.integer]:
+    """The values (n,) of a table that lies inside the file; the file stays where it is."""
+    kind = np.dtype(f"{order}u{struct.calcsize(_INTEGERS[tag.kind])}")
+    length = tag.count * kind.itemsize
+    if length <= len(tag.value):
+        return np.frombuffer(tag.value[:length], kind)
+    place = file.tell()
+    file.seek(_offset(order, tag))
+    data = file.read(length)
+    file.seek(place)
+    return np.frombuffer(data, kind)
 
 
 def _offset(order: str, tag: _Tag) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import tifffile
 from openslide import OpenSlide
 
 from histotransfer_pl.errors import SlideError
@@ -59,6 +60,24 @@ def test_a_tile_that_would_abort_the_process_is_not_opened(
         set_tag(slide, tag, 1 << 20)
     with pytest.raises(SlideError, match=r"a tile of 1048576 x 1048576 px would take .* GiB"):
         open_slide(slide)
+
+
+@pytest.mark.parametrize("kind", ["LONG", "LONG8 of a classic TIFF"])
+def test_a_tile_of_more_bytes_than_the_file(tmp_path: Path, kind: str) -> None:
+    path = write_plain(tmp_path / "a.tif", tissue(250, 300))
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags["TileByteCounts"]
+        assert (tag.dtype, tag.count) == (4, 20)
+    data = bytearray(path.read_bytes())
+    if kind == "LONG":
+        data[tag.valueoffset + 28 : tag.valueoffset + 32] = b"\0\0\0\x7f"
+    else:  # two counts are read as one
+        data[tag.offset + 2] = 16
+    path.write_bytes(data + bytes(200))
+    with pytest.raises(
+        SlideError, match=r"directory 0 .* has a tile of \d{10,} bytes in a file of"
+    ):
+        open_slide(path)
 
 
 def test_more_pixels_than_a_file_can_hold(tmp_path: Path) -> None:

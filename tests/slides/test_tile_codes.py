@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from openslide import OpenSlide, OpenSlideError
 
 from histotransfer_pl.errors import SlideError
@@ -83,6 +84,21 @@ def test_a_smaller_tile_is_openslides_affair(tmp_path: Path) -> None:
     path = write_tiles(tmp_path / "a.tif", [jpeg(TILES[0]), small], columns=2, photometric="ycbcr")
     with pytest.raises(SlideError, match="Dimensional mismatch reading JPEG, expected 64x64"):
         open_slide(path).read_patch(64, 0, TILE_PX, 0.5)
+
+
+def test_a_tile_that_reaches_beyond_the_file_is_openslides_affair(tmp_path: Path) -> None:
+    tiles = list(map(jpeg, TILES))
+    path = write_tiles(tmp_path / "a.tif", tiles * 4, tiles, columns=4, photometric="ycbcr")
+    with tifffile.TiffFile(path) as tiff:
+        tag = tiff.pages.first.tags["TileByteCounts"]
+        assert tag.dtype == 4
+    with path.open("r+b") as file:
+        file.seek(tag.valueoffset + 15 * 4)
+        file.write(struct.pack("<I", path.stat().st_size - 100))
+    reader = open_slide(path)
+    reader.read_patch(0, 0, TILE_PX, 0.5)
+    with pytest.raises(SlideError, match="cannot be read at level-0 pixel x=192, y=192"):
+        reader.read_patch(192, 192, TILE_PX, 0.5)
 
 
 def test_restart_intervals_of_the_shared_tables_do_not_hold_for_the_tiles(aperio: Path) -> None:

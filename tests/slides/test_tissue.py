@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from skimage.filters import threshold_otsu
 
 from histotransfer_pl.errors import ConfigError, SlideError
 from histotransfer_pl.records.grid import TissueSettings
+from histotransfer_pl.slides import tissue
 from histotransfer_pl.slides.outlines import mask_from_geojson
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.tissue import glass_colour, is_grey, tissue_mask
@@ -75,16 +77,16 @@ def test_glass_is_the_brightest_ground_that_was_scanned() -> None:
 def test_a_pale_counterstain_is_found_beside_a_strong_stain(
     counterstain: tuple[int, int, int],
 ) -> None:
-    rgb, tissue = ihc(counterstain)
+    rgb, stained = ihc(counterstain)
     found = tissue_mask(rgb, 8.0)
-    assert (found != tissue).mean() < 0.01
+    assert (found != stained).mean() < 0.01
 
 
 def test_the_palest_counterstain_needs_a_threshold() -> None:
-    rgb, tissue = ihc((222, 224, 232))
+    rgb, stained = ihc((222, 224, 232))
     assert tissue_mask(rgb, 8.0).mean() < 0.1  # the limit that the documents state
     settings = TissueSettings("threshold", saturation_threshold=0.03, fill_holes_um2=1e6)
-    assert (tissue_mask(rgb, 8.0, settings) != tissue).mean() < 0.05
+    assert (tissue_mask(rgb, 8.0, settings) != stained).mean() < 0.05
 
 
 def ihc(counterstain: tuple[int, int, int]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -96,6 +98,14 @@ def ihc(counterstain: tuple[int, int, int]) -> tuple[NDArray[np.uint8], NDArray[
     rgb[tissue] = np.array(counterstain) + rng.normal(0, 4, (tissue.sum(), 3))
     rgb[200:300, 200:300] = np.array((120, 80, 50)) + rng.normal(0, 8, (100, 100, 3))
     return np.clip(rgb, 0, 255).astype(np.uint8), tissue
+
+
+@pytest.mark.parametrize("name", ["aperio", "tcga", "normal_slide"])
+def test_thresholds_of_h_and_e_stay_otsus(request: pytest.FixtureRequest, name: str) -> None:
+    thumbnail = open_slide(request.getfixturevalue(name), 0.5).thumbnail(8.0)
+    plain = threshold_otsu(np.ptp(thumbnail, axis=2))  # type: ignore[no-untyped-call]
+    found = tissue._threshold(tissue._colourfulness(thumbnail), TissueSettings())
+    assert abs(255 * found - np.clip(plain, 255 * 0.05, 255 * 0.15)) <= 1
 
 
 def test_background_at_the_edge_is_no_hole() -> None:
