@@ -19,6 +19,8 @@ from benchmarks.machine import describe
 PROGRAMS = (
     "store_read",
     "store_scale",
+    "store_shards",
+    "store_objects",
     "datamodule_epoch",
     "mil_epoch",
     "extraction",

@@ -1,0 +1,141 @@
+"""Many writers on one store, and a store that is complete: `python -m benchmarks.store_shards`."""
+
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.program import run
+from benchmarks.result import Result
+from benchmarks.shard_writer import FEATURES, values_of
+from histotransfer_pl.data.cohort import SlideEntry
+from histotransfer_pl.data.tile import TileJob
+from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.files import fingerprint
+from histotransfer_pl.store.feature_store import FeatureStore
+
+
+def measure(
+    slides: int = 1000, shards: int = 32, patches: int = 200, kills: int = 20, complete: int = 2000
+) -> list[Result]:
+    """Shards at once against one process, with and without kills; looking at what is complete.
+
+    Args:
+        slides: Tiny slides to write.
+        shards: Processes at once.
+        patches: Patches of a slide, of 512 numbers each.
+        kills: How often four shards are written with every one killed once.
+        complete: Slides of the complete store.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        return [
+            _cpu(root, 4, slides, patches),
+            _cpu(root, shards, slides, patches),
+            _kills(root, kills, max(40, slides // 10), patches),
+            _complete(root, complete),
+        ]
+
+
+def _start(root: Path, *numbers: int) -> "subprocess.Popen[bytes]":
+    """A process that writes its shard: number, shards, slides, patches."""
+    arguments = map(str, (root, *numbers))
+    return subprocess.Popen([sys.executable, "-m", "benchmarks.shard_writer", *arguments])
+
+
+def _cpu_of(work: Callable[[], None]) -> float:
+    """CPU seconds of the processes that a call starts and waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _run(root: Path, count: int, slides: int, patches: int) -> None:
+    for process in [_start(root, n, count, slides, patches) for n in range(count)]:
+        if process.wait() != 0:
+            raise RuntimeError("a shard failed")
+
+
+def _check(root: Path, slides: int, patches: int) -> None:
+    """Nothing lost, nothing doubled, every value right."""
+    store = FeatureStore.open(root)
+    if store.verify() or store.slide_ids() != sorted(f"slide {n}" for n in range(slides)):
+        raise RuntimeError(f"{root} is not whole")
+    for name in store.slide_ids():
+        if not np.array_equal(store.slide(name).read(FEATURES), values_of(name, patches)):
+            raise RuntimeError(f"{name} has other values")
+    if (root / ".partial").exists():
+        raise RuntimeError("something was left over")
+
+
+def _cpu(root: Path, count: int, slides: int, patches: int) -> Result:
+    one = _cpu_of(lambda: _run(root / f"one{count}.zarr", 1, slides, patches))
+    start = _cpu_of(lambda: _run(root / f"one{count}.zarr", 1, 0, patches))
+    many = _cpu_of(lambda: _run(root / f"many{count}.zarr", count, slides, patches))
+    _check(root / f"one{count}.zarr", slides, patches)
+    _check(root / f"many{count}.zarr", slides, patches)
+    notes = (
+        f"{many:.1f} against {one:.1f} CPU-s, of which each process spends {start:.2f} on its "
+        "start; values and verify equal"
+    )
+    name = f"{count} shards at once, {slides} slides of {patches} patches, vs one process"
+    ratio = (many - count * start) / (one - start)
+    return Result(name, ratio, 1.05, unit="CPU / CPU, without start", notes=notes)
+
+
+def _kills(root: Path, times: int, slides: int, patches: int) -> Result:
+    """Four shards, every one killed once and started again."""
+    draw, killed = random.Random(0), 0
+    for number in range(times):
+        place = root / f"killed{number}.zarr"
+        processes = [_start(place, n, 4, slides, patches) for n in range(4)]
+        time.sleep(draw.uniform(0.3, 1.2))
+        for process in processes:
+            killed += process.poll() is None
+            process.kill()
+            process.wait()
+        _run(place, 4, slides, patches)
+        _check(place, slides, patches)
+    notes = f"{killed} processes killed while at work, {times} stores, {slides} slides each"
+    return Result(
+        "slides lost or doubled by kills of four shards", 0.0, 0.0, unit="slides", notes=notes
+    )
+
+
+def _complete(root: Path, slides: int) -> Result:
+    """Looking at a complete store: what a run does when nothing is left to do."""
+    store = FeatureStore.open_or_create(root / "complete.zarr", GridSettings().for_store())
+    entries = []
+    with store.writing():
+        for number in range(slides):
+            path = root / f"{number}.svs"
+            path.write_bytes(b"slide")
+            facts = {"path": str(path), "fingerprint": fingerprint(path), "slide_mpp": 0.5}
+            store.add_slide(path.stem, np.zeros((1, 2), np.int32), attributes=facts).write(
+                FEATURES, np.zeros((1, 8), np.float16), {"weights_sha256": "0" * 64}
+            )
+            entries.append(SlideEntry(path.stem, path, None))
+    os.sync()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        job = TileJob(store, GridSettings())
+        for entry in entries:
+            job.run(entry)
+            slide = store.slide(entry.slide_id)
+            slide.matches(FEATURES, {"weights_sha256": "0" * 64})
+        times.append((time.perf_counter() - start) / slides * 1e3)
+    name = f"looking at a complete store of {slides} slides, ms per slide"
+    return Result(name, min(times), 1.0, unit="ms")
+
+
+if __name__ == "__main__":
+    run("store_shards", measure, {"slides": 40, "shards": 8, "kills": 2, "complete": 50})
