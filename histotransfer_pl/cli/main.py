@@ -114,6 +114,8 @@ def _quieten() -> None:
         ".*does not have many workers.*",
         # A run folder is meant to be used by fit, then test, then predict.
         ".*exists and is not empty.*",
+        # A run folder may be named otherwise than by its fit, or moved.
+        ".*The dirpath has changed from.*",
         # The arguments are those of the command line, passed on.
         ".*LightningCLI's args parameter is intended.*",
         # Our sampler returns every bag once; Lightning cannot know that either.

@@ -46,7 +46,7 @@ def new_bag_table(
     if trained is not None:
         known = dict.fromkeys(trained.validation_patients, "validation")
         known |= dict.fromkeys(trained.train_patients, "train")
-    parts = slides["patient_id"].map(known).fillna(part)
+    parts = slides["patient_id"].map(lambda patient: known.get(patient, part))
     if part != EXTERNAL:
         parts = parts.where(slides["label"] != "", "")
     return _bags(slides.assign(part=parts), bag, target)

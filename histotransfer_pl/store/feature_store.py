@@ -125,6 +125,17 @@ class FeatureStore:
             return False
         return self.files.exists(metadata_key(encode_key(slide_id)))
 
+    def __len__(self) -> int:
+        return len(self.slide_ids())
+
+    def __iter__(self) -> Iterator[StoredSlide]:
+        return (self.slide(slide_id) for slide_id in self.slide_ids())
+
+    def __getitem__(self, slide_id: str) -> StoredSlide:
+        if slide_id not in self:
+            raise StoreError(f"{self.location} has no slide {slide_id!r}")
+        return self.slide(slide_id)
+
     def slide(self, slide_id: str) -> StoredSlide:
         """A slide by its id; nothing is read before it is asked for something."""
         return StoredSlide(self, slide_id)

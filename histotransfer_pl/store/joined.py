@@ -84,6 +84,15 @@ def open_stores(locations: StoreLocation | Sequence[StoreLocation]) -> Store:
     return stores[0] if len(stores) == 1 else JoinedStores(stores)
 
 
+def open_store(location: StoreLocation) -> FeatureStore:
+    """Open a store: ``len(store)``, ``store[slide_id]``, and iteration over its slides.
+
+    Raises:
+        StoreError: There is no store.
+    """
+    return FeatureStore.open(location)
+
+
 def store_of(store: Store, slide_id: str) -> FeatureStore:
     """The store that holds a slide."""
     return store.owner(slide_id) if isinstance(store, JoinedStores) else store

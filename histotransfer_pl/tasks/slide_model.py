@@ -91,7 +91,8 @@ class SlideModel(LightningModule):
     @override
     def configure_model(self) -> None:
         """Build the head for the features and classes of the datamodule."""
-        if not hasattr(self, "head"):
+        # Without a trainer, in load_from_checkpoint, it is built from the checkpoint's record.
+        if not hasattr(self, "head") and self._trainer is not None:
             data = feature_data(self)
             self.build(data.in_features, data.target_spec, data.standardize, data.class_counts())
             self.record = data.record(self.head.spec)

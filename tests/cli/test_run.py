@@ -16,6 +16,7 @@ from tests.tuning import attention_array
 
 def metrics(folder: Path) -> dict[str, float]:
     found: dict[str, float] = json.loads((folder / "test_metrics.json").read_text())
+    del found["run"]  # its checkpoint notes its folder
     return found
 
 
@@ -144,8 +145,10 @@ def test_standardize_travels_with_the_checkpoint(run: Run, cohort: Path) -> None
 
     run("fit", "--data.standardize", "true")
     saved = torch.load(cohort / "r" / "checkpoints" / "best.ckpt", weights_only=True)
-    mean, deviation = saved["FeatureDataModule"]["scaling"]
-    assert mean.shape == deviation.shape == (6,)
+    state = saved["state_dict"]
+    assert state["feature_mean"].shape == state["feature_deviation"].shape == (6,)
+    assert (state["feature_deviation"] > 0).all()
+    assert state["feature_mean"].abs().sum() > 0
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_a_checkpoint_of_other_features_is_refused(
         cohort / "c.csv", index=False
     )
     assert run("test") == 1
-    assert "classes: checkpoint ['0', '1'], data ['no', 'yes']" in capsys.readouterr().err
+    assert "target.classes: ['0', '1'], not ['no', 'yes']" in capsys.readouterr().err
 
 
 def test_labelled_slides_without_features(
@@ -211,7 +214,7 @@ def test_nan_in_foreign_features_names_the_slide(
     document = json.loads(metadata.read_text())
     del document["attributes"]["checksum"], document["attributes"]["seal"]
     metadata.write_text(json.dumps(document))
-    for verb in ("fit", "predict"):
+    for verb in ("predict", "fit"):
         assert run(verb) == 1
         error = capsys.readouterr().err
         assert f"features of {slide_id!r} hold NaN or infinite values in 1 of" in error
