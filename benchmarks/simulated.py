@@ -1,9 +1,12 @@
 """Cohorts with a known truth: slides of a patient resemble each other, as do two models."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import expit, logit, ndtri
 
-from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions
+from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions, Task
 
 
 def simulate(
@@ -48,6 +51,41 @@ def calibrated(predictions: Predictions, area: float, prevalence: float) -> Pred
     shift = np.sqrt(2) * ndtri(area)
     scores = expit(shift * predictions.s - shift**2 / 2 + logit(prevalence))
     return Predictions(predictions.slide_ids, predictions.patients, predictions.y, scores)
+
+
+def simulate_task(
+    rng: np.random.Generator, task: Task, n_patients: int
+) -> tuple[Predictions, Predictions]:
+    """Two equally good models of another task, on one to three slides per patient.
+
+    Each patient has a latent value; its time to event, its labels and its class follow from it,
+    the target of a regression is the value of the slide.
+    """
+    patient = np.repeat(np.arange(n_patients), rng.integers(1, 4, n_patients))
+    latent = rng.normal(size=(n_patients, 3))
+    targets: NDArray[Any]
+    if task == "survival":
+        event, censored = rng.exponential(np.exp(-latent[:, 0])), rng.exponential(2, n_patients)
+        targets = np.stack([np.minimum(event, censored), event <= censored], 1)[patient]
+    elif task == "multilabel":
+        targets = (latent + rng.normal(size=latent.shape) > 0).astype(float)[patient]
+        targets[rng.random(targets.shape) < 0.2] = np.nan
+    elif task == "ordinal":
+        targets = np.digitize(latent[:, 0] + rng.normal(size=n_patients), [-1, 0, 1])[patient]
+    else:
+        targets = latent[patient, 0] + 0.5 * rng.normal(size=len(patient))
+    shared = np.stack([_noise(rng, patient, 0.5) for _ in range(3)], 1)
+    models = []
+    for _ in range(2):
+        own = np.stack([_noise(rng, patient, 0.5) for _ in range(3)], 1)
+        seen = latent[patient] + 0.6 * (np.sqrt(0.6) * shared + np.sqrt(0.4) * own)  # (S, 3)
+        scores = seen if task == "multilabel" else seen[:, 0]
+        if task == "ordinal":
+            apart = seen[:, :1] - np.array([-1.5, -0.5, 0.5, 1.5])
+            scores = np.exp(-(apart**2)) / np.exp(-(apart**2)).sum(1, keepdims=True)
+        ids = np.arange(len(patient)).astype(str)
+        models.append(Predictions(ids, patient.astype(str), targets, scores, task=task))
+    return models[0], models[1]
 
 
 def _noise(rng: np.random.Generator, patient: Ints, patient_share: float) -> Floats:

@@ -109,6 +109,16 @@ def integrated_brier(times: Sequence[float]) -> Metric:
     return metric
 
 
+def of_survival(metric: Metric) -> Metric:
+    """A metric of risk for scores that are survival at several times, (S, T)."""
+
+    @ranging(metric.lowest, metric.highest)
+    def of_curves(labels: Floats, scores: Floats, weights: Floats, folds: Ints) -> Floats:
+        return metric(labels, -scores.sum(1), weights, folds)
+
+    return of_curves
+
+
 def horizons(labels: Floats, n: int = 5) -> tuple[float, ...]:
     """Times to look at: quantiles of the times at which events were seen.
 
