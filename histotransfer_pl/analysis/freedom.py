@@ -26,8 +26,8 @@ def reach(left_out: Floats, groups: Ints, level: float) -> float:
     """Half width of an interval in bootstrap standard errors.
 
     A bootstrap of n patients finds (n - 1) / n of the variance and knows it no better than the
-    patients' influences allow; with 20 patients the normal 1.96 held the truth in 91 to 95 % of
-    cohorts (Hesterberg 2015, The American Statistician 69:371, gives both corrections).
+    patients' influences allow, so 1.96 is too short for few of them (Hesterberg 2015, The
+    American Statistician 69:371, gives both corrections).
 
     Args:
         left_out: (patients,) values with each patient left out.
