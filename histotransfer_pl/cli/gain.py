@@ -15,10 +15,9 @@ from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.labelled_tiles import LabelledTiles, read_tiles
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.data.slide_means import LabelledSlides, labelled_slides
-from histotransfer_pl.encoders.catalogue import find_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import DepthCost, count_costs
-from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
+from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder, configured_entry
 from histotransfer_pl.errors import AnalysisError, ConfigError, StoreMismatchError
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -253,7 +252,7 @@ def _stored_depths(config: ComparedEncoder, store: Path) -> list[str]:
         )
     if isinstance(config.depths, list):
         return config.depths
-    rows = count_costs(find_entry(config.name))
+    rows = count_costs(configured_entry(config))
     ordered = [row.depth for row in rows if row.depth in held]
     return ordered if config.depths == "all" else ordered[-1:]
 
@@ -295,7 +294,7 @@ def _counts(
 
 
 def _costs(config: EncoderConfig, side: int | None) -> dict[str, DepthCost]:
-    return {row.depth: row for row in count_costs(find_entry(config.name), side)}
+    return {row.depth: row for row in count_costs(configured_entry(config), side)}
 
 
 def _write(

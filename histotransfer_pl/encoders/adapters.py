@@ -8,15 +8,12 @@ convolutions.
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from histotransfer_pl.errors import EncoderError, WeightsError
-
-Method = Literal["full", "last_blocks", "lora", "frozen"]
-"""What of an encoder is trained."""
 
 _MARK = "lora_"
 _ATTENTION = ("attn.qkv", "attn.proj")

@@ -3,13 +3,13 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    Arguments = dict[str, Any]
-else:
-    # Of a dict[str, Any] the parser takes every class_path for a class that it should make.
-    Arguments = dict
+Arguments = dict[str, Any]
+"""Arguments of a network's constructor."""
+
+Method = Literal["full", "last_blocks", "lora", "frozen"]
+"""What of an encoder is trained."""
 
 PoolingChoice = Literal["default", "token", "mean", "token_and_mean"]
 

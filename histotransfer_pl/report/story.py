@@ -109,7 +109,8 @@ def _tuning(study: Study, arms: Sequence[Arm]) -> list[str]:
     variants = [arm.key.variant for arm in arms]
     if any(variant.startswith(TUNED_ON) for variant in variants):
         return [_PLAIN_TUNING]
-    rules = list(dict.fromkeys(variant.partition("-")[0] for variant in variants))
+    names = [variant.partition("-")[0].partition("+") for variant in variants]
+    rules = list(dict.fromkeys(rule for rule, _, _ in names))
     tuned = [rule for rule in rules if rule not in ("", "frozen")]
     if not tuned:
         return []

@@ -240,13 +240,17 @@ _TUNED = {
 }
 
 
+_METHODS = {"lora": "adapters", "last_blocks": "last blocks"}
+
+
 def variant_label(variant: str) -> str:
     """How the page calls a variant: ``random`` alone could be mistaken for random weights."""
     if variant.startswith(TUNED_ON):
         # a plain run: its selection bears any name
         return variant
-    rule, _, joint = variant.partition("-")
-    label = _TUNED.get(rule, rule)
+    name, _, joint = variant.partition("-")
+    rule, _, method = name.partition("+")
+    label = _TUNED.get(rule, rule) + (f" ({_METHODS.get(method, method)})" if method else "")
     return f"{label}, its own head" if joint == "joint" else label
 
 

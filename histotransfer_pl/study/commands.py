@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.runs.steps import Step, step_name, weights_kind
@@ -125,13 +125,17 @@ def fit_step(config: StudyConfig, stored: Features, factors: Mapping[str, Any]) 
 
 
 def finetune_step(
-    config: StudyConfig, chosen: Step, encoder: EncoderConfig, factors: Mapping[str, Any]
+    config: StudyConfig,
+    chosen: Step,
+    encoder: EncoderConfig,
+    factors: Mapping[str, Any],
+    method: Method = "full",
 ) -> Step:
     """Training of encoder and head on selected patches."""
     name = _run_name("finetune", factors)
     word = {flag: value for flag, value in pairwise(chosen.argv) if flag.startswith("--")}
-    network = encoder_options(encoder, ())
-    kept = {key: network[key] for key in network if key not in ("depths", "alias")}
+    kept = {"encoder": encoder.name, **chosen_settings(encoder, _TUNABLE)}
+    kept |= {} if method == "full" else {"tuning": method}
     argv = [
         *_run_options(config, name, factors["seed"]),
         *("--data", "TopKPatchDataModule"),
@@ -201,19 +205,22 @@ def predict_step(fit: Step) -> Step:
 
 def encoder_options(encoder: EncoderConfig, depths: Sequence[str]) -> dict[str, Any]:
     """An encoder as settings of `extract`; as a list where a single name cannot say it all."""
-    if encoder.pooling != "default" or not encoder.channels_last:
+    if chosen_settings(encoder, ("pooling", "channels_last", "model_args", "weights_key")):
         return {"encoder": [asdict(replace(encoder, depths=list(depths)))]}
-    chosen: dict[str, Any] = {"encoder": encoder.name, "depths": list(depths)}
-    for key, default in (
-        ("weights", "default"),
-        ("alias", None),
-        ("input_px", None),
-        ("allow_download", False),
-    ):
-        value = getattr(encoder, key)
-        if value != default:
-            chosen[key] = value
-    if encoder.weights == "random":
+    keys = ("weights", "alias", "input_px", "allow_download", "seed")
+    return {"encoder": encoder.name, "depths": list(depths), **chosen_settings(encoder, keys)}
+
+
+_TUNABLE = ("weights", "input_px", "allow_download", "seed", "pooling", "model_args")
+
+
+def chosen_settings(encoder: EncoderConfig, keys: Sequence[str]) -> dict[str, Any]:
+    """Those of an encoder's settings that differ from the usual; a seed only of random weights."""
+    usual = EncoderConfig(encoder.name)
+    chosen = {
+        key: getattr(encoder, key) for key in keys if getattr(encoder, key) != getattr(usual, key)
+    }
+    if encoder.weights == "random" and "seed" in keys:
         chosen["seed"] = encoder.seed
     return chosen
 
@@ -286,7 +293,7 @@ def feature_facts(config: StudyConfig, encoder: EncoderConfig) -> str:
     depths are not part of it: one more makes no other features of those that are there.
     """
     usual = EncoderConfig(encoder.name)
-    keys = ["name", "weights", "input_px", "pooling"]
+    keys = ["name", "weights", "input_px", "pooling", "model_args", "weights_key"]
     keys += ["seed"] if encoder.weights == "random" else []
     facts = {key: getattr(encoder, key) for key in keys}
     facts = {key: value for key, value in facts.items() if value != getattr(usual, key)}

@@ -63,12 +63,13 @@ def _similarity(
     needs = [step_name("extract", first.store_name)]
     fold = config.folds.numbers[0]
     depths: Sequence[str] | None = None
-    if pair.second == TUNED:
-        tune = _tuned(before, pair.first)
+    kind, _, method = pair.second.partition("+")
+    if kind == TUNED:
+        tune = _tuned(before, pair.first, method)
         fold = tune.factors["fold"]
         needs.append(tune.name)
         weights = str(tune.run_folder / "encoder.safetensors")
-        second = replace(first, weights=weights, alias=f"{first.store_name}@tuned-f{fold}")
+        second = replace(first, weights=weights, alias=f"{first.store_name}@{pair.second}-f{fold}")
         depths = _up_to(first, tune.factors["depth"])
     elif pair.second == RANDOM:
         second = replace(first, weights="random", alias=None)
@@ -131,7 +132,16 @@ def _gain(
 def compared(encoder: EncoderConfig, depths: Sequence[str] | None) -> dict[str, Any]:
     """An encoder as settings of `similarity` and `gain`; all its depths when None."""
     usual = EncoderConfig(encoder.name)
-    keys = ("weights", "seed", "alias", "input_px", "pooling", "allow_download")
+    keys = [
+        "weights",
+        "seed",
+        "alias",
+        "input_px",
+        "pooling",
+        "allow_download",
+        "model_args",
+        "weights_key",
+    ]
     chosen = {
         key: getattr(encoder, key) for key in keys if getattr(encoder, key) != getattr(usual, key)
     }
@@ -148,10 +158,11 @@ def _encoder(config: StudyConfig, name: str, where: str) -> EncoderConfig:
     return found[0]
 
 
-def _tuned(before: Sequence[Step], name: str) -> Step:
-    """The first run that tuned an encoder on its top-k patches."""
+def _tuned(before: Sequence[Step], name: str, method: str) -> Step:
+    """The first run that tuned an encoder on its top-k patches, by a method if one is named."""
+    wanted = {"": "topk", "full": "topk-"}.get(method, f"topk+{method}-")
     for step in before:
-        top = str(step.factors.get("variant", "")).startswith("topk")
+        top = str(step.factors.get("variant", "")).startswith(wanted)
         if step.kind == "finetune" and step.factors["encoder"] == name and top:
             return step
     raise ConfigError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
 
@@ -87,6 +87,8 @@ class Tuning:
         folds: Folds to tune on; all of the study when null.
         seeds: Seeds to tune with; the first of the study when null.
         k: Patches of each slide.
+        methods: What of the encoder is trained: `full`, `lora` (low-rank adapters), `last_blocks`;
+            each makes runs of its own, `topk+lora` beside `topk`.
         fit: Settings of the fine-tuning run: `model`, `data`, `trainer`, `checkpoint`.
     """
 
@@ -96,6 +98,7 @@ class Tuning:
     folds: list[int] | None = None
     seeds: list[int] | None = None
     k: int = 64
+    methods: list[Method] = field(default_factory=lambda: ["full"])
     fit: Settings = field(default_factory=dict)
 
 
@@ -125,8 +128,9 @@ class Pair:
 
     Attributes:
         first: Name in the store.
-        second: Name in the store, `tuned` (the first as it was tuned in the first fold), or
-            `random` (the first with random weights).
+        second: Name in the store, `tuned` (the first as it was tuned in the first fold; by the
+            first of `tuning.methods`, or by the one in `tuned+lora`), or `random` (the first with
+            random weights).
         options: Further settings of the verb `similarity`, such as `data.n_patches`.
     """
 
@@ -230,6 +234,12 @@ class StudyConfig:
         _refuse_repeats("folds.run", self.folds.numbers)
         _refuse_repeats("variants", self.variants)
         _refuse_repeats("encoders", self.encoder_names)
+        _refuse_repeats("tuning.methods", self.tuning.methods)
+        if not self.tuning.methods or "frozen" in self.tuning.methods:
+            raise ConfigError(
+                f"tuning.methods is {self.tuning.methods}: name full, lora or last_blocks; frozen "
+                "features are the variant frozen"
+            )
 
     @property
     def folder(self) -> Path:

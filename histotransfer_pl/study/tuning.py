@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.runs.steps import Step, joint_digest
 from histotransfer_pl.study.commands import (
@@ -102,23 +103,35 @@ def tuning_steps(
         for variant in config.tuned_variants:
             chosen = select_step(config, before, variant, RULES[variant])
             yield chosen
-            joint = stage1.factors(encoder.weights, END_TO_END.format(variant=variant))
-            tune = finetune_step(config, chosen, encoder, joint)
-            yield tune
-            yield test_step(tune)
-            weights = str(tune.run_folder / "encoder.safetensors")
-            alias = f"{stage1.encoder}@{variant}-f{stage1.fold}-s{stage1.seed}-"
-            # Tuned otherwise it is another encoder, and the store keeps both apart.
-            alias += joint_digest(before, chosen, tune)
-            again = replace(encoder, weights=weights, alias=alias)
-            extraction = extract_step(
-                config, again, [stage1.depth], (tune.name,), kind="extract_tuned"
-            )
-            yield extraction
-            stored = Features(alias, stage1.depth, encoder.weights, (extraction.name,))
-            fit = fit_step(config, stored, stage1.factors(encoder.weights, variant))
-            yield fit
-            yield test_step(fit)
+            for method in config.tuning.methods:
+                yield from _tuned_runs(config, stage1, encoder, (before, chosen), variant, method)
+
+
+def _tuned_runs(
+    config: StudyConfig,
+    stage1: Stage1,
+    encoder: EncoderConfig,
+    before: tuple[Step, Step],
+    variant: Variant,
+    method: Method,
+) -> Iterator[Step]:
+    """Tune, test, extract again, fit and test: one way of tuning on one selection."""
+    name = variant if method == "full" else f"{variant}+{method}"
+    joint = stage1.factors(encoder.weights, END_TO_END.format(variant=name))
+    tune = finetune_step(config, before[1], encoder, joint, method)
+    yield tune
+    yield test_step(tune)
+    weights = str(tune.run_folder / "encoder.safetensors")
+    alias = f"{stage1.encoder}@{name}-f{stage1.fold}-s{stage1.seed}-"
+    # Tuned otherwise it is another encoder, and the store keeps both apart.
+    alias += joint_digest(*before, tune)
+    again = replace(encoder, weights=weights, alias=alias, weights_key=None)
+    extraction = extract_step(config, again, [stage1.depth], (tune.name,), kind="extract_tuned")
+    yield extraction
+    stored = Features(alias, stage1.depth, encoder.weights, (extraction.name,))
+    fit = fit_step(config, stored, stage1.factors(encoder.weights, name))
+    yield fit
+    yield test_step(fit)
 
 
 def _require(what: str, wanted: Sequence[Any], known: Sequence[Any]) -> None:

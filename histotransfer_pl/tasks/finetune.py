@@ -18,8 +18,8 @@ from histotransfer_pl.data.bag_pieces import BagPieces
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.data.topk import TopKPatchDataModule
-from histotransfer_pl.encoders.adapters import LoraSettings, Method
-from histotransfer_pl.encoders.config import Arguments, EncoderConfig, PoolingChoice
+from histotransfer_pl.encoders.adapters import LoraSettings
+from histotransfer_pl.encoders.config import Arguments, EncoderConfig, Method, PoolingChoice
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput

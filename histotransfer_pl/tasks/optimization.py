@@ -8,7 +8,8 @@ from timm.optim._param_groups import param_groups_weight_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from histotransfer_pl.encoders.adapters import LoraSettings, Method, trainable_share
+from histotransfer_pl.encoders.adapters import LoraSettings, trainable_share
+from histotransfer_pl.encoders.config import Method
 from histotransfer_pl.encoders.encoder import PatchEncoder
 from histotransfer_pl.errors import ConfigError
 
