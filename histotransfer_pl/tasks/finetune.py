@@ -23,7 +23,6 @@ from histotransfer_pl.encoders.config import Arguments, EncoderConfig, Method, P
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
-from histotransfer_pl.records.attributes import encoder_spec
 from histotransfer_pl.tasks.attended import Attended, most_attended
 from histotransfer_pl.tasks.open_bags import OpenBags, fill_unreadable, no_prediction
 from histotransfer_pl.tasks.optimization import (
@@ -335,9 +334,10 @@ class TopKFineTuner(SlideModel):
 
     def _check_features(self, data: TopKPatchDataModule) -> None:
         """The encoder must be the one whose features stage 1 saw."""
-        wrong = data.features.encoder.differs(
-            encoder_spec(self.encoder.provenance), ignore=("weights.kind", "weights.origin", "name")
-        )
+        stored, own = data.features.encoder, self.encoder.spec
+        if not stored.model_args:  # stores of earlier releases do not know them
+            own = replace(own, model_args={})
+        wrong = stored.differs(own, ignore=("weights.kind", "weights.origin", "name"))
         if wrong:
             raise StoreMismatchError(
                 f"model.encoder is not the network whose features ({data.arrays[0]}) stage 1 saw "
