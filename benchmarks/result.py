@@ -27,6 +27,8 @@ class Result:
     """True where more is better, as for rates."""
     notes: str = ""
     device: str = "cpu"
+    left_out: str = ""
+    """Why it was not measured; the ratio then means nothing."""
 
     @property
     def met(self) -> bool:
@@ -37,7 +39,7 @@ class Result:
         """The result as plain JSON."""
         return {
             "name": self.name,
-            "ratio": round(self.ratio, 4),
+            "ratio": None if self.left_out else round(self.ratio, 4),
             "goal": self.goal,
             "met": self.met,
             "unit": self.unit,
@@ -46,15 +48,23 @@ class Result:
             "at_least": self.at_least,
             "notes": self.notes,
             "device": self.device,
+            "left_out": self.left_out,
         }
 
     @override
     def __str__(self) -> str:
         spread = "" if self.low is None else f" ({self.low:.3f} to {self.high:.3f})"
         sign = ">=" if self.at_least else "<="
+        if self.left_out:
+            return f"{self.name}: not measured, {self.left_out}"
         verdict = "met" if self.met else "MISSED"
         line = f"{self.name}: {self.ratio:.3f}{spread}, goal {sign} {self.goal}: {verdict}"
         return f"{line}; {self.notes}" if self.notes else line
+
+
+def left_out(name: str, goal: float, why: str, *, at_least: bool = False) -> Result:
+    """A row that could not be measured here."""
+    return Result(name, float("nan"), goal, at_least=at_least, left_out=why)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -74,6 +84,8 @@ def compare(
     speedup: bool = False,
     notes: str = "",
     device: str = "cpu",
+    amount: int = 0,
+    unit: str = "",
 ) -> Result:
     """Time two ways of doing the same, turn by turn so that a busy machine hurts both.
 
@@ -86,6 +98,8 @@ def compare(
         speedup: Give the reference's time by ours, of which more is better.
         notes: Added to the result, after the medians of both.
         device: Where it runs.
+        amount: How much a round does; then rates are told beside times.
+        unit: Of what.
 
     Returns:
         The median of the rounds' ratios, with their quartiles as spread.
@@ -98,7 +112,14 @@ def compare(
     for number in range(rounds):
         for run, times in pairs if number % 2 else pairs[::-1]:
             times.append(seconds(partial(run, number)))
-    return from_times(name, goal, ours, theirs, speedup=speedup, notes=notes, device=device)
+    return from_times(
+        *(name, goal, ours, theirs),
+        speedup=speedup,
+        notes=notes,
+        device=device,
+        amount=amount,
+        unit=unit,
+    )
 
 
 def from_times(
@@ -110,6 +131,8 @@ def from_times(
     speedup: bool = False,
     notes: str = "",
     device: str = "cpu",
+    amount: int = 0,
+    unit: str = "",
 ) -> Result:
     """The result of rounds that were timed one after the other, in seconds.
 
@@ -120,6 +143,9 @@ def from_times(
     ratios = [b / a if speedup else a / b for a, b in pairs]
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     times = f"{_short(ours)} against {_short(theirs)}, {len(ratios)} rounds"
+    if amount:
+        rates = [f"{amount / statistics.median(each):.0f}" for each in (ours, theirs)]
+        times += f"; {rates[0]} against {rates[1]} {unit}/s"
     return Result(
         name,
         statistics.median(ratios),

@@ -33,11 +33,12 @@ def measure(
     def truncated(_round: int) -> None:
         _encode(alone["layer2"], patches)
 
-    return [
-        compare("four depths in one pass vs four passes", 0.45, one_pass, separate, rounds),
-        compare("four depths in one pass vs the deepest", 1.05, one_pass, deepest, rounds),
-        compare("cut at layer2 vs the whole ResNet18", 0.75, truncated, deepest, rounds),
-    ]
+    rows = (
+        ("four depths in one pass vs four passes", 0.45, one_pass, separate),
+        ("four depths in one pass vs the deepest", 1.05, one_pass, deepest),
+        ("cut at layer2 vs the whole ResNet18", 0.75, truncated, deepest),
+    )
+    return [compare(*row, rounds, device=device, amount=batch_size, unit="patches") for row in rows]
 
 
 def _resnet18(depths: list[str], device: str) -> PatchEncoder:

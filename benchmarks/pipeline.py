@@ -1,0 +1,105 @@
+"""The pipeline's own ceiling: an encoder that costs nothing. `python -m benchmarks.pipeline`."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from benchmarks.extraction import Extraction
+from benchmarks.material import write_slides
+from benchmarks.program import run
+from benchmarks.result import Result, from_times, seconds
+from histotransfer_pl.data.cores import available_cores
+from histotransfer_pl.data.patch_batch import PatchBatch
+from histotransfer_pl.data.patches import PatchFeed, Reading
+from histotransfer_pl.tasks.extract import FeatureExtractor
+from histotransfer_pl.tasks.heap import keep_freed_memory
+
+
+class FirstPixels(FeatureExtractor):
+    """Takes the first pixels of a patch for its features."""
+
+    @override
+    def predict_step(self, batch: PatchBatch, batch_idx: int) -> dict[str, Tensor]:
+        pixels = batch.patches.flatten(1)  # (B, P * P * 3)
+        return {name: pixels[:, :dim].float() for name, dim in self.dims.items()}
+
+
+class FreeExtraction(Extraction):
+    """Extraction with an encoder that costs nothing."""
+
+    @override
+    def task(self, depths: object, alias: str) -> FeatureExtractor:
+        return FirstPixels(self.encoder, "random", "last", alias=alias)
+
+    def read_in(self, reading: Reading) -> Callable[[], object]:
+        """All patches, without an encoder, a Trainer and a store to write to."""
+        data = self.prepared_data()
+
+        def read() -> None:
+            with closing(PatchFeed(data, reading)) as feed:
+                for _ in feed:
+                    pass
+
+        return read
+
+
+def measure(
+    slides: int = 24, patch_px: int = 224, batch_size: int = 64, rounds: int = 5
+) -> list[Result]:
+    """Patches per second into the store by those of the reader alone, at its best setting.
+
+    Args:
+        slides: Slides of 144 patches.
+        patch_px: Side of a patch.
+        batch_size: Patches of a batch.
+        rounds: Rounds.
+    """
+    keep_freed_memory()
+    cores, cpu = available_cores(), torch.device("cpu")
+    ways = [Reading(cpu, batch_size, 0, n) for n in sorted({1, 2, cores})]
+    ways += [Reading(cpu, batch_size, n, 1) for n in sorted({1, cores})]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "slides"
+        (first,) = write_slides(folder, 1, 12 * patch_px)
+        for number in range(1, slides):
+            os.link(first, folder / f"slide_{number:03d}.tiff")
+        work = FreeExtraction(
+            Path(name), folder, patch_px, batch_size, "cpu", "timm:test_resnet", num_workers=cores
+        )
+        alone: dict[Reading, list[float]] = {way: [] for way in ways}
+        ours: list[float] = []
+        for _ in range(rounds + 1):
+            for way, times in alone.items():
+                times.append(seconds(work.read_in(way)))
+            ours.append(seconds(work.prepare([])))
+        timings = work.writer.timings
+    best = min(alone, key=lambda way: sorted(alone[way])[rounds // 2])
+    readers = f"{best.workers} processes" if best.workers else f"{best.threads} threads"
+    return [
+        from_times(
+            f"extraction with an encoder that costs nothing, {cores} processes reading, vs the "
+            "reader alone at its best",
+            *(0.9, ours[1:], alone[best][1:]),
+            speedup=True,
+            notes=f"{cores} cores; the reader is best in {readers}",
+            amount=work.patches,
+            unit="patches",
+        ),
+        Result(
+            f"tile decodes per file tile, {cores} processes",
+            timings.decodes / max(1, timings.tiles),
+            1.15,
+            "decodes / tiles",
+            notes=f"{timings.decodes} decodes of {timings.tiles} tiles; counted, not timed",
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    run("pipeline", measure, {"slides": 3, "patch_px": 64, "rounds": 2})
