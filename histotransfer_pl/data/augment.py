@@ -35,7 +35,8 @@ def turn(patches: Tensor, which: Tensor) -> Tensor:
     """
     turned = torch.empty_like(patches)
     for symmetry in torch.unique(which).tolist():
-        own = (which == symmetry).to(patches.device)  # (N,)
+        # Numbers and not a mask, whose count the device would have to tell the host.
+        own = (which == symmetry).nonzero().flatten().to(patches.device)  # (n,)
         images = patches[own]  # (n, P, P, 3)
         mirrored = images.flip(2) if symmetry >= 4 else images
         turned[own] = mirrored.rot90(symmetry % 4, (1, 2))

@@ -19,7 +19,7 @@ class BagBatch(NamedTuple):
 
     Attributes:
         features: (sum N, D) patch features, in the precision of the store.
-        lengths: (S,) patches of each slide.
+        lengths: (S,) patches of each slide; on the host, also where the rest is on a device.
         labels: (S,) class of each slide; -1 where it is unknown.
         indices: (S,) place of each slide in the datamodule's list of slides.
         weights: (S,) share of each slide in the loss: one over the slides of the whole step,
@@ -98,7 +98,7 @@ class BagDataset(Dataset[Bag]):
         indices: For each bag its place in the datamodule's list.
         max_patches: Keep at most so many random patches of a bag; None keeps all.
         seed: Seed of the random patches; which are drawn depends on it, the epoch and the bag.
-        keep: Keep bags in memory once they were read.
+        keep_on: Where bags are kept once they were read; None reads them again and again.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class BagDataset(Dataset[Bag]):
         indices: Sequence[int],
         max_patches: int | None = None,
         seed: int = 0,
-        keep: bool = False,
+        keep_on: torch.device | None = None,
     ) -> None:
         self.store = store
         self.arrays = arrays
@@ -119,7 +119,8 @@ class BagDataset(Dataset[Bag]):
         self.indices = indices
         self.max_patches = max_patches
         self.seed = seed
-        self._kept: dict[int, Tensor] | None = {} if keep else None
+        self.keep_on = keep_on
+        self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.bags)
@@ -130,13 +131,13 @@ class BagDataset(Dataset[Bag]):
         return Bag(features, self.labels[item.place], self.indices[item.place], item.weight)
 
     def _features(self, item: BagItem) -> Tensor:
-        if self._kept is None:
+        if self.keep_on is None:
             return self._read(item)
         if item.place not in self._kept:
-            self._kept[item.place] = self._read(item, sample=False)
+            self._kept[item.place] = self._read(item, sample=False).to(self.keep_on)
         features = self._kept[item.place]  # (N, D)
         rows = self._sample(len(features), item)
-        return features if rows is None else features[rows]
+        return features if rows is None else features[rows.to(self.keep_on)]
 
     def _read(self, item: BagItem, *, sample: bool = True) -> Tensor:
         slides = [self.store.slide(slide_id) for slide_id in self.bags[item.place]]

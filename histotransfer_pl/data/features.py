@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from histotransfer_pl.data.bag_table import EXTERNAL, PARTS, bag_table, new_bag_table
-from histotransfer_pl.data.bags import Bag, BagDataset, BagItem, BagSampler, pack
+from histotransfer_pl.data.bags import Bag, BagBatch, BagDataset, BagItem, BagSampler, pack
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.join import Join, join_cohort, join_unlabelled
 from histotransfer_pl.data.refusals import (
@@ -40,6 +40,10 @@ from histotransfer_pl.store.joined import Store, StoreLocation, open_stores
 from histotransfer_pl.store.layout import feature_path
 
 _log = logging.getLogger(__name__)
+
+_HOST = torch.device("cpu")
+_GPU_SHARE = 0.25
+"""Of the GPU's free memory, for the bags of one part: training needs the rest."""
 _PACKAGES = ("histotransfer_pl", "torch", "lightning", "timm")
 
 
@@ -250,6 +254,16 @@ class FeatureDataModule(LightningDataModule):
         found = self.trained or getattr(module, "record", None)
         return found if isinstance(found, RunRecord) else None
 
+    @override
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Lengths stay on the host: reading them back would make every step wait for the device."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if isinstance(batch, BagBatch):
+            moved = moved._replace(lengths=batch.lengths)
+        return moved
+
     def _choose_features(self, trained: RunRecord | None) -> tuple[str, list[str]]:
         """The encoder and depths asked for, or of the model, or the only ones there are."""
         encoder, depths = self.encoder, self.depths
@@ -349,16 +363,24 @@ class FeatureDataModule(LightningDataModule):
             indices=rows.index.tolist(),
             max_patches=max_patches,
             seed=self._order_seed(),
-            keep=repeated and self._fits(rows["slide_ids"].tolist()),
+            keep_on=self._memory_for(rows["slide_ids"].tolist()) if repeated else None,
         )
 
-    def _fits(self, bags: list[list[str]]) -> bool:
-        """Whether these bags may be kept in memory; worker processes would each keep a copy."""
+    def _memory_for(self, bags: list[list[str]]) -> torch.device | None:
+        """Where these bags are kept once they were read: on the GPU, on the host, or nowhere.
+
+        Worker processes would each keep a copy of their own.
+        """
         if self.num_workers or not bags:
-            return False
+            return None
         patches = sum(self.store.slide(s).n_patches for slides in bags for s in slides)
-        row_bytes = self.in_features * np.dtype(self.features.dtype).itemsize
-        return patches * row_bytes <= self.cache_gb * 1e9
+        size = patches * self.in_features * np.dtype(self.features.dtype).itemsize
+        if size > self.cache_gb * 1e9:
+            return None
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type == "cuda" and size < _GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            return device
+        return _HOST
 
     def _loader(self, part: str | None, *, shuffle: bool = False) -> DataLoader[Bag]:
         dataset = self._dataset(part, self.max_patches if shuffle else None)
@@ -381,7 +403,8 @@ class FeatureDataModule(LightningDataModule):
             collate_fn=pack,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            # What lies on the device already cannot be pinned, and need not be.
+            pin_memory=torch.cuda.is_available() and dataset.keep_on in (None, _HOST),
         )
 
     def _require_bags(self, n: int, part: str | None, world_size: int) -> None:

@@ -1,7 +1,5 @@
 """Patches on their way from the readers to the device."""
 
-import queue
-import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -10,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from histotransfer_pl.data.ahead import read_ahead
 from histotransfer_pl.data.patch_batch import PatchBatch, Work, wanted_arrays
 from histotransfer_pl.data.patch_pool import LostSlide, ReaderPool, ReadPatches
 from histotransfer_pl.data.patch_source import ReadCost
@@ -117,44 +116,23 @@ class DeviceFeed:
         self._streams = streams
 
     def __iter__(self) -> Generator[PatchBatch, None, None]:
-        ready: queue.Queue[tuple[PatchBatch, Any] | BaseException | None] = queue.Queue(_AHEAD)
-        stop = threading.Event()
-        thread = threading.Thread(target=self._send_all, args=(ready, stop), daemon=True)
-        thread.start()
-        try:
-            while (item := ready.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                batch, copied = item
+        with closing(read_ahead(self._sent(), _AHEAD)) as sent:
+            for batch, copied in sent:
                 encoding = self._streams.current_stream(self.device)
                 encoding.wait_event(copied)
                 # Its memory belongs to the copying stream, and must not be reused too early.
                 batch.patches.record_stream(encoding)
                 yield batch
-        finally:
-            stop.set()
-            while thread.is_alive():
-                _drain(ready)
-                thread.join(0.05)
 
-    def _send_all(
-        self,
-        ready: "queue.Queue[tuple[PatchBatch, Any] | BaseException | None]",
-        stop: threading.Event,
-    ) -> None:
-        try:
-            copying = self._streams.Stream(self.device)
-            with closing(iter(self.batches)) as batches:
-                for batch in batches:
-                    if stop.is_set():
-                        return
-                    start = time.perf_counter()
-                    sent = self._send(batch, copying)
-                    self.copying_s += time.perf_counter() - start
-                    ready.put(sent)
-            ready.put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever asks for batches
-            ready.put(error)
+    def _sent(self) -> Generator[tuple[PatchBatch, Any], None, None]:
+        """Batches on their way, each with the event of its arrival; runs in the thread."""
+        copying = self._streams.Stream(self.device)
+        with closing(iter(self.batches)) as batches:
+            for batch in batches:
+                start = time.perf_counter()
+                sent = self._send(batch, copying)
+                self.copying_s += time.perf_counter() - start
+                yield sent
 
     def _send(self, batch: PatchBatch, copying: Any) -> tuple[PatchBatch, Any]:
         patches = batch.patches if batch.patches.is_pinned() else _pinned(batch.patches)
@@ -168,11 +146,3 @@ class DeviceFeed:
 
 def _pinned(patches: Tensor) -> Tensor:
     return patches.pin_memory() if torch.cuda.is_available() else patches
-
-
-def _drain(ready: "queue.Queue[Any]") -> None:
-    try:
-        while True:
-            ready.get_nowait()
-    except queue.Empty:
-        return

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from histotransfer_pl.data.ahead import AheadLoader
 from histotransfer_pl.data.augment import augment
 from histotransfer_pl.data.bag_pieces import (
     BagPieceDataset,
@@ -24,6 +25,7 @@ from histotransfer_pl.data.bags import BagBatch, BagDataset, BagItem
 from histotransfer_pl.data.cohort import slides_from_cohort
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patch_cache import PatchCache
+from histotransfer_pl.data.patches import choose_reading
 from histotransfer_pl.data.selection import read_selections, require_selection
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec
@@ -53,7 +55,8 @@ class TopKPatchDataModule(FeatureDataModule):
         augment: Turn, mirror and restain training patches.
         stain_jitter: Largest change of a stain; 0.05 is light, 0.2 strong, 0 none.
         strict: Refuse labelled slides whose features are missing.
-        threads: Threads that read.
+        threads: Threads that read; by default 2, or the cores that this process may use where a
+            GPU trains.
         cache: Where decoded patches are kept: in ``memory`` (of each device), on ``disk``, where
             the next run with the same ``cache_dir`` finds them, or ``none``.
         cache_dir: Folder of the patches on disk; by default ``patches`` in the run's own folder.
@@ -78,7 +81,7 @@ class TopKPatchDataModule(FeatureDataModule):
         augment: bool = True,
         stain_jitter: float = 0.05,
         strict: bool = True,
-        threads: int = 2,
+        threads: int | None = None,
         cache: Literal["memory", "disk", "none"] = "memory",
         cache_dir: Path | None = None,
         cache_gb: float = 2.0,
@@ -97,7 +100,7 @@ class TopKPatchDataModule(FeatureDataModule):
             strict=strict,
             cache_gb=cache_gb,
         )
-        if eval_patches < 1 or threads < 1 or stain_jitter < 0:
+        if eval_patches < 1 or (threads is not None and threads < 1) or stain_jitter < 0:
             raise ConfigError(
                 f"data.eval_patches is {eval_patches}, data.threads {threads} and "
                 f"data.stain_jitter {stain_jitter}: expected at least 1, 1 and 0"
@@ -153,18 +156,26 @@ class TopKPatchDataModule(FeatureDataModule):
             self.cache.close()
 
     @override
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment training patches on the device."""
+    def train_dataloader(self) -> Any:
+        """Patches are read, decoded and put together outside the training loop."""
+        return AheadLoader(self._loader("train", shuffle=True))
+
+    @override
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Move a batch, and augment training patches on the device."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         trainer = self.trainer
         if not (self.augment and isinstance(batch, BagBatch) and trainer and trainer.training):
-            return batch
-        bags = torch.split(batch.features, batch.lengths.tolist())
+            return moved
+        bags = torch.split(moved.features, batch.lengths.tolist())
         changed = []
         for index, patches in zip(batch.indices.tolist(), bags, strict=True):
             seed = self.draw_seed(trainer.current_epoch, index)
             generator = torch.Generator().manual_seed(seed)
             changed.append(augment(patches, generator, self.stain_jitter))
-        return batch._replace(features=torch.cat(changed))
+        return moved._replace(features=torch.cat(changed))
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -177,6 +188,13 @@ class TopKPatchDataModule(FeatureDataModule):
         self._restored = state_dict["candidates"]
         if self._prepared != "nothing":
             self._restore_candidates()
+
+    @property
+    def reading_threads(self) -> int:
+        """Threads that read, by what the device and the cores allow where nothing is said."""
+        trainer = self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        return self.threads or choose_reading(device, trainer.num_devices if trainer else 1).threads
 
     def candidate_chunks(self, slide_id: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Readable candidates of a slide in pieces: rows (B,) and patches (B, P, P, 3)."""
@@ -238,7 +256,7 @@ class TopKPatchDataModule(FeatureDataModule):
                 mine["slide_ids"], mine["label"], mine.index.tolist(), strict=True
             )
         ]
-        dataset = BagPieceDataset(self.cache, bags, self.eval_patches, self.threads)
+        dataset = BagPieceDataset(self.cache, bags, self.eval_patches, self.reading_threads)
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
 
     def _cache_folder(self) -> Path | None:
@@ -273,6 +291,7 @@ class TopKDataset(BagDataset):
     def __init__(self, bags: BagDataset, data: TopKPatchDataModule) -> None:
         super().__init__(bags.store, bags.arrays, bags.bags, bags.labels, bags.indices)
         self._data = data
+        self._pool = ThreadPoolExecutor(data.reading_threads)
 
     @override
     def _features(self, item: BagItem) -> Tensor:
@@ -285,8 +304,7 @@ class TopKDataset(BagDataset):
         """The k best patches that can be read: the next in rank replaces a damaged one."""
         cache, k = self._data.cache, self._data.k
         rows = self._data.candidates[slide_id].tolist()
-        with ThreadPoolExecutor(self._data.threads) as pool:
-            read = list(pool.map(lambda row: cache.read(slide_id, row), rows[:k]))
+        read = list(self._pool.map(lambda row: cache.read(slide_id, row), rows[:k]))
         spare = iter(rows[k:])
         patches = [patch for patch in read if patch is not None]
         while len(patches) < k and (row := next(spare, None)) is not None:

@@ -19,7 +19,7 @@ from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.models.build import build_head
 from histotransfer_pl.models.heads import AttentionHead, MILHead, MILOutput
-from histotransfer_pl.models.pooling import segment_mean
+from histotransfer_pl.models.pooling import segment_mean, segment_spread
 from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
 from histotransfer_pl.records.run import RunRecord, TargetSpec
 from histotransfer_pl.runs.checkpoints import RECORD, VERSION, check_record, read_record
@@ -145,7 +145,7 @@ class SlideModel(LightningModule):
     def attend(self, features: Tensor) -> Tensor:
         """Attention (N,) of the patches of one bag, features (N, D), on the CPU."""
         self.eval()
-        lengths = torch.tensor([len(features)], device=self.device)
+        lengths = torch.tensor([len(features)])
         return self.classify(features.to(self.device), lengths).attention.float().cpu()
 
     def losses(self, output: MILOutput, batch: BagBatch) -> Tensor:
@@ -153,7 +153,7 @@ class SlideModel(LightningModule):
         slide = F.cross_entropy(output.logits, batch.labels, reduction="none")  # (S,)
         losses = self.alpha * slide  # (S,)
         if self.beta > 0 and output.patch_logits is not None:
-            labels = batch.labels.repeat_interleave(batch.lengths)  # (sum N,)
+            labels = segment_spread(batch.labels, batch.lengths)  # (sum N,)
             patch = F.cross_entropy(output.patch_logits, labels, reduction="none")  # (sum N,)
             losses = losses + self.beta * segment_mean(patch, batch.lengths)  # (S,)
         return self.class_weight[batch.labels] * losses

@@ -75,9 +75,19 @@ def test_packing_keeps_rows_and_lengths() -> None:
     assert batch.labels.tolist() == [1, 3]
 
 
+KEPT = {False: None, True: torch.device("cpu")}
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_bag_is_what_the_store_holds(store: FeatureStore, keep: bool) -> None:
-    dataset = BagDataset(store, [ARRAY], [["a"], ["b", "c"]], [0, 1], [0, 1], keep=keep)
+    dataset = BagDataset(
+        store,
+        [ARRAY],
+        [["a"], ["b", "c"]],
+        [0, 1],
+        [0, 1],
+        keep_on=torch.device("cpu") if keep else None,
+    )
     for _ in range(2):
         np.testing.assert_array_equal(dataset[BagItem(0)].features, store.slide("a").read(ARRAY))
         joined = np.concatenate([store.slide(s).read(ARRAY) for s in ("b", "c")])
@@ -86,7 +96,15 @@ def test_a_bag_is_what_the_store_holds(store: FeatureStore, keep: bool) -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_max_patches_samples_other_rows_each_epoch(store: FeatureStore, keep: bool) -> None:
-    dataset = BagDataset(store, [ARRAY], [["a", "b", "c"]], [0], [0], max_patches=10, keep=keep)
+    dataset = BagDataset(
+        store,
+        [ARRAY],
+        [["a", "b", "c"]],
+        [0],
+        [0],
+        max_patches=10,
+        keep_on=torch.device("cpu") if keep else None,
+    )
     whole = np.concatenate([store.slide(s).read(ARRAY) for s in ("a", "b", "c")])
     seen = []
     for epoch in (0, 1, 2, 3, 4, 0):

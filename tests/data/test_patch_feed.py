@@ -161,7 +161,7 @@ def test_batches_are_sent_ahead_but_not_without_end(kept: list[str]) -> None:
     assert batches.given == 4  # one given, two that lie on the device, one that waits for room
     running.close()
     assert batches.closed
-    assert not [t for t in threading.enumerate() if "_send_all" in t.name]
+    assert not [t for t in threading.enumerate() if "ahead" in t.name]
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_here(kept: list[str]) -> None:
