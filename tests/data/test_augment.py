@@ -1,10 +1,14 @@
 """Augmentation: the symmetries of the square, and stains as scikit-image separates them."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from skimage.color import combine_stains, separate_stains
 from skimage.color.colorconv import hed_from_rgb, rgb_from_hed
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
 
 from histotransfer_pl.data.augment import augment, restain, turn
 
@@ -58,3 +62,27 @@ def test_light_jitter_is_light() -> None:
     scale = 1 + 0.05 * (2 * torch.rand(200, 3) - 1)
     change = restain(images, scale, 0.05 * (2 * torch.rand(200, 3) - 1)).float() - images.float()
     assert 1 < change.abs().mean() < 12
+
+
+class Calls(TorchDispatchMode):
+    """Operations on a device, and values that the host had to be told."""
+
+    names: list[str]
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        if any(tensor.is_meta for tensor in tensors):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_augmentation_on_a_device_never_asks_it_for_a_value() -> None:
+    """On the meta device there are no values: what asks for one fails."""
+    images = torch.empty(16, 8, 8, 3, dtype=torch.uint8, device="meta")
+    with Calls() as calls:  # type: ignore[no-untyped-call]
+        calls.names = []
+        changed = augment(images, torch.Generator().manual_seed(0), 0.05)
+    assert changed.shape == images.shape
+    assert calls.names
+    assert not [name for name in calls.names if "nonzero" in name or "local_scalar" in name]

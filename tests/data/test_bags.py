@@ -1,5 +1,6 @@
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histotransfer_pl.data.bags import Bag, BagDataset, BagItem, BagSampler, pack
+from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.importer import import_arrays
 
@@ -134,3 +136,32 @@ def test_pairs_of_features_and_label_are_bags() -> None:
     assert batch.lengths.tolist() == [2, 1]
     assert batch.labels.tolist() == [1, 0]
     assert batch.weights.sum().item() == pytest.approx(1)
+
+
+def test_lengths_stay_on_the_host() -> None:
+    """Every head asks for them in every step, which would wait for the device each time."""
+    data = FeatureDataModule(Path("s.zarr"), Path("c.csv"))
+    batch = pack([Bag(torch.zeros(n, 2), 0, n, 0.5) for n in (1, 3)])
+    moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
+    assert moved.lengths is batch.lengths
+    assert all(part.is_meta for part in (moved.features, moved.labels, moved.weights))
+    assert moved.lengths.tolist() == [1, 3]
+
+
+def test_bags_are_kept_on_the_gpu_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = FeatureDataModule(Path("s.zarr"), Path("c.csv"), cache_gb=1)
+    size = 1000 * 100 * 2  # patches, features, bytes of float16
+    monkeypatch.setattr(FeatureDataModule, "in_features", 100, raising=False)
+    data.__dict__.update(
+        store=SimpleNamespace(slide=lambda _: SimpleNamespace(n_patches=1000)),
+        features=SimpleNamespace(dtype="float16"),
+    )
+    cuda = torch.device("cuda")
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=cuda))
+    assert data._memory_for([["a"]]) == torch.device("cpu")
+    data.__dict__["trainer"] = trainer
+    for free, place in ((4 * size + 4, cuda), (4 * size - 4, torch.device("cpu"))):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert data._memory_for([["a"]]) == place
+    data.cache_gb = size / 1e9 / 2
+    assert data._memory_for([["a"]]) is None
