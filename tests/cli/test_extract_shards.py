@@ -14,6 +14,7 @@ from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.store.feature_store import FeatureStore
 
 from ..store.s3 import BUCKET, serve_s3
+from .conftest import Run
 
 Extract = Callable[..., int]
 LAYER = "features/resnet18-random0/layer1"
@@ -138,3 +139,21 @@ def test_extract_and_verify_in_a_bucket(
     assert main(["verify", "--store", s3]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "whole.zarr"]
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_fit_and_predict_from_a_bucket(
+    run: Run, cohort: Path, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HISTOTRANSFER_CACHE", str(tmp_path / "cache"))
+    assert main(["merge", "--stores", "s.zarr", "--out", s3]) == 0
+    assert run("fit") == 0
+    assert run("predict") == 0
+    local = (cohort / "r/predictions.csv").read_text()
+    assert run("fit", "--data.store", s3) == 0
+    assert run("predict", "--data.store", s3) == 0
+    assert (cohort / "r/predictions.csv").read_text() == local
+    store = FeatureStore.open(s3)
+    (attention,) = store.attention_runs(store.slide_ids()[:1])
+    assert len(store.read_attention(attention, "p00/0")) == store.slide("p00/0").n_patches
+    assert not Path("s3:").exists()

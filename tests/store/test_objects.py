@@ -219,3 +219,17 @@ def test_a_path_that_was_a_url_is_one_again(server: str, url: str) -> None:
     assert FeatureStore.open(Path(url), options(server)).location == url
     assert not Path("s3:").exists()
     shutil.rmtree("s3:", ignore_errors=True)
+
+
+def test_requests_of_a_slide_are_few(server: str, url: str) -> None:
+    """The counts of docs/tasks/clusters.md."""
+    with failing(server, 0.0) as proxy:
+        store = FeatureStore.open_or_create(url, None, options(proxy.endpoint))
+        with store.writing():
+            proxy.requests.clear()
+            slide = store.add_slide("a", coords_of("a"))
+            assert len(proxy.requests) <= 6
+            for requests, depth in ((14, "x"), (12, "y")):
+                proxy.requests.clear()
+                slide.write(f"features/e/{depth}", features_of("a"), {})
+                assert len(proxy.requests) <= requests
