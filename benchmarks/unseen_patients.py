@@ -89,9 +89,7 @@ def _report(models: list[Path]) -> None:
     print(f"| mean of the five | {_words(both.predictions, labels)} | |")
     size = models[0].stat().st_size / 1e6
     counts = load_model(models[0].name).record.counts
-    print(
-        f"\nA model file has {size:.1f} MB; fold 0: {dict(counts)}; {len(both.failed)} slides failed"
-    )
+    print(f"\nA model file has {size:.1f} MB; fold 0: {dict(counts)}; {len(both.failed)} failed")
 
 
 def _words(found: pd.DataFrame, labels: pd.DataFrame) -> str:
