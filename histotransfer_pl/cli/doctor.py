@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from histotransfer_pl.cli.files import call, say
+from histotransfer_pl.cli.answer import print_line
+from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.data.checkup import (
     Finding,
     Work,
@@ -27,7 +28,7 @@ from histotransfer_pl.records.grid import GridSettings
 
 def doctor(arguments: list[str]) -> int:
     """Look at slides, labels, weights, space and the store before a long job."""
-    return call(_doctor, arguments, "doctor")
+    return run_function(_doctor, arguments, "doctor")
 
 
 def _doctor(
@@ -96,7 +97,9 @@ def _entries(
 
 def _print(findings: list[Finding]) -> int:
     for finding in findings:
-        say(f"{'PROBLEM' if finding.problem else 'ok     '} {finding.subject:<8} {finding.text}")
+        print_line(
+            f"{'PROBLEM' if finding.problem else 'ok     '} {finding.subject:<8} {finding.text}"
+        )
     problems = sum(finding.problem for finding in findings)
-    say(f"{problems} problem{'' if problems == 1 else 's'}")
+    print_line(f"{problems} problem{'' if problems == 1 else 's'}")
     return 1 if problems else 0

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from histotransfer_pl.cli.files import call, say
+from histotransfer_pl.cli.answer import print_line
+from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.encoders.catalogue import CATALOGUE
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import cost_table, measure_costs
@@ -16,7 +17,7 @@ from histotransfer_pl.records.files import write_text
 
 def encoders(arguments: list[str]) -> int:
     """The catalogue of encoders, or their cost on this machine."""
-    return call(_encoders, arguments, "encoders")
+    return run_function(_encoders, arguments, "encoders")
 
 
 def _encoders(
@@ -51,14 +52,14 @@ def _encoders(
             rows += measure_costs(
                 config, device=device, batch_size=batch_size, bf16=bf16, repetitions=repetitions
             )
-            say(f"measured {name}")
+            print_line(f"measured {name}")
         table = cost_table(rows)
         write_text(output, table.to_csv(index=False))
-        say(table.to_string(index=False))
-        say(f"wrote {output}")
+        print_line(table.to_string(index=False))
+        print_line(f"wrote {output}")
         return 0
     rows_of_text = describe_catalogue()
-    say(json.dumps(rows_of_text, indent=2) if json_format else catalogue_text(rows_of_text))
+    print_line(json.dumps(rows_of_text, indent=2) if json_format else catalogue_text(rows_of_text))
     return 0
 
 

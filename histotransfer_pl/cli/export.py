@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from histotransfer_pl.cli.files import say
+from histotransfer_pl.cli.answer import print_line
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError, HistoTransferError, StoreError
 from histotransfer_pl.records.files import write_text
@@ -38,8 +38,8 @@ def export(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with the settings below.")
-    parser.add_argument("--slides", nargs="+", type=str, help="Slide ids; all by default.")
-    parser.add_function_arguments(export_slides, as_positional=False, skip={"slides"})
+    parser.add_argument("--slide_ids", nargs="+", type=str, help="Slide ids; all by default.")
+    parser.add_function_arguments(export_slides, as_positional=False, skip={"slide_ids"})
     config = parser.parse_args(arguments)
     values = parser.instantiate_classes(config).as_dict()
     values.pop("config", None)
@@ -50,24 +50,27 @@ def export_slides(
     store: Path,
     out: Path = Path("export"),
     what: Literal["attention", "features"] = "attention",
-    run: str | None = None,
+    run_dir: str | None = None,
     encoder: str | None = None,
     depth: str | None = None,
+    format: FeatureFormat = "h5",  # noqa: A002 - the word of the command line
     top_k: int = 64,
-    slides: list[str] | None = None,
+    slide_ids: list[str] | None = None,
 ) -> int:
     """Write files for other programs, two for the attention of a slide or one for its features.
 
     Args:
         store: Store that holds the features.
         out: Folder to write.
-        what: ``attention``: ``<slide>.geojson`` for QuPath and ``<slide>.png``; ``features``:
-            ``<slide>.h5`` with ``features`` and ``coords``.
-        run: Run folder whose ``predict`` wrote the attention; may be left out if there is one.
+        what: ``attention``: ``<slide>.geojson`` for QuPath, ``<slide>.png`` and ``<slide>.svg`` for
+            print; ``features``: one file per slide.
+        run_dir: Run folder whose ``predict`` wrote the attention; may be left out if there is one.
         encoder: Encoder of the features.
         depth: Depth of the features.
-        top_k: So many patches of a slide get a class of their own in QuPath.
-        slides: Slide ids; all that have the array by default.
+        format: Whose files the features become: ``clam``, ``trident``, ``stamp``, ``pt`` (tensors),
+            or ``h5``, which also has the provenance.
+        top_k: At most so many patches of a slide are of the class ``Top attention`` in QuPath.
+        slide_ids: Slide ids; all that have the array by default.
 
     Returns:
         0, or 3 when a slide could not be exported.
@@ -95,7 +98,7 @@ def export_slides(
         except HistoTransferError as error:
             failed += 1
             _log.warning(f"{slide_id}: {error}")
-    say(f"wrote {what} of {len(chosen) - failed} slides into {out}; {failed} failed")
+    print_line(f"wrote {what} of {len(chosen) - failed} slides into {out}; {failed} failed")
     return SLIDES_FAILED if failed else 0
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.cli.files import call, say
+from histotransfer_pl.cli.answer import print_line
+from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.labelled_tiles import LabelledTiles, read_tiles
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
@@ -48,7 +49,7 @@ _FACTS = ("weights", "weights_sha256", "input_px", "pooling")
 
 def gain(arguments: list[str]) -> int:
     """Knowledge gain of each layer of an encoder."""
-    return call(_gain, arguments, "gain")
+    return run_function(_gain, arguments, "gain")
 
 
 def _gain(
@@ -315,7 +316,7 @@ def _write(
         "sweet_spot_rule": "shallowest layer within one standard error of the best",
     }
     write_text(output.with_suffix(".json"), json.dumps(facts, indent=1))
-    say(f"knowledge gain of {facts['encoder']}, {facts['n']} {facts['unit']}, {probe.score}")
-    say(table.to_string(index=False, float_format="{:.3f}".format))
-    say(f"sweet spot: {facts['sweet_spot']} ({facts['sweet_spot_rule']})")
-    say(f"wrote {output}")
+    print_line(f"knowledge gain of {facts['encoder']}, {facts['n']} {facts['unit']}, {probe.score}")
+    print_line(table.to_string(index=False, float_format="{:.3f}".format))
+    print_line(f"sweet spot: {facts['sweet_spot']} ({facts['sweet_spot_rule']})")
+    print_line(f"wrote {output}")

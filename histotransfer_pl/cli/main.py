@@ -1,4 +1,4 @@
-"""``python -m histotransfer_pl VERB``: one verb a function, errors in one line."""
+"""``histotransfer_pl VERB``: one function per verb, errors in one line."""
 
 import logging
 import os
@@ -8,12 +8,16 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from histotransfer_pl import __version__
+from histotransfer_pl.cli.answer import Answer, as_json
+from histotransfer_pl.cli.help import has_short_help, short_help
+from histotransfer_pl.cli.words import nearest_verb, understand
 from histotransfer_pl.errors import HistoTransferError
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
 _VERBS: dict[str, tuple[str, str]] = {
     # verb: (module:function, what it does)
-    "demo": ("files:demo", "paint slides, extract, fit and test: the main job in minutes"),
+    "demo": ("start:demo", "the main job on painted slides, to its report, in minutes"),
+    "init": ("start:init", "a commented YAML for your slides, or for a study"),
     "tile": ("files:tile", "slides -> patch coordinates and QC thumbnails"),
     "extract": ("network:extract", "slides -> features in a store"),
     "fit": ("network:run", "train"),
@@ -24,14 +28,20 @@ _VERBS: dict[str, tuple[str, str]] = {
     "package": ("model:package", "a run -> one model file"),
     "apply": ("model:apply", "a model, or several, on new slides: predictions, attention, a page"),
     "report": ("report:report", "finished runs -> one HTML page, tables, figures"),
-    "export": ("export:export", "attention -> QuPath GeoJSON and PNG; features -> HDF5"),
-    "import": ("files:import_bags", "plain arrays -> a store"),
+    "export": (
+        "export:export",
+        "attention -> QuPath and figures; features -> CLAM, TRIDENT, STAMP",
+    ),
+    "import": (
+        "imports:import_bags",
+        "features of CLAM, TRIDENT, STAMP, or plain arrays -> a store",
+    ),
     "doctor": ("doctor:doctor", "slides, labels, weights, space: what would go wrong"),
     "verify": ("files:verify", "read a whole store and name what is damaged"),
     "merge": ("merge:merge", "stores that were written apart -> one store"),
     "encoders": ("encoders:encoders", "the catalogue of encoders"),
     "similarity": ("similarity:similarity", "two encoders, the same patches -> CKA by block"),
-    "gain": ("gain:gain", "a linear probe a layer: pretrained against random weights"),
+    "gain": ("gain:gain", "a linear probe per layer: pretrained against random weights"),
     "study": ("study:study", "a whole comparison from one YAML"),
     "paint": ("files:paint", "painted slides for a trial"),
     "mosaic": ("files:mosaic", "labelled tiles -> small slides of tiles of one class"),
@@ -42,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run a verb and return its exit code.
 
     Codes: 0 done; 1 an error that the message explains; 2 a mistyped command; 3 done, but some
-    slides could not be read; 130 interrupted.
+    slides could not be read; 130 interrupted; 143 terminated.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage())
@@ -53,31 +63,51 @@ def main(arguments: Sequence[str]) -> int:
     verb, *rest = arguments
     if verb not in _VERBS:
         return _unknown(verb)
+    if rest in (["-h"], ["--help"]) and has_short_help(verb):
+        sys.stdout.write(short_help(verb))
+        return 0
+    if "--json" not in rest:
+        return _run(verb, rest)
+    with as_json(verb) as answer:
+        answer.exit_code = _run(verb, [word for word in rest if word != "--json"], answer)
+    return answer.exit_code
+
+
+def _run(verb: str, rest: list[str], answer: Answer | None = None) -> int:
+    """Run a verb; what is known to go wrong is one line on stderr."""
     function = _load(verb)
     keep_freed_memory()
     _quieten()
-    whole = [verb, *rest] if _VERBS[verb][0] == "network:run" else rest
+    words = understand(verb, ["--help" if word == "--help_all" else word for word in rest])
     try:
-        return function(whole)
+        return function([verb, *words] if _VERBS[verb][0] == "network:run" else words)
     except (HistoTransferError, ValueError) as error:
         # jsonargparse wraps what a constructor refuses.
         known = error if isinstance(error, HistoTransferError) else error.__cause__
         if not isinstance(known, HistoTransferError):
             raise
+        if answer is not None:
+            answer.error = str(known)
         sys.stderr.write(f"error: {known}\n")
         return 1
+    except SystemExit as ended:
+        # The parser: 0 after --help and --print_config, 2 after a mistyped option.
+        if answer is None or not ended.code:
+            raise
+        return int(ended.code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was complete is kept\n")
         return 130
 
 
 def usage() -> str:
-    """The verbs, one a line."""
+    """The verbs, one per line."""
     lines = [f"  {verb:<10}{text}" for verb, (_, text) in _VERBS.items()]
     return (
-        "usage: python -m histotransfer_pl VERB [--config FILE.yaml] [--key value ...]\n\n"
+        "usage: histotransfer_pl VERB [--config FILE.yaml] [--key value ...]\n\n"
         + "\n".join(lines)
-        + "\n\nVERB --help lists its settings, VERB --print_config writes them as YAML.\n"
+        + "\n\nVERB --help lists its settings, --help_all all of them, --print_config writes them as\n"
+        "YAML, --json answers with one object. Start with: histotransfer_pl demo\n"
     )
 
 
@@ -91,10 +121,8 @@ def _load(verb: str) -> Callable[[list[str]], int]:
 
 
 def _unknown(verb: str) -> int:
-    import difflib
-
-    close = difflib.get_close_matches(verb, _VERBS, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    near = nearest_verb(verb, _VERBS)
+    hint = f"; did you mean {near}?" if near else ""
     sys.stderr.write(f"error: no verb {verb!r}{hint}; verbs: {', '.join(_VERBS)}\n")
     return 2
 

@@ -23,6 +23,8 @@ from histotransfer_pl.callbacks.predictions import PredictionWriter
 from histotransfer_pl.callbacks.run_record import RunIdentity, RunRecordWriter
 from histotransfer_pl.callbacks.summary import describe_timings, print_outcomes
 from histotransfer_pl.callbacks.tuned_encoder import FILE, TunedEncoderWriter
+from histotransfer_pl.cli.answer import print_line, record
+from histotransfer_pl.cli.functions import SLIDES_FAILED
 from histotransfer_pl.cli.own_config import refuse_finished, with_own_config
 from histotransfer_pl.cli.parser import Parser, spell_out_shard
 from histotransfer_pl.data.features import FeatureDataModule
@@ -32,9 +34,6 @@ from histotransfer_pl.records.run import RunRecord
 from histotransfer_pl.runs.checkpoints import read_checkpoint, read_record
 from histotransfer_pl.tasks.extract import FeatureExtractor, default_precision
 from histotransfer_pl.tasks.mil import AttentionMIL
-
-SLIDES_FAILED = 3
-"""Exit code of a run that ended, but lost slides; the summary says which and why."""
 
 INTERRUPTED, TERMINATED = 130, 143
 """Exit codes after Ctrl-C and after SIGTERM, as shells and schedulers know them."""
@@ -219,7 +218,9 @@ def print_results(trainer: Trainer, stage: str) -> None:
     }
     for name in names.get(stage, []):
         if (folder / name).is_file():
-            print(f"wrote {folder / name}")  # noqa: T201 - the answer of the command
+            print_line(f"wrote {folder / name}")
+            record(files=(folder / name,))
+    record(metrics={name: float(value) for name, value in trainer.callback_metrics.items()})
 
 
 class ExtractCLI(LightningCLI):
@@ -234,7 +235,7 @@ class ExtractCLI(LightningCLI):
         trainer = self.config.trainer
         if trainer.precision is None and (chosen := default_precision(trainer.accelerator)):
             trainer.precision = chosen
-            print(f"encoding in {chosen}; --trainer.precision 32-true for full")  # noqa: T201
+            print_line(f"encoding in {chosen}; --trainer.precision 32-true for full")
 
 
 def extract(arguments: list[str]) -> int:
@@ -268,6 +269,12 @@ def extract(arguments: list[str]) -> int:
         return INTERRUPTED
     if cli.trainer.is_global_zero:
         print_outcomes(writer.outcomes, f"extract into {cli.datamodule.store_path}")
-        print(describe_timings(writer.timings))  # noqa: T201 - the answer of the command
-    failed = any(outcome.state == "failed" for outcome in writer.outcomes.values())
-    return SLIDES_FAILED if failed else 0
+        print_line(describe_timings(writer.timings))
+    failures = {name: o.reason for name, o in writer.outcomes.items() if o.state == "failed"}
+    patches = sum(outcome.n_patches for outcome in writer.outcomes.values())
+    record(
+        files=(cli.datamodule.store_path,),
+        metrics={"slides": len(writer.outcomes), "patches": patches},
+        failures=failures,
+    )
+    return SLIDES_FAILED if failures else 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from histotransfer_pl.cli.files import say
+from histotransfer_pl.cli.answer import print_line
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.report.build import Settings, build_report
@@ -41,10 +41,12 @@ def report(arguments: list[str]) -> int:
         log_report(written.folder, page.name, page.media(), tables, page.best())
     for task in written.page.tasks:
         found = task.summary.estimate
-        say(f"{task.summary.headline}: {f'AUROC {found}' if found else task.summary.support}")
+        print_line(
+            f"{task.summary.headline}: {f'AUROC {found}' if found else task.summary.support}"
+        )
     if written.page.notice:
-        say(written.page.notice)
-    say(f"wrote {written.html}")
+        print_line(written.page.notice)
+    print_line(f"wrote {written.html}")
     return 0
 
 

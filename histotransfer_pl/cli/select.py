@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.cli.files import call, say
+from histotransfer_pl.cli.answer import print_line
+from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.cli.own_config import read_run_config
 from histotransfer_pl.data.gallery import draw_gallery
 from histotransfer_pl.data.patch_cache import PatchCache
@@ -36,7 +37,7 @@ _POOL = 4
 
 def select(arguments: list[str]) -> int:
     """The patches of each slide to tune on."""
-    return call(_select, arguments, "select")
+    return run_function(_select, arguments, "select")
 
 
 def _select(
@@ -99,10 +100,10 @@ def _select(
             write_selection(slide, name, chosen[slide.slide_id], overwrite=True)
     if gallery is not None:
         _draw(_pixels(source, stored, slides), gallery, chosen, scores)
-        say(f"wrote {gallery}")
+        print_line(f"wrote {gallery}")
     counts = [len(selection.rows) for selection in chosen.values()]
     short = sum(count < k for count in counts)
-    say(
+    print_line(
         f"selection {name} in {source.location}: {sum(counts)} of "
         f"{sum(slide.n_patches for slide in stored)} patches of {len(stored)} slides by rule "
         f"{rule}; {short} slides have fewer than {k} and are kept whole"
@@ -247,7 +248,7 @@ def _check_k(slides: list[StoredSlide], k: int, rule: Rule) -> None:
         message = f"k is {k}, but the largest slide has {largest} patches, so every rule keeps all"
         if rule in CONTROLS:
             raise ConfigError(f"{message}: lower k, or there is nothing to control")
-        say(f"{message} patches of all slides")
+        print_line(f"{message} patches of all slides")
 
 
 def _pixels(store: FeatureStore, stored: list[StoredSlide], moved: Path | None) -> PatchCache:

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from histotransfer_pl import __version__
-from histotransfer_pl.cli.files import say
+from histotransfer_pl.cli.answer import print_line
 from histotransfer_pl.cli.parser import Parser
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.encoders.encoder import PatchEncoder
@@ -86,12 +86,14 @@ def write_results(
         write_text(path, table.to_csv(index=False))
         facts = describe(task, data, space, result)
         write_text(path.with_suffix(".json"), json.dumps(facts, indent=1))
-        say(f"CKA of {facts['x']} (rows) and {facts['y']}, {space}, n = {task.n_patches} patches")
-        say(table.to_string(index=False, float_format="{:.3f}".format))
+        print_line(
+            f"CKA of {facts['x']} (rows) and {facts['y']}, {space}, n = {task.n_patches} patches"
+        )
+        print_line(table.to_string(index=False, float_format="{:.3f}".format))
         for name, values in facts["controls"].items():
             shown = ", ".join(f"{layer} {_shown(value)}" for layer, value in values.items())
-            say(f"  control {name}: {shown}")
-        say(f"wrote {path}")
+            print_line(f"  control {name}: {shown}")
+        print_line(f"wrote {path}")
 
 
 def describe(

@@ -73,13 +73,13 @@ def study(arguments: list[str]) -> int:
     config = StudyConfig(**values)
     plan = make_plan(config)
     if dry_run:
-        say(describe_plan(plan, config.folder))
+        print_line(describe_plan(plan, config.folder))
         return 0
     if target is not None:
         # The report of a study that Snakemake runs reads the same record.
         record(plan, config, resolved)
         write_text(target, snakefile(plan, config.folder, environment(config), accepted(config)))
-        say(f"wrote {target}: {len(plan)} rules")
+        print_line(f"wrote {target}: {len(plan)} rules")
         return 0
     with only_one(config.folder), variables(environment(config)):
         record(plan, config, resolved)
@@ -192,9 +192,11 @@ def run(plan: Plan, config: StudyConfig) -> int:
     runner = Runner(plan, config.folder, main, accepted(config))
     left = left_to_do(plan, config.folder)
     measured = runner.state.measured(plan.steps)
-    say(f"{plan.name}: {len(plan) - len(left)} of {len(plan)} steps are done")
+    print_line(f"{plan.name}: {len(plan) - len(left)} of {len(plan)} steps are done")
     if left:
-        say(f"{len(left)} to run ({count_kinds(left)}), {estimate(left, measured).describe()}")
+        print_line(
+            f"{len(left)} to run ({count_kinds(left)}), {estimate(left, measured).describe()}"
+        )
     outcome = runner.run()
     print_results(load_study(config.folder))
     return conclude(outcome, config.folder)
@@ -208,11 +210,11 @@ def print_results(found: Study) -> None:
         results = evaluate_arms(arms)
         table = folder / "tables" / f"results{f'_{number + 1}' if number else ''}.csv"
         write_table(table, results_frame(results))
-        say(f"\n{results_text(results)}\n\nwrote {table}")
+        print_line(f"\n{results_text(results)}\n\nwrote {table}")
     if (folder / "index.html").is_file() and all(
         state.state == DONE for name, state in found.states.items() if name == "report"
     ):
-        say(f"the report: {folder / 'index.html'}")
+        print_line(f"the report: {folder / 'index.html'}")
 
 
 def conclude(outcome: Outcome, folder: Path) -> int:
@@ -295,7 +297,7 @@ def only_one(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """A line of the answer of the command."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()

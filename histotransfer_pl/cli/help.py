@@ -1,0 +1,102 @@
+"""Help on one page: our own settings of a verb, in groups, with their defaults.
+
+The parser's own help also lists every argument of the Trainer and of each class that could be
+given; ``--help_all`` shows it.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from docstring_parser import parse
+
+_WIDTH = 100
+_OURS = {
+    "fit": ("AttentionMIL", "FeatureDataModule"),
+    "validate": ("AttentionMIL", "FeatureDataModule"),
+    "test": ("AttentionMIL", "FeatureDataModule"),
+    "predict": ("AttentionMIL", "FeatureDataModule"),
+    "extract": ("FeatureExtractor", "PatchDataModule"),
+}
+_TRAINER = {
+    "trainer.max_epochs": "epochs at most (default: 20)",
+    "trainer.accelerator": "cpu, gpu ... (default: auto)",
+    "trainer.devices": "how many of them (default: auto)",
+    "trainer.strategy": "ddp for several devices (default: auto)",
+    "trainer.precision": "bf16-mixed, 16-mixed, 32-true (default: 32-true; extract: by device)",
+}
+_RUN = {
+    "config": "YAML file of the settings below",
+    "run_dir": "folder of the run (default: runs/default)",
+    "overwrite": "replace a run that is in the folder",
+    "output_dir": "where test and predict write, if not into the run folder",
+    "ckpt_path": "fit: last, to go on; test, predict: another checkpoint than the best",
+    "checkpoint.monitor": "which validation metric chooses the epoch (default: val/auroc)",
+    "seed_everything": "seed of everything random (default: 0)",
+}
+
+
+def has_short_help(verb: str) -> bool:
+    """Whether the verb drives a Trainer."""
+    return verb in _OURS
+
+
+def short_help(verb: str) -> str:
+    """The settings of a verb that drives a Trainer, one line each."""
+    from histotransfer_pl.data.features import FeatureDataModule
+    from histotransfer_pl.data.patches import PatchDataModule
+    from histotransfer_pl.tasks.extract import FeatureExtractor
+    from histotransfer_pl.tasks.mil import AttentionMIL
+
+    classes: dict[str, Callable[..., Any]] = {
+        cls.__name__: cls
+        for cls in (FeatureDataModule, PatchDataModule, FeatureExtractor, AttentionMIL)
+    }
+    model, data = (classes[name] for name in _OURS[verb])
+    general = {"config": _RUN["config"]} if verb == "extract" else _RUN
+    return "\n".join(
+        [
+            f"usage: histotransfer_pl {verb} [--config FILE.yaml] [--key value ...]",
+            *_group("The run", general),
+            *_group(f"Data ({data.__name__})", describe_settings(data, "data")),
+            *_group(f"Model ({model.__name__})", describe_settings(model, "model")),
+            *_group("Trainer", _TRAINER),
+            "",
+            "--help_all lists every setting of the Trainer and of other classes; --print_config writes",
+            "the settings as YAML; data.class_path and model.class_path choose other classes.",
+            "",
+        ]
+    )
+
+
+def describe_settings(function: Callable[..., Any], prefix: str) -> dict[str, str]:
+    """Arguments with the first sentence of their description and their default."""
+    parts = [inspect.getdoc(function) or ""]
+    parts += [inspect.getdoc(base) or "" for base in getattr(function, "__mro__", ())[1:]]
+    said: dict[str, str] = {}
+    for part in reversed(parts):
+        for argument in parse(part).params:
+            said[argument.arg_name] = " ".join((argument.description or "").split())
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        text = said.get(name, "").split(". ")[0].split("; ")[0].rstrip(".")
+        needed = parameter.default is inspect.Parameter.empty
+        default = "must be given" if needed else f"default: {_short(parameter.default)}"
+        found[f"{prefix}.{name}"] = f"{text} ({default})"
+    return found
+
+
+def _short(value: object) -> str:
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    text = str(value)
+    return text if len(text) < 24 and "(" not in text else "see --print_config"
+
+
+def _group(title: str, settings: dict[str, str]) -> list[str]:
+    width = max(map(len, settings)) + 4
+    lines = [f"  --{name:<{width - 2}}{text}" for name, text in settings.items()]
+    return ["", f"{title}:", *(line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
+                               for line in lines)]  # fmt: skip
