@@ -72,7 +72,7 @@ def finished_stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["extract", *common, *grid, *ENCODER]) == 0
         assert tuning("fit", "--run_dir", "stage1", "--model.beta", "0.1") == 0
         assert tuning("predict", "--run_dir", "stage1", "--model.beta", "0.1") == 0
-        assert main(["select", "--run", "stage1", "--k", "3", "--name", "top3"]) == 0
+        assert main(["select", "--run_dir", "stage1", "--top_k", "3", "--name", "top3"]) == 0
     return folder
 
 

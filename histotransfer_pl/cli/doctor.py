@@ -1,8 +1,13 @@
 """The verb ``doctor``: what would go wrong, before it does."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from histotransfer_pl.cli.answer import print_line
+import yaml
+
+from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.data.checkup import (
     Finding,
@@ -25,10 +30,66 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import CohortError, ConfigError
 from histotransfer_pl.records.grid import GridSettings
 
+_OWN = (
+    "slides",
+    "cohort",
+    "target",
+    "n_folds",
+    "store",
+    "encoder",
+    "encoders",
+    "grid",
+    "slide_mpp",
+)
+
 
 def doctor(arguments: list[str]) -> int:
     """Look at slides, labels, weights, space and the store before a long job."""
-    return run_function(_doctor, arguments, "doctor")
+    return run_function(_doctor, with_own_words(arguments), "doctor")
+
+
+def with_own_words(arguments: list[str]) -> list[str]:
+    """A configuration of ``extract``, ``fit`` or ``study`` as settings of this verb.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    words = list(arguments)
+    for place in range(len(words) - 1):
+        if words[place] != "--config":
+            continue
+        path = Path(words[place + 1])
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+        if isinstance(content, dict):
+            words[place + 1] = json.dumps(own_settings(content))
+    return words
+
+
+def own_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What this verb looks at, of a configuration of another."""
+    data, model = content.get("data"), content.get("model")
+    if not isinstance(data, Mapping):
+        found = {key: value for key, value in content.items() if key in _OWN}
+        folds = content.get("folds")
+        if isinstance(folds, Mapping) and "n_folds" in folds:
+            found["n_folds"] = folds["n_folds"]
+        return found
+    settings = data.get("init_args", data)
+    found = {key: value for key, value in settings.items() if key in _OWN and key != "encoder"}
+    if isinstance(model, Mapping) and "init_args" not in model:
+        if model.get("encoders"):
+            found["encoders"] = model["encoders"]
+        elif model.get("encoder"):
+            depths = model.get("depths")
+            named = (
+                [depths] if isinstance(depths, str) and depths not in ("all", "last") else depths
+            )
+            given = {"name": model["encoder"], "weights": model.get("weights"), "depths": named}
+            found["encoder"] = {key: value for key, value in given.items() if value is not None}
+    return found
 
 
 def _doctor(
@@ -38,6 +99,7 @@ def _doctor(
     n_folds: int = 5,
     store: Path | None = None,
     encoder: EncoderConfig | None = None,
+    encoders: list[EncoderConfig] | None = None,
     grid: GridSettings = GridSettings(),
     slide_mpp: SlideMpp = None,
     sample: int = 5,
@@ -53,12 +115,17 @@ def _doctor(
         n_folds: Folds that a fit will want.
         store: Store, which is read whole if it exists.
         encoder: Encoder to build; with slides, time and space are estimated too.
+        encoders: Several of them.
         grid: Patches to count.
         slide_mpp: Micrometres per pixel of level 0 for slides that know none, or ``native``.
         sample: Slides to tile for the estimate.
     """
-    if slides is None and cohort is None and store is None and encoder is None:
-        raise ConfigError("nothing to look at: give --slides, --cohort, --store or --encoder.name")
+    networks = [*([] if encoder is None else [encoder]), *(encoders or [])]
+    if slides is None and cohort is None and store is None and not networks:
+        raise ConfigError(
+            "nothing to look at: give --config of extract, fit or study, or --slides, --cohort, "
+            "--store or --encoder.name"
+        )
     findings: list[Finding] = []
     work: Work | None = None
     readable: set[str] | None = None
@@ -76,8 +143,8 @@ def _doctor(
         said = {finding.text for finding in problems}  # a table that can't be read fails twice
         labels = check_labels(cohort, target, n_folds, readable)
         findings += (finding for finding in labels if finding.text not in said)
-    if encoder is not None:
-        findings += check_encoder(encoder, grid, work, store or Path())
+    for network in networks:
+        findings += check_encoder(network, grid, work, store or Path())
     if store is not None and store.exists():
         findings += check_store(store)
     return _print(findings)
@@ -96,6 +163,8 @@ def _entries(
 
 
 def _print(findings: list[Finding]) -> int:
+    failures = {f.subject: f.text for f in findings if f.problem}
+    record(failures=failures)
     for finding in findings:
         print_line(
             f"{'PROBLEM' if finding.problem else 'ok     '} {finding.subject:<8} {finding.text}"

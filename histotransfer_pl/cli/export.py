@@ -1,37 +1,34 @@
-"""The verb `export`: attention for QuPath, features for programs that read HDF5."""
+"""The verb `export`: attention for QuPath and for print, features for other programs."""
 
 import json
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from histotransfer_pl.cli.answer import print_line
+from histotransfer_pl.cli.answer import print_line, record
+from histotransfer_pl.cli.functions import SLIDES_FAILED
 from histotransfer_pl.cli.parser import FileParser
-from histotransfer_pl.errors import ConfigError, HistoTransferError, StoreError
-from histotransfer_pl.records.files import write_text
-from histotransfer_pl.report.attention_figure import SlideWords, attention_figure
-from histotransfer_pl.report.attention_scale import relative_attention
-from histotransfer_pl.report.geojson import attention_geojson
-from histotransfer_pl.report.overlay import (
-    draw_overlay,
-    patch_boxes,
-    thumbnail_mpp,
-)
-from histotransfer_pl.runs.attention import read_attention
-from histotransfer_pl.slides.reader import open_slide
+from histotransfer_pl.errors import AnalysisError, ConfigError, HistoTransferError, StoreError
+from histotransfer_pl.records.tables import read_table
+from histotransfer_pl.report.attention_figure import SlideWords
+from histotransfer_pl.report.attention_files import write_attention_files
+from histotransfer_pl.runs.attention import attention_array, read_attention
+from histotransfer_pl.runs.record import load_run
+from histotransfer_pl.runs.thresholds import ALL_PREDICTIONS
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import attention_path, decode_key, encode_key, feature_path
+from histotransfer_pl.store.foreign import FeatureFormat, write_foreign
+from histotransfer_pl.store.layout import COORDS, encode_key, feature_path
 from histotransfer_pl.store.slide import StoredSlide
 
-SLIDES_FAILED = 3
-_LONG_SIDE_PX = 1200
 _log = logging.getLogger(__name__)
 
 
 def export(arguments: list[str]) -> int:
-    """Attention -> QuPath GeoJSON and overlay PNG; features -> HDF5."""
+    """Attention -> QuPath GeoJSON and figures; features -> files of CLAM, TRIDENT or STAMP."""
     parser = FileParser(
         prog="python -m histotransfer_pl export",
         description=export.__doc__,
@@ -57,7 +54,7 @@ def export_slides(
     top_k: int = 64,
     slide_ids: list[str] | None = None,
 ) -> int:
-    """Write files for other programs, two for the attention of a slide or one for its features.
+    """Write files for other programs: attention of each slide, or its features.
 
     Args:
         store: Store that holds the features.
@@ -79,57 +76,132 @@ def export_slides(
     if what == "features":
         if encoder is None or depth is None:
             raise ConfigError("export of features needs --encoder and --depth")
-        array = feature_path(encoder, depth)
-        _require_h5py()
+        export_one = _features_exporter(opened, feature_path(encoder, depth), format, out)
+        has = _has_array(opened, feature_path(encoder, depth))
+        missing = f"{feature_path(encoder, depth)}: run extract, or name another encoder and depth"
     else:
-        array = attention_path(run or _only_run(opened))
-    chosen = slides or [s for s in opened.slide_ids() if opened.slide(s).has(array)]
+        run = _named_run(opened, run_dir)
+        export_one = _attention_exporter(opened, run, out, top_k)
+        has = _has_attention(opened, run)
+        missing = f"attention of {run.title}: run predict in the run folder"
+    chosen = slide_ids or [name for name in opened.slide_ids() if has(name)]
     if not chosen:
-        raise StoreError(f"no slide of {opened.location} has {array}: {_what_to_do(what)}")
+        raise StoreError(f"no slide of {opened.location} has {missing}")
     out.mkdir(parents=True, exist_ok=True)
-    failed = 0
+    failures: dict[str, str] = {}
     for slide_id in chosen:
         try:
-            slide = opened.slide(slide_id)
-            if what == "features":
-                write_features(slide, array, out)
-            else:
-                write_attention(slide, decode_key(array.partition("/")[2]), out, top_k)
+            record(files=export_one(slide_id))
         except HistoTransferError as error:
-            failed += 1
+            failures[slide_id] = str(error)
             _log.warning(f"{slide_id}: {error}")
-    print_line(f"wrote {what} of {len(chosen) - failed} slides into {out}; {failed} failed")
-    return SLIDES_FAILED if failed else 0
+    done = len(chosen) - len(failures)
+    print_line(f"wrote {what} of {done} slides into {out}; {len(failures)} failed")
+    record(metrics={"slides": done}, failures=failures)
+    return SLIDES_FAILED if failures else 0
 
 
-def write_attention(slide: StoredSlide, run: str, out: Path, top_k: int) -> None:
-    """Write ``<slide>.geojson`` and ``<slide>.png``."""
-    relative = relative_attention(read_attention(slide, run))  # (N,)
-    coords, attributes = slide.coords(), slide.attributes
-    side, mpp = float(attributes["patch_size_level0"]), float(attributes["slide_mpp"])
-    name = encode_key(slide.slide_id)
-    with open_slide(str(attributes["path"]), mpp) as reader:
-        content = attention_geojson(coords, side, relative, top_k, reader.qupath_origin)
-        write_text(out / f"{name}.geojson", json.dumps(content))
-        thumbnail_at = thumbnail_mpp(reader.dimensions_level0, mpp, _LONG_SIDE_PX)
-        thumbnail = reader.thumbnail(thumbnail_at)  # (h, w, 3)
-    boxes = patch_boxes(coords, side, mpp, thumbnail_at)  # (N, 4)
-    overlay = draw_overlay(thumbnail, boxes, relative, top_k)  # (h, w, 3)
-    words = SlideWords(slide.slide_id, Path(run).name)
-    attention_figure(thumbnail, overlay, thumbnail_at, words, name).write(out)
+@dataclass(frozen=True)
+class _NamedRun:
+    """A run as the store and as people call it.
+
+    Attributes:
+        names: What its attention may be called in the store.
+        title: What stands on the pictures.
+        outcomes: Label and prediction of each slide, in words.
+    """
+
+    names: tuple[str, ...]
+    title: str
+    outcomes: Mapping[str, str]
 
 
-def write_features(slide: StoredSlide, array: str, out: Path) -> None:
-    """Write ``<slide>.h5``: ``features`` (N, D), ``coords`` (N, 2), provenance as attributes."""
+def _named_run(store: FeatureStore, run_dir: str | None) -> _NamedRun:
+    """The run in a folder, or the one run that the store has attention of."""
+    if run_dir is None:
+        runs = store.attention_runs()
+        if len(runs) != 1:
+            listed = ", ".join(run[:12] for run in runs[:5]) or "none"
+            raise ConfigError(f"{store.location} holds attention of {listed}; give --run_dir")
+        return _NamedRun((runs[0],), runs[0][:12], {})
+    folder = Path(run_dir)
+    try:
+        names: tuple[str, ...] = (load_run(folder).id, run_dir)
+    except AnalysisError:
+        names = (run_dir,)  # the folder is gone or of an earlier release; its name may do
+    return _NamedRun(names, folder.name, _outcomes(folder))
+
+
+def _outcomes(folder: Path) -> dict[str, str]:
+    path = folder / ALL_PREDICTIONS
+    if not path.is_file():
+        return {}
+    table = read_table(path, ("slide_id", "patient_id", "part", "label", "predicted"))
+    if "slide_id" not in table:
+        return {}
+    sure = table[[c for c in table if str(c).startswith("p_")]].max(axis=1)
+    return {
+        str(row["slide_id"]): f"label {row['label'] or 'unknown'}; the model says "
+        f"{row['predicted']} with {100 * chance:.0f} % ({row['part']} part)"
+        for (_, row), chance in zip(table.iterrows(), sure, strict=True)
+    }
+
+
+def _has_array(store: FeatureStore, array: str) -> Callable[[str], bool]:
+    return lambda slide_id: store.slide(slide_id).has(array)
+
+
+def _has_attention(store: FeatureStore, run: _NamedRun) -> Callable[[str], bool]:
+    return lambda slide_id: attention_array(store.slide(slide_id), run.names) is not None
+
+
+def _attention_exporter(
+    store: FeatureStore, run: _NamedRun, out: Path, top_k: int
+) -> Callable[[str], tuple[Path, ...]]:
+    def export_one(slide_id: str) -> tuple[Path, ...]:
+        slide = store.slide(slide_id)
+        weights = read_attention(slide, *run.names)
+        words = SlideWords(slide_id, run.title, run.outcomes.get(slide_id, ""))
+        path = slide.attributes.get("path")
+        if path is None:
+            raise StoreError(
+                f"the store does not know the file of slide {slide_id!r}: import with --slides"
+            )
+        stem = write_attention_files(slide, str(path), weights, words, out, top_k)
+        return tuple(out / f"{stem}.{kind}" for kind in ("geojson", "png", "svg"))
+
+    return export_one
+
+
+def _features_exporter(
+    store: FeatureStore, array: str, kind: FeatureFormat, out: Path
+) -> Callable[[str], tuple[Path, ...]]:
+    _require_h5py()
+
+    def export_one(slide_id: str) -> tuple[Path, ...]:
+        slide = store.slide(slide_id)
+        path = out / f"{encode_key(slide_id)}.{'pt' if kind == 'pt' else 'h5'}"
+        if kind == "h5":
+            write_features(slide, array, path)
+        else:
+            coords = slide.coords() if slide.has(COORDS) else None
+            facts = {"grid": store.grid, **slide.info(array).attributes, **slide.attributes}
+            write_foreign(path, slide.read(array), coords, facts, kind)
+        return (path,)
+
+    return export_one
+
+
+def write_features(slide: StoredSlide, array: str, path: Path) -> None:
+    """Write ``features`` (N, D), ``coords`` (N, 2), and their provenance as attributes."""
     import h5py
 
     info = slide.info(array)
-    path = out / f"{encode_key(slide.slide_id)}.h5"
-    aside = path.with_suffix(".h5.part")
+    aside = path.with_name(f"{path.name}.part")
     with h5py.File(aside, "w") as file:
         features = file.create_dataset("features", data=slide.read(array))
         features.attrs.update({k: _plain(v) for k, v in info.attributes.items()})
-        if slide.has("coords"):
+        if slide.has(COORDS):
             coords = file.create_dataset("coords", data=slide.coords())
             coords.attrs.update({k: _plain(v) for k, v in slide.attributes.items()})
     aside.replace(path)
@@ -140,18 +212,6 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | np.number) else json.dumps(value)
 
 
-def _only_run(store: FeatureStore) -> str:
-    """The one run whose attention the store has."""
-    runs: set[str] = set()
-    for slide_id in store.slide_ids():
-        arrays = store.slide(slide_id).arrays()
-        runs |= {decode_key(a.partition("/")[2]) for a in arrays if a.startswith("attention/")}
-    if len(runs) == 1:
-        return runs.pop()
-    listed = ", ".join(sorted(runs)[:5]) or "none"
-    raise ConfigError(f"{store.location} holds attention of {listed}; say which with --run")
-
-
 def _require_h5py() -> None:
     try:
         import h5py  # noqa: F401
@@ -159,9 +219,3 @@ def _require_h5py() -> None:
         raise ConfigError(
             'HDF5 needs the package h5py: pip install "histotransfer_pl[export]"'
         ) from error
-
-
-def _what_to_do(what: str) -> str:
-    if what == "features":
-        return "run extract, or name another encoder and depth"
-    return "run predict in the run folder, and name the folder as it was named there"

@@ -62,8 +62,8 @@ def short_help(verb: str) -> str:
             *_group(f"Model ({model.__name__})", describe_settings(model, "model")),
             *_group("Trainer", _TRAINER),
             "",
-            "--help_all lists every setting of the Trainer and of other classes; --print_config writes",
-            "the settings as YAML; data.class_path and model.class_path choose other classes.",
+            "--help_all lists every setting of the Trainer and of other classes; --print_config",
+            "writes the settings as YAML. data.class_path and model.class_path: other classes.",
             "",
         ]
     )
@@ -96,7 +96,14 @@ def _short(value: object) -> str:
 
 
 def _group(title: str, settings: dict[str, str]) -> list[str]:
-    width = max(map(len, settings)) + 4
-    lines = [f"  --{name:<{width - 2}}{text}" for name, text in settings.items()]
-    return ["", f"{title}:", *(line if len(line) <= _WIDTH else f"{line[: _WIDTH - 3]}..."
-                               for line in lines)]  # fmt: skip
+    width = max(map(len, settings)) + 2
+    room = _WIDTH - width - 4
+    return ["", f"{title}:", *(f"  --{n:<{width}}{_fit(t, room)}" for n, t in settings.items())]
+
+
+def _fit(text: str, room: int) -> str:
+    """The description cut where it is too long, the default behind it whole."""
+    description, bracket, default = text.rpartition(" (")
+    if len(text) <= room or not bracket:
+        return text
+    return f"{description[: room - len(default) - 6].rstrip()} ... ({default}"

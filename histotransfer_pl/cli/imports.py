@@ -12,6 +12,7 @@ from histotransfer_pl.cli.functions import SLIDES_FAILED, run_function
 from histotransfer_pl.data.cohort import read_cohort, shorten, slides_from_cohort
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError
 from histotransfer_pl.records.tables import write_table
+from histotransfer_pl.slides.files import fingerprint
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.exchange import find_features, import_features
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -96,8 +97,12 @@ def _facts_of_slides(
             return found
         try:
             with open_slide(entry.path, found.get("slide_mpp")) as reader:
-                size = list(reader.dimensions_level0)
-                return {"path": str(entry.path), "slide_mpp": reader.mpp, "dimensions_level0": size}
+                return {
+                    "path": str(entry.path),
+                    "fingerprint": fingerprint(entry.path),
+                    "slide_mpp": reader.mpp,
+                    "dimensions_level0": list(reader.dimensions_level0),
+                }
         except SlideError:
             return found  # features are of use without their slide
 

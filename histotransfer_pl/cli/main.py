@@ -102,12 +102,12 @@ def _run(verb: str, rest: list[str], answer: Answer | None = None) -> int:
 
 def usage() -> str:
     """The verbs, one per line."""
-    lines = [f"  {verb:<10}{text}" for verb, (_, text) in _VERBS.items()]
+    lines = [f"  {verb:<12}{text}" for verb, (_, text) in _VERBS.items()]
     return (
         "usage: histotransfer_pl VERB [--config FILE.yaml] [--key value ...]\n\n"
         + "\n".join(lines)
-        + "\n\nVERB --help lists its settings, --help_all all of them, --print_config writes them as\n"
-        "YAML, --json answers with one object. Start with: histotransfer_pl demo\n"
+        + "\n\nVERB --help lists its settings, --help_all all of them, --print_config writes\n"
+        "them as YAML, --json answers with one object. Start with: histotransfer_pl demo\n"
     )
 
 

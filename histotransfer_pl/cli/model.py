@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from histotransfer_pl.cli.files import call, say
+from histotransfer_pl.cli.answer import print_line, record
+from histotransfer_pl.cli.functions import SLIDES_FAILED, run_function
 
 
 def package(arguments: list[str]) -> int:
     """A run -> one model file."""
-    return call(_package, arguments, "package")
+    return run_function(_package, arguments, "package")
 
 
 def _package(
@@ -27,13 +28,14 @@ def _package(
     """
     from histotransfer_pl.inference.package import package
 
-    say(package(run_dir, out, weights, embed))
+    print_line(package(run_dir, out, weights, embed))
+    record(files=(out,))
     return 0
 
 
 def apply(arguments: list[str]) -> int:
     """A model, or several as an ensemble, on new slides."""
-    return call(_apply, arguments, "apply")
+    return run_function(_apply, arguments, "apply")
 
 
 def _apply(
@@ -68,7 +70,6 @@ def _apply(
         batch_size: Patches that are encoded at once.
         trainer: Arguments of the Trainer that encodes, such as ``{precision: 16-mixed}``.
     """
-    from histotransfer_pl.cli.network import SLIDES_FAILED
     from histotransfer_pl.inference.apply import apply
     from histotransfer_pl.inference.ensemble import find_models
 
@@ -87,10 +88,18 @@ def _apply(
         data={key: value for key, value in data.items() if value is not None},
     )
     for slide_id, reason in applied.failed.items():
-        say(f"failed: {slide_id}: {reason}")
+        print_line(f"failed: {slide_id}: {reason}")
     page = " and index.html" if pictures else ""
-    say(
+    print_line(
         f"{len(applied.predictions)} slides classified, {len(applied.failed)} failed; wrote "
         f"{applied.out}/predictions.csv{page}"
+    )
+    record(
+        files=(
+            applied.out / "predictions.csv",
+            *([applied.out / "index.html"] if pictures else []),
+        ),
+        metrics={"slides": len(applied.predictions)},
+        failures=dict(applied.failed),
     )
     return SLIDES_FAILED if applied.failed else 0

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from histotransfer_pl.cli.answer import print_line
+from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.report.build import Settings, build_report
@@ -30,7 +30,7 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("--wandb", type=bool, default=False, help="Log the report to W&B too.")
     parser.add_class_arguments(Settings, as_group=False)
     config = parser.parse_args(arguments)
-    settings = Settings(config.slides, config.top_k, config.resamples)
+    settings = Settings(config.n_slides, config.top_k, config.resamples)
     study, folder = _source(config.study_dir, config.runs)
     written = build_report(study, config.out or folder, settings)
     if config.wandb:
@@ -47,6 +47,7 @@ def report(arguments: list[str]) -> int:
     if written.page.notice:
         print_line(written.page.notice)
     print_line(f"wrote {written.html}")
+    record(files=(written.html,), metrics=written.page.best())
     return 0
 
 

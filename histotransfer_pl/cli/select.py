@@ -41,8 +41,8 @@ def select(arguments: list[str]) -> int:
 
 
 def _select(
-    run: Path,
-    k: int = 64,
+    run_dir: Path,
+    top_k: int = 64,
     rule: Rule = "attention",
     name: str | None = None,
     store: Path | None = None,
@@ -56,13 +56,13 @@ def _select(
     """Choose k patches of every slide, and save which, with how they were chosen, in the store.
 
     Args:
-        run: Folder of a stage-1 run, after ``fit`` and ``predict``.
-        k: Patches of a slide; a slide with fewer gives all it has.
+        run_dir: Folder of a stage-1 run, after ``fit`` and ``predict``.
+        top_k: Patches of a slide (k); a slide with fewer gives all it has.
         rule: ``attention`` or ``patch_logit`` (highest first), or a control with the same k:
             ``random``, ``bottom`` (least attention) or ``uniform_grid`` (spread over the tissue).
         name: Name of the selection; by default ``<run>-<rule>-<k>``.
         store: The store; by default that of the run.
-        pool: Patches a slide to keep in order of preference, at least k: those behind the k-th
+        pool: Patches per slide to keep in order of preference, at least k: those behind the k-th
             replace unreadable ones, and are candidates when the selection is refreshed. By
             default 4 times k.
         seed: Seed of ``random``.
@@ -71,6 +71,7 @@ def _select(
         slides: Folder of the slides, if they were moved since ``extract``; for the gallery.
         overwrite: Replace a selection of this name that was made otherwise.
     """
+    run, k = run_dir, top_k
     pool = _POOL * k if pool is None else pool
     if k < 1 or pool < k:
         raise ConfigError(f"k is {k} and pool {pool}: expected k from 1, and a pool of at least k")

@@ -1,6 +1,7 @@
 """Verbs for the first minutes: ``demo`` and ``init``."""
 
 import os
+import platform
 import shlex
 import sys
 import webbrowser
@@ -8,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from histotransfer_pl.cli.answer import print_line
+from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.files import write_text
@@ -37,7 +38,7 @@ def _demo(folder: Path = Path("demo"), browser: bool = True) -> int:
     print_line(_ANNOUNCED.format(folder=folder))
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("extract", "fit"):
-        write_text(folder / f"{name}.yaml", preset(f"demo_{name}").format(folder=folder))
+        write_text(folder / f"{name}.yaml", preset_text(f"demo_{name}").format(folder=folder))
     page = folder / "report" / "index.html"
     for command in (
         f"paint --folder {folder}",
@@ -61,7 +62,7 @@ def has_display() -> bool:
     """Whether a page opened here would be seen; never in CI or over a plain SSH connection."""
     if os.environ.get("CI") or os.environ.get("SSH_CONNECTION"):
         return False
-    if sys.platform.startswith("linux"):
+    if platform.system() == "Linux":
         return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return sys.stdout.isatty()
 
@@ -71,23 +72,24 @@ def init(arguments: list[str]) -> int:
     return run_function(_init, arguments, "init")
 
 
-def _init(preset_name: Literal["slides", "study"] = "slides", file: Path = Path("my.yaml")) -> int:
+def _init(preset: Literal["slides", "study"] = "slides", file: Path = Path("my.yaml")) -> int:
     """Write a commented YAML file of at most 15 lines, for ``study --config``.
 
     Args:
-        preset_name: ``slides``: from your slides to a report with one encoder; ``study``: every
+        preset: ``slides``: from your slides to a report with one encoder; ``study``: every
             depth of an encoder against random weights and colour.
         file: File to write; one that is there is never overwritten.
     """
     if file.exists():
         raise ConfigError(f"{file} is there already: give another --file")
-    write_text(file, preset(preset_name).format(file=file))
+    write_text(file, preset_text(preset).format(file=file))
+    record(files=(file,))
     print_line(f"wrote {file}: edit it, then run")
     print_line(f"histotransfer_pl doctor --config {file}")
     print_line(f"histotransfer_pl study --config {file}")
     return 0
 
 
-def preset(name: str) -> str:
+def preset_text(name: str) -> str:
     """The text of a preset that comes with the package."""
     return (files("histotransfer_pl") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
+_RUNS = ("fit", "validate", "test", "predict")
 _DATA = {"--slides": "--data.slides", "--store": "--data.store", "--cohort": "--data.cohort"}
 _ENCODER = {"--encoder": "--model.encoder", "--weights": "--model.weights",
             "--depths": "--model.depths"}  # fmt: skip
@@ -16,7 +17,7 @@ SHORT: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "extract": {**_DATA, **_ENCODER},
         "tile": _DATA,
-        **dict.fromkeys(("fit", "validate", "test", "predict"), _DATA),
+        **dict.fromkeys(_RUNS, _DATA),
     }
 )
 """Short for an option, by verb."""
@@ -40,7 +41,13 @@ MEANT: Mapping[str, str] = MappingProxyType(
     }
 )  # fmt: skip
 """Words of the field for what is called otherwise here."""
-_TAKES_NOTHING = ("-h", "--help", "--help_all", "--print_config", "--version", "--json")
+_HELP_OF = {
+    "--data.help": "histotransfer_pl.data.features.FeatureDataModule",
+    "--model.help": "histotransfer_pl.tasks.mil.AttentionMIL",
+}
+"""Of which class help is shown if none is named."""
+_TAKES_NOTHING = ("-h", "--help", "--help_all", "--print_config", "--version", "--json",
+                  "--dry_run")  # fmt: skip
 
 
 def understand(verb: str, words: Sequence[str]) -> list[str]:
@@ -61,7 +68,11 @@ def understand(verb: str, words: Sequence[str]) -> list[str]:
             sys.stderr.write(f"{verb}: {name} is now {earlier}; both are accepted\n")
         found.append((earlier or SHORT.get(verb, {}).get(name, name)) + equals + value)
         following = words[place + 1] if place + 1 < len(words) else "--"
-        if name.startswith("--") and not equals and following.startswith("--") and _is_flag(name):
+        if equals or not name.startswith("--") or not following.startswith("--"):
+            continue
+        if name in _HELP_OF and verb in _RUNS:
+            found.append(_HELP_OF[name])
+        elif _is_flag(name):
             found.append("true")
     return found
 

@@ -157,8 +157,8 @@ def require_selection(store: Store, name: str, slide_ids: list[str]) -> None:
         found = ", ".join(selection_names(store, slide_ids)) or "none"
         raise StoreMismatchError(
             f"{store.location} has no selection {name!r} of {len(lacking)} training slides "
-            f"({shorten(lacking)}); selections in this store: {found}. Make it with select --run "
-            f"... --name {name}"
+            f"({shorten(lacking)}); selections in this store: {found}. Make it: "
+            f"select --run_dir ... --name {name}"
         )
 
 

@@ -57,12 +57,12 @@ class Settings:
     """What the report shows.
 
     Attributes:
-        slides: Test slides with pictures; 0 for none.
+        n_slides: Test slides with pictures; 0 for none.
         top_k: Patches shown of each.
         resamples: Resamples of each interval.
     """
 
-    slides: int = 4
+    n_slides: int = 4
     top_k: int = 8
     resamples: int = 2000
 
@@ -159,7 +159,7 @@ def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) ->
     ranking = [] if best is None else ranking_contrasts(results, best.arm)
     curves = depth_curves(results, order, costs)
     elsewhere = read_external(arms, n_resamples=settings.resamples)
-    panels = _panels(results, store, settings) if store is not None and settings.slides else []
+    panels = _panels(results, store, settings) if store is not None and settings.n_slides else []
     task = arms[0].task
     return TaskSection(
         title="" if name.of == 1 else f"{task.target} of {task.cohort} ({task.bag}s)",
@@ -209,7 +209,7 @@ def _panels(
     for result in ranked(results):
         for run in result.arm.runs:
             if run.task.bag == "slide" and has_attention(run, store):
-                return slide_panels(run, store, settings.slides, settings.top_k)
+                return slide_panels(run, store, settings.n_slides, settings.top_k)
     return []
 
 

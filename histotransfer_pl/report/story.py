@@ -114,7 +114,7 @@ def _tuning(study: Study, arms: Sequence[Arm]) -> list[str]:
     tuned = [rule for rule in rules if rule not in ("", "frozen")]
     if not tuned:
         return []
-    found = {step.option("k") for step in study.plan.of_kind("select")}
+    found = {step.option("top_k") or step.option("k") for step in study.plan.of_kind("select")}
     k = next(iter(found)) if len(found) == 1 and None not in found else "k"
     controls = [_CONTROLS[rule] for rule in tuned if rule in _CONTROLS]
     first = (

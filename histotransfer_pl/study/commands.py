@@ -144,7 +144,7 @@ def finetune_step(
         *options({"data": {} if config.slides is None else {"slides": config.slides}}),
         *options({"data": split_options(config, factors["fold"])}),
         *("--model", "TopKFineTuner"),
-        *("--model.stage1", word["--run"]),
+        *("--model.stage1", word["--run_dir"]),
         *options({"model": kept}),
         *("--model.head", spell(config.heads[factors["head"]], "heads")),
         *_quiet(config.tuning.fit),
@@ -161,10 +161,10 @@ def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -
     run = attention.run_folder
     name = f"{run.name.removeprefix('fit-')}-{variant}-{config.tuning.k}"
     settings = {
-        "run": run,
+        "run_dir": run,
         "name": name,
         "rule": rule,
-        "k": config.tuning.k,
+        "top_k": config.tuning.k,
         "store": config.store,
         "seed": attention.factors["seed"],
         # A selection by an older fit of this run may be there.

@@ -323,7 +323,7 @@ class TopKFineTuner(SlideModel):
             raise StoreMismatchError(
                 f"selection {data.selection!r} was made with {facts['checkpoint']} "
                 f"({str(facts['checkpoint_sha256'])[:12]}), which is not the checkpoint "
-                f"{stage1.path} ({stage1.sha256[:12]}): run select --run with the run of "
+                f"{stage1.path} ({stage1.sha256[:12]}): run select --run_dir with the run of "
                 "model.stage1"
             )
         if self.refresh_every_n_epochs and facts["rule"] not in REFRESHABLE:

@@ -45,5 +45,5 @@ def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("verb", ["fit", "extract", "tile", "import"])
 def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        main([verb, "--help"])
+        main([verb, "--help_all"])
     assert "usage: python -m histotransfer_pl" in capsys.readouterr().out

@@ -15,7 +15,7 @@ from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, encode_key, feature_path
 from tests.cli.conftest import Run
 
-QUICK = ["--slides", "0", "--resamples", "100"]
+QUICK = ["--n_slides", "0", "--resamples", "100"]
 
 
 def test_report_of_plain_runs(run: Run, cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +50,7 @@ def test_report_of_plain_runs(run: Run, cohort: Path, capsys: pytest.CaptureFixt
         (["report", "--study_dir", "."], "no plan.json in ."),
         (["report", "--study_dir", ".", "--runs", "a"], "exclude each other"),
         (["export", "--store", "s.zarr"], "holds attention of none"),
-        (["export", "--store", "s.zarr", "--run", "x"], "run predict in the run folder"),
+        (["export", "--store", "s.zarr", "--run_dir", "x"], "run predict in the run folder"),
         (["export", "--store", "s.zarr", "--what", "features"], "needs --encoder and --depth"),
     ],
 )

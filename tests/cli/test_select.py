@@ -11,7 +11,7 @@ from histotransfer_pl.data.selection import read_selection
 from histotransfer_pl.store.feature_store import FeatureStore
 from tests.tuning import attention_array, tuning
 
-STAGE1 = ("select", "--run", "stage1", "--name", "s")
+STAGE1 = ("select", "--run_dir", "stage1", "--name", "s")
 
 
 def slides() -> FeatureStore:
@@ -20,7 +20,7 @@ def slides() -> FeatureStore:
 
 def test_attention_takes_the_highest_logits_and_bottom_the_lowest(tuning_cohort: Path) -> None:
     for rule, sign in (("attention", -1), ("bottom", 1)):
-        assert main([*STAGE1, "--k", "4", "--rule", rule, "--overwrite", "true"]) == 0
+        assert main([*STAGE1, "--top_k", "4", "--rule", rule, "--overwrite", "true"]) == 0
         for slide_id in slides().slide_ids():
             slide = slides().slide(slide_id)
             logits = slide.read(attention_array(Path("stage1")))[:, 1]
@@ -36,7 +36,7 @@ def test_patch_logit_takes_the_class_asked_for(tuning_cohort: Path) -> None:
     margin = values[:, 3] - values[:, 2]
     for name, sign in (("1", -1), ("0", 1)):
         rule = ["--rule", "patch_logit", "--patch_class", name, "--overwrite", "true"]
-        assert main([*STAGE1, "--k", "2", *rule]) == 0
+        assert main([*STAGE1, "--top_k", "2", *rule]) == 0
         rows = read_selection(slides().slide("s03"), "s").rows
         assert rows.tolist() == np.argsort(sign * margin, kind="stable")[:2].tolist()
 
@@ -44,7 +44,7 @@ def test_patch_logit_takes_the_class_asked_for(tuning_cohort: Path) -> None:
 def test_provenance_is_saved(tuning_cohort: Path) -> None:
     import hashlib
 
-    assert main([*STAGE1, "--k", "4", "--rule", "random", "--seed", "5", "--pool", "6"]) == 0
+    assert main([*STAGE1, "--top_k", "4", "--rule", "random", "--seed", "5", "--pool", "6"]) == 0
     selection = read_selection(slides().slide("s00"), "s")
     checkpoint = Path("stage1/checkpoints/best.ckpt")
     found = selection.attributes
@@ -58,7 +58,7 @@ def test_provenance_is_saved(tuning_cohort: Path) -> None:
 
 
 def test_gallery_shows_the_patches_in_order(tuning_cohort: Path) -> None:
-    assert main([*STAGE1, "--k", "10", "--rule", "uniform_grid", "--gallery", "g"]) == 0
+    assert main([*STAGE1, "--top_k", "10", "--rule", "uniform_grid", "--gallery", "g"]) == 0
     assert len(list(Path("g").iterdir())) == 12
     with Image.open("g/s00.png") as page:
         assert page.size == (8 * 96, 2 * (96 + 14))
@@ -68,34 +68,34 @@ def test_a_gallery_of_slides_that_were_moved_needs_their_folder(
     tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("slides").rename("moved")
-    assert main([*STAGE1, "--k", "2", "--gallery", "g"]) == 1
+    assert main([*STAGE1, "--top_k", "2", "--gallery", "g"]) == 1
     assert "give the folder that holds the slides now" in capsys.readouterr().err
-    assert main([*STAGE1, "--k", "2", "--gallery", "g", "--slides", "moved"]) == 0
+    assert main([*STAGE1, "--top_k", "2", "--gallery", "g", "--slides", "moved"]) == 0
     assert len(list(Path("g").iterdir())) == 12
     # A file of the same name with other content is not taken for the slide.
     Path("moved/s00.tiff").write_bytes(Path("moved/s01.tiff").read_bytes())
-    assert main([*STAGE1, "--k", "2", "--gallery", "g", "--slides", "moved"]) == 1
+    assert main([*STAGE1, "--top_k", "2", "--gallery", "g", "--slides", "moved"]) == 1
     assert "is not the file that was tiled" in capsys.readouterr().err
 
 
 def test_a_selection_made_otherwise_is_not_replaced(
     tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*STAGE1, "--k", "4"]) == 0
-    assert main([*STAGE1, "--k", "4"]) == 0  # the same again
-    assert main([*STAGE1, "--k", "5"]) == 1
+    assert main([*STAGE1, "--top_k", "4"]) == 0
+    assert main([*STAGE1, "--top_k", "4"]) == 0  # the same again
+    assert main([*STAGE1, "--top_k", "5"]) == 1
     assert "or replace it with --overwrite true" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--k", "0"], "expected k from 1"),
-        (["--k", "4", "--pool", "3"], "a pool of at least k"),
-        (["--k", "12", "--rule", "random"], "nothing to control"),
-        (["--k", "2", "--rule", "patch_logit", "--patch_class", "7"], "no class '7'"),
-        (["--k", "2", "--run", "nowhere"], "no stage-1 checkpoint"),
-        (["--k", "2", "--store", "nowhere.zarr"], "no store at"),
+        (["--top_k", "0"], "expected k from 1"),
+        (["--top_k", "4", "--pool", "3"], "a pool of at least k"),
+        (["--top_k", "12", "--rule", "random"], "nothing to control"),
+        (["--top_k", "2", "--rule", "patch_logit", "--patch_class", "7"], "no class '7'"),
+        (["--top_k", "2", "--run_dir", "nowhere"], "no stage-1 checkpoint"),
+        (["--top_k", "2", "--store", "nowhere.zarr"], "no store at"),
     ],
 )
 def test_what_cannot_be_selected(
@@ -108,7 +108,7 @@ def test_what_cannot_be_selected(
 def test_a_k_above_all_slides_keeps_them_whole(
     tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*STAGE1, "--k", "64"]) == 0
+    assert main([*STAGE1, "--top_k", "64"]) == 0
     assert "the largest slide has 12 patches" in capsys.readouterr().out
     assert len(read_selection(slides().slide("s00"), "s").rows) == 12
 
@@ -117,10 +117,10 @@ def test_attention_must_come_from_this_checkpoint(
     tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tuning("fit", "--run_dir", "new") == 0
-    assert main(["select", "--run", "new", "--k", "2"]) == 1
+    assert main(["select", "--run_dir", "new", "--top_k", "2"]) == 1
     assert "(none): run predict --config new/config.yaml first" in capsys.readouterr().err
     assert tuning("fit", "--run_dir", "stage1", "--seed_everything", "9") == 0
-    assert main(["select", "--run", "stage1", "--k", "2"]) == 1
+    assert main(["select", "--run_dir", "stage1", "--top_k", "2"]) == 1
     assert "only that of an older checkpoint" in capsys.readouterr().err
 
 
@@ -130,7 +130,7 @@ def test_mean_pooling_has_nothing_to_rank_by(
     mean = ["--run_dir", "mean", "--model.head", "MeanPoolHead"]
     assert tuning("fit", *mean) == 0
     assert tuning("predict", *mean) == 0
-    assert main(["select", "--run", "mean", "--k", "2"]) == 1
+    assert main(["select", "--run_dir", "mean", "--top_k", "2"]) == 1
     assert "the same attention" in capsys.readouterr().err
-    assert main(["select", "--run", "mean", "--k", "2", "--rule", "patch_logit"]) == 1
+    assert main(["select", "--run_dir", "mean", "--top_k", "2", "--rule", "patch_logit"]) == 1
     assert "has no patch logits" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from histotransfer_pl.runs.study import Network, Study, load_runs, load_study
 from tests.runs.folders import predictions, write_run, write_study
 
 ARMS = {("enc", "d1"): 0.3, ("enc", "d2"): 1.5, ("enc", "d3"): 1.5, ("other", "d3"): 0.5}
-QUICK = Settings(slides=0, resamples=100)
+QUICK = Settings(n_slides=0, resamples=100)
 
 
 class Page(HTMLParser):
@@ -132,7 +132,7 @@ def test_tuning_is_told_with_its_controls() -> None:
         tell(Study(Plan("s", steps), ()), some, None)
         for steps, some in (
             ((), arms[:1]),
-            ((Step("x", "select", ("select", "--k", "16")),), arms),
+            ((Step("x", "select", ("select", "--top_k", "16")),), arms),
         )
     )
     assert len(told) == len(plain) + 1
@@ -235,7 +235,7 @@ def test_the_summary_run_has_the_figures_and_tables(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    quick = ("--slides", "0", "--resamples", "100", "--wandb", "true")
+    quick = ("--n_slides", "0", "--resamples", "100", "--wandb", "true")
     assert main(["report", "--study_dir", str(study), "--out", str(tmp_path), *quick]) == 0
     media = list((tmp_path / "wandb").glob("offline-run-*/files/media"))
     assert len(media) == 1

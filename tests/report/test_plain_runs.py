@@ -12,7 +12,7 @@ from histotransfer_pl.runs.arms import Arm, group_arms, read_runs
 from histotransfer_pl.runs.study import load_runs
 from tests.runs.folders import predictions, write_run
 
-QUICK = Settings(slides=0, resamples=100)
+QUICK = Settings(n_slides=0, resamples=100)
 
 
 def changed(folder: Path, **model: Any) -> Path:
@@ -109,7 +109,7 @@ def test_a_dropped_run_is_said_at_the_top(tmp_path: Path) -> None:
 def test_the_page_says_how_often_was_resampled(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", predictions(0, 1.0))
     for resamples, said in ((100, "100 times"), (1200, "1,200 times")):
-        settings = Settings(slides=0, resamples=resamples)
+        settings = Settings(n_slides=0, resamples=resamples)
         text = render(make_page(load_runs([folder]), settings))
         assert f"({said}, bias-corrected" in text
         assert "2,000" not in text

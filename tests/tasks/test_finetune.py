@@ -69,7 +69,7 @@ def test_before_any_step_it_says_what_stage_1_said(tuning_cohort: Path) -> None:
     stage1 = ["--run_dir", "scaled", "--data.standardize", "true"]
     for verb in ("fit", "test", "predict"):
         assert tuning(verb, *stage1, epochs=6) == 0
-    assert main(["select", "--run", "scaled", "--k", "3", "--name", "scaled3"]) == 0
+    assert main(["select", "--run_dir", "scaled", "--top_k", "3", "--name", "scaled3"]) == 0
     own = ["--model.stage1", "scaled", "--data.selection", "scaled3", "--run_dir", "still"]
     still = ["--model.encoder_lr", "0", "--model.head_lr", "0", "--model.weight_decay", "0"]
     for verb in ("fit", "test"):
@@ -124,9 +124,9 @@ def test_resuming_after_a_kill_ends_with_the_weights_of_an_uninterrupted_fit(
         main(
             [
                 "select",
-                "--run",
+                "--run_dir",
                 "stage1",
-                "--k",
+                "--top_k",
                 "3",
                 "--pool",
                 "6",
@@ -220,7 +220,7 @@ def test_a_stage1_on_another_depth_is_refused(
     assert tuning("fit", *TOPK, "--model.stage1", "layer2", "--run_dir", "bad") == 1
     message = capsys.readouterr().err
     assert "selection 'top3' was made with stage1/checkpoints/best.ckpt" in message
-    assert "run select --run with the run of model.stage1" in message
+    assert "run select --run_dir with the run of model.stage1" in message
 
 
 @pytest.mark.parametrize(

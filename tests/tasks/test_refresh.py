@@ -36,7 +36,7 @@ class Task:
 
 @pytest.mark.parametrize("rule", ["attention", "bottom"])
 def test_candidates_are_ranked_by_the_attention_of_now(tuning_cohort: Path, rule: str) -> None:
-    select = ["select", "--run", "stage1", "--k", "3", "--pool", "9", "--name", "nine"]
+    select = ["select", "--run_dir", "stage1", "--top_k", "3", "--pool", "9", "--name", "nine"]
     assert main([*select, "--rule", rule]) == 0
     data = TopKPatchDataModule(Path("s.zarr"), Path("c.csv"), "nine", n_folds=3)
     data.setup("fit")
@@ -64,7 +64,10 @@ def test_a_head_without_attention_cannot_refresh(tuning_cohort: Path) -> None:
 def test_a_random_selection_is_not_refreshed(
     tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["select", "--run", "stage1", "--k", "3", "--rule", "random", "--name", "r"]) == 0
+    assert (
+        main(["select", "--run_dir", "stage1", "--top_k", "3", "--rule", "random", "--name", "r"])
+        == 0
+    )
     settings = ["--data.selection", "r", "--model.refresh_every_n_epochs", "1"]
     assert tuning("fit", *TOPK, "--run_dir", "bad", *settings) == 1
     assert "a selection by rule random cannot be refreshed" in capsys.readouterr().err
