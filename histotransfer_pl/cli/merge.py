@@ -1,6 +1,6 @@
 """The verb ``merge``: stores that were written apart -> one store."""
 
-from histotransfer_pl.cli.files import say
+from histotransfer_pl.cli.answer import print_line
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.merge import merge_stores
@@ -32,8 +32,8 @@ def merge_into(stores: list[str], out: str, reference: bool = False) -> int:
     """
     problems = merge_stores(map(FeatureStore.open, stores), out, reference=reference)
     for problem in problems:
-        say(str(problem))
+        print_line(str(problem))
     slides = len(FeatureStore.open(out).slide_ids())
     left_out = len({problem.slide_id for problem in problems})
-    say(f"{slides} slides in {out}; {left_out} damaged and left out")
+    print_line(f"{slides} slides in {out}; {left_out} damaged and left out")
     return 1 if problems else 0
