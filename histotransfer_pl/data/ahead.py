@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, nullcontext
 from typing import Any, Generic, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch.utils.data import DataLoader
 
 T = TypeVar("T")
+_PATIENCE_S = 2.0
 
 
 def read_ahead(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
@@ -33,7 +35,9 @@ def read_ahead(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
             yield found[0]
     finally:
         stop.set()
-        while thread.is_alive():
+        patience = time.monotonic() + _PATIENCE_S
+        # Not for ever: it may wait for a disk that no longer answers.
+        while thread.is_alive() and time.monotonic() < patience:
             _drain(ready)
             thread.join(0.05)
 

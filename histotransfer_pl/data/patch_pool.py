@@ -211,13 +211,17 @@ class ReaderPool:
     def _died(self, worker: _Worker) -> WorkerError:
         worker.process.join(1.0)
         code = worker.process.exitcode
-        how = (
-            f"was killed by signal {-code}" if code is not None and code < 0 else f"ended ({code})"
-        )
+        again = "whole slides are kept; run the same command again"
+        if code is not None and code < 0:
+            return WorkerError(
+                f"a reading process was killed by signal {-code}, as the kernel does when memory "
+                f"runs out: {again}, with fewer processes (data.num_workers, now "
+                f"{len(self._workers)})"
+            )
         return WorkerError(
-            f"a reading process {how}, as the kernel does when memory runs out: whole slides are "
-            "kept; run the same command again, with fewer processes (data.num_workers, now "
-            f"{len(self._workers)})"
+            f"a reading process ended with code {code}, its error stands above: {again}, or read "
+            "in threads (data.num_workers 0); a script of your own must start under "
+            "if __name__ == '__main__'"
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
+from histotransfer_pl.data import ahead
 from histotransfer_pl.data.ahead import AheadLoader, read_ahead
 
 
@@ -64,3 +65,19 @@ def test_what_goes_wrong_ahead_is_raised_here() -> None:
     assert next(running) == 1
     with pytest.raises(ZeroDivisionError, match="ahead"):
         next(running)
+
+
+def test_leaving_does_not_wait_for_what_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "_PATIENCE_S", 0.1)
+    released = threading.Event()
+
+    def stalled() -> Generator[int, None, None]:
+        yield 1
+        released.wait(30)
+
+    running = read_ahead(stalled(), 1)
+    assert next(running) == 1
+    start = time.monotonic()
+    running.close()
+    assert time.monotonic() - start < 10
+    released.set()

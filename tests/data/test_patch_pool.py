@@ -193,6 +193,22 @@ def test_a_killed_worker_is_one_error(store: FeatureStore, make: Make, method: s
         Recorder().take(pool.read(_files(store), _counts(store)))
 
 
+class Ending(PatchSource):
+    """As when a script without a guard is run again by each process."""
+
+    @override
+    def read_into(
+        self, images: np.ndarray, place: int, slide: SlideFile, rows: Iterable[int]
+    ) -> ReadCost:
+        os._exit(1)
+
+
+def test_a_worker_that_ends_by_itself_is_another_error(store: FeatureStore, make: Make) -> None:
+    pool = make(1, Ending(store, GRID), start_method="fork")
+    with pytest.raises(WorkerError, match=r"ended with code 1, its error .* __name__"):
+        Recorder().take(pool.read(_files(store), _counts(store)))
+
+
 class Mistaken(PatchSource):
     """A mistake of the program."""
 
