@@ -91,7 +91,7 @@ def _read_apart(folder: Path, names: list[str]) -> dict[str, tuple[str, str]]:
 
 def read(path: Path) -> tuple[str, str]:
     """Tile a slide, and read its patches by both readers."""
-    start, before = time.monotonic(), _peak_gib()
+    start, before = time.process_time(), _peak_gib()  # of a busy machine the clock says nothing
     try:
         problem = _compare(path)
         state = "lost" if problem else "survived"
@@ -103,8 +103,8 @@ def read(path: Path) -> tuple[str, str]:
         state, problem = "unexplained", repr(error)
     if (growth := _peak_gib() - before) > GROWTH_GIB:
         return "unexplained", f"took {growth:.1f} GiB: {problem}"
-    if (span := time.monotonic() - start) > SLIDE_SECONDS:
-        return "unexplained", f"took {span:.0f} s: {problem}"
+    if (span := time.process_time() - start) > SLIDE_SECONDS:
+        return "unexplained", f"took {span:.0f} s of CPU: {problem}"
     return state, problem
 
 
