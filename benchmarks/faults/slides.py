@@ -34,6 +34,9 @@ GROWTH_GIB = 1.0
 """Growth of the reading process from which a slide counts as a bomb."""
 
 BATCH, SLIDE_SECONDS = 60, 10.0
+WAIT_SECONDS = 600.0
+"""A process that waits is given up; one that computes is ended by its CPU seconds, whatever else
+the machine does."""
 
 
 def campaign(seed: int, seconds: float) -> Tally:
@@ -74,7 +77,7 @@ def _read_apart(folder: Path, names: list[str]) -> dict[str, tuple[str, str]]:
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ) as process:
             try:
-                output, _ = process.communicate(timeout=30 + SLIDE_SECONDS * len(left) / 10)
+                output, _ = process.communicate(timeout=WAIT_SECONDS)
                 end = f"the process ended with {process.returncode}"
             except subprocess.TimeoutExpired:
                 process.kill()
@@ -139,6 +142,8 @@ def _peak_gib() -> float:
 def _read_all(folder: Path, names: list[str]) -> None:
     limit = int((MEMORY_GIB + GROWTH_GIB + 4) * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    busy = int(30 + SLIDE_SECONDS * len(names) / 10)
+    resource.setrlimit(resource.RLIMIT_CPU, (busy, busy))
     for name in names:
         state, reason = read(folder / name)
         print(name, state, " ".join(reason.split()), sep="\t", flush=True)

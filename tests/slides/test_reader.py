@@ -120,7 +120,7 @@ def test_a_label_is_no_level(dimensions: list[tuple[int, int]], expected: list[i
 
 
 def test_patches_never_show_a_label_that_is_marked_as_a_reduced_page(tmp_path: Path) -> None:
-    slide, label = tissue(512, 768), np.zeros((192, 128, 3), np.uint8)
+    slide, label = tissue(512, 768), np.zeros((192, 256, 3), np.uint8)
     path = write_plain(tmp_path / "a.tif", slide, label)
     assert OpenSlide(path).level_count == 2
     patch = open_slide(path).read_patch(64, 64, 32, 2.0)
