@@ -47,9 +47,9 @@ def tuning(verb: str, *arguments: str, epochs: int = 2) -> int:
     return main([verb, *data, *fixed, *arguments])
 
 
-def attention_array(run: Path) -> str:
+def attention_array(run: Path, checkpoint: str = "best") -> str:
     """Where the store keeps the attention of a run: under the hash of its checkpoint."""
-    return attention_path(sha256_of(run / "checkpoints" / "best.ckpt"))
+    return attention_path(sha256_of(run / "checkpoints" / f"{checkpoint}.ckpt"))
 
 
 @pytest.fixture(scope="session")

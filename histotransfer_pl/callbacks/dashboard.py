@@ -7,12 +7,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import wandb
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from typing_extensions import override
 
+from histotransfer_pl.callbacks.board import Board
 from histotransfer_pl.callbacks.predictions import prediction_row
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.topk import TopKPatchDataModule
@@ -35,11 +35,14 @@ class Dashboard(Callback):
     Args:
         slides: Validation slides whose top-attended patches are shown.
         patches: Patches of each of them; at most 8 of a run that tunes the encoder.
+        patient_data: Whether an online board gets names of slides and pictures of tissue, too;
+            an offline one, whose files stay here, always does.
     """
 
-    def __init__(self, slides: int = 4, patches: int = 8) -> None:
+    def __init__(self, slides: int = 4, patches: int = 8, *, patient_data: bool = False) -> None:
         self.slides = slides
         self.patches = patches
+        self.patient_data = patient_data
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -73,14 +76,21 @@ class Dashboard(Callback):
                 predictions.indices.tolist(), predictions.probabilities.cpu().numpy(), strict=True
             )
         ]
-        table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
         media: dict[str, Any] = {key: wandb.Image(figure) for key, figure in figures.items()}
-        board.experiment.log({**media, f"{name}/predictions": table})
+        if self._private_board(trainer) is not None:
+            table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+            media[f"{name}/predictions"] = table
+        board.log_media(media)
         for figure in figures.values():
             plt.close(figure)
 
-    def _log_patches(self, trainer: Trainer, module: LightningModule) -> None:
+    def _private_board(self, trainer: Trainer) -> Board | None:
+        """The board if it may get what could name a patient."""
         board = _board(trainer)
+        return board if board is not None and (self.patient_data or not board.online) else None
+
+    def _log_patches(self, trainer: Trainer, module: LightningModule) -> None:
+        board = self._private_board(trainer)
         if board is None or not isinstance(module, AttentionMIL):
             return
         data = feature_data(module)
@@ -92,11 +102,11 @@ class Dashboard(Callback):
         for slide_id in [slides[0] for slides in bags["slide_ids"]]:
             images = top_patches(module, data, settings, slide_id, self.patches)
             if images:
-                board.experiment.log({f"val/top_patches/{slide_id}": images})
+                board.log_media({f"val/top_patches/{slide_id}": images})
 
     def _log_attended(self, trainer: Trainer, module: TopKFineTuner) -> None:
         """What validation saw, so nothing is encoded again and few patches are read."""
-        board = _board(trainer)
+        board = self._private_board(trainer)
         if board is None:
             return
         data = topk_data(module)
@@ -105,7 +115,7 @@ class Dashboard(Callback):
             patches = module.attended[index][: self.patches]
             name = data.bags.loc[index]["bag_id"]
             media[f"val/top_patches/{name}"] = attended_patches(data, index, patches)
-        board.experiment.log(media)
+        board.log_media(media)
 
 
 def attended_patches(
@@ -182,8 +192,8 @@ def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure
     return figure
 
 
-def _board(trainer: Trainer) -> WandbLogger | None:
+def _board(trainer: Trainer) -> Board | None:
     """The W&B logger, on the one rank that may write to it."""
     if not trainer.is_global_zero:
         return None
-    return next((item for item in trainer.loggers if isinstance(item, WandbLogger)), None)
+    return next((item for item in trainer.loggers if isinstance(item, Board)), None)

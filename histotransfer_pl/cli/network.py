@@ -58,6 +58,7 @@ class RunCLI(LightningCLI):
         parser.add_argument("--run_dir", type=Path, default=Path("runs/default"), help=_RUN_DIR)
         parser.add_argument("--output_dir", type=Path | None, default=None, help=_OUTPUT_DIR)
         parser.add_argument("--overwrite", type=bool, default=False, help=_OVERWRITE)
+        parser.add_argument("--wandb_patient_data", type=bool, default=False, help=_PATIENT_DATA)
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.set_defaults(
             {
@@ -127,7 +128,11 @@ class RunCLI(LightningCLI):
             epochs = self._epochs_done if self.subcommand == "fit" else 0
             place = kwargs["default_root_dir"]
             kwargs["logger"] = default_loggers(place, str(self.subcommand), epochs)
-        always = [*self.trainer_defaults["callbacks"], last_checkpoint(folder)]
+        always = [
+            *self.trainer_defaults["callbacks"],
+            Dashboard(patient_data=config.wandb_patient_data),
+            last_checkpoint(folder),
+        ]
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": always}
         return super().instantiate_trainer(**kwargs)
 
@@ -155,6 +160,7 @@ def last_checkpoint(folder: Path) -> ModelCheckpoint:
 
 _RUN_DIR = "Folder of the run: config, checkpoints, metrics and predictions."
 _OUTPUT_DIR = "Where test and predict write, if not into the run folder (an external cohort)."
+_PATIENT_DATA = "Whether an online W&B board gets slide names and pictures of tissue, too."
 _OVERWRITE = "Whether fit may replace a run that is in the folder."
 
 
@@ -203,7 +209,7 @@ def _parser_kwargs() -> dict[str, Any]:
 
 
 def _callbacks() -> list[Callback]:
-    return [PredictionWriter(), RunIdentity(), Dashboard(), TunedEncoderWriter()]
+    return [PredictionWriter(), RunIdentity(), TunedEncoderWriter()]
 
 
 def print_results(trainer: Trainer, stage: str) -> None:

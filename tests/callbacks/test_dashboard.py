@@ -48,7 +48,7 @@ def test_tuning_shows_after_each_epoch_the_patches_it_attends_to(
     assert tuning("predict", *TOPK, "--run_dir", "a", *last) == 0
     for slide_id in slides:
         slide = FeatureStore.open("s.zarr").slide(slide_id)
-        weight = slide.read(attention_array(Path("a")))[:, 0]
+        weight = slide.read(attention_array(Path("a"), "last"))[:, 0]
         best = slide.coords()[int(np.argmax(weight))]
         with open_slide(slide.attributes["path"]) as reader:
             expected = reader.read_patch(int(best[0]), int(best[1]), PATCH_PX, 0.5)
