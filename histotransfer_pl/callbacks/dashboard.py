@@ -15,6 +15,7 @@ from typing_extensions import override
 from histotransfer_pl.callbacks.board import Board
 from histotransfer_pl.callbacks.predictions import prediction_row
 from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.data.tile import slide_file
 from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.records.grid import GridSettings
@@ -151,7 +152,7 @@ def top_patches(
     best = np.argsort(-attention, kind="stable")[:k]
     images = []
     try:
-        reader = open_slide(slide.attributes["path"], float(slide.attributes["slide_mpp"]))
+        reader = open_slide(slide_file(slide), float(slide.attributes["slide_mpp"]))
         for row in best:
             x, y = (int(v) for v in coords[row])
             pixels: NDArray[np.uint8] = reader.read_patch(x, y, settings.patch_px, settings.mpp)

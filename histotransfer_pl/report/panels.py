@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from histotransfer_pl.data.selection import highest
+from histotransfer_pl.data.tile import slide_file
 from histotransfer_pl.errors import SlideError, StoreError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.report.attention_figure import SlideWords, attention_figure
@@ -116,7 +117,7 @@ def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePa
         slide = store.slide(slide_id)
         attributes = slide.attributes
         weights = read_attention(slide, *run.attention_names)
-        reader = open_slide(str(attributes["path"]), float(attributes["slide_mpp"]))
+        reader = open_slide(slide_file(slide), float(attributes["slide_mpp"]))
         with reader:
             return _draw(slide, reader, weights, (slide_id, verdict, run.name), store, top_k)
     except (SlideError, StoreError) as error:
