@@ -47,8 +47,6 @@ _CLIENT = {
     },
     "retry_config": {"max_retries": 8, "retry_timeout": timedelta(minutes=5)},
 }
-# Rows this near are fetched together: a request costs about as much as so many bytes.
-_COALESCE_BYTES = 1 << 18
 _TRIES = 5
 _PAUSES = (0.1, 0.4, 1.6, 6.4)
 """Seconds between the tries of a request."""
@@ -275,9 +273,8 @@ class ObjectFiles(WritableFiles):
         return self._ask(
             "read",
             path,
-            lambda: obstore.get_ranges(
-                self._store, path, starts=starts, lengths=lengths, coalesce=_COALESCE_BYTES
-            ),
+            # fetches what is less than 1 MiB apart in one request
+            lambda: obstore.get_ranges(self._store, path, starts=starts, lengths=lengths),
         )
 
     def _ask(self, what: str, key: str, request: Callable[[], _T]) -> _T:
