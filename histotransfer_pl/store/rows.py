@@ -113,7 +113,8 @@ def _gather(folder: str, layout: RawLayout, index: NDArray[np.int64]) -> NDArray
 def _chunk_file(folder: str, layout: RawLayout, chunk: int) -> Iterator[int]:
     path = f"{folder}/{layout.chunk_key(chunk)}"
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # NONBLOCK: the opening of a pipe would wait for its other end
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise StoreError(
             f"{path} is missing, so rows of this array are lost: extract it again"

@@ -278,3 +278,9 @@ def test_a_store_of_version_1_is_read_extended_and_verified(store: FeatureStore)
     _edit(store.path / "a", lambda attributes: attributes.update(n_patches=16))
     with pytest.raises(StoreError, match="has 17 rows for 16 patches"):
         FeatureStore.open(store.path).slide("a").read(FEATURES)
+
+
+def test_a_pipe_in_place_of_values_is_not_waited_for(store: FeatureStore) -> None:
+    _pipe(store.path / "a")
+    with pytest.raises(StoreError, match="has 0 bytes, its metadata says 204"):
+        store.slide("a").read(FEATURES)
