@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.simulated import calibrated, simulate, simulate_task
 from histotransfer_pl.analysis.bootstrap import bootstrap_interval
-from histotransfer_pl.analysis.compare import Comparison, delong, paired_bootstrap
+from histotransfer_pl.analysis.compare import Comparison, delong, paired_test
 from histotransfer_pl.analysis.metrics import METRICS, Metric, evaluate
 from histotransfer_pl.analysis.predictions import Predictions, Task
 from histotransfer_pl.analysis.survival import c_index
@@ -132,7 +132,7 @@ def page(rows: Sequence[Row]) -> str:
         "# What the intervals and tests promise, and how often they keep it",
         "",
         "Written by `python -m benchmarks.coverage` (classification) and with `--cohorts 600 "
-        "--pairs 1000 --only survival regression ordinal multilabel`: simulated cohorts with 1 to "
+        "--only survival regression ordinal multilabel`: simulated cohorts with 1 to "
         "3 slides per patient, half of the variance of a score being the patient's; two equally "
         "good models share .6 of it. A 95 % "
         f"interval should hold the truth in {COVERED[0]} to {COVERED[1]} of cohorts, a test at "
@@ -191,12 +191,12 @@ def _of_task(task: Task, metrics: dict[str, Metric]) -> Design:
 def paired_tests(
     metrics: dict[str, Metric],
 ) -> dict[str, Callable[[Predictions, Predictions], Comparison]]:
-    """The paired bootstrap of each metric."""
+    """The paired test of each metric."""
 
     def of(metric: Metric) -> Callable[[Predictions, Predictions], Comparison]:
-        return lambda a, b: paired_bootstrap(a, b, metric, n_resamples=_RESAMPLES)
+        return lambda a, b: paired_test(a, b, metric)
 
-    return {f"paired bootstrap of {name}": of(metric) for name, metric in metrics.items()}
+    return {f"paired test of {name}": of(metric) for name, metric in metrics.items()}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Two arms on the same slides of the same patients."""
 
-from histotransfer_pl.analysis.compare import Comparison, delong, paired_bootstrap
+from histotransfer_pl.analysis.compare import Comparison, delong, paired_test
 from histotransfer_pl.runs.arms import Arm
 
 
@@ -12,5 +12,5 @@ def compare_arms(first: Arm, second: Arm) -> Comparison:
     """
     cells = set(first.cells) & set(second.cells)
     a, b = first.predictions(cells), second.predictions(cells)
-    test = delong if a.n_classes == b.n_classes == 2 else paired_bootstrap
+    test = delong if a.n_classes == b.n_classes == 2 else paired_test
     return test(a, b)

@@ -5,14 +5,14 @@ import pytest
 from scipy import stats
 
 from benchmarks.simulated import simulate
-from histotransfer_pl.analysis.bootstrap import jackknife, resample
-from histotransfer_pl.analysis.compare import Comparison, delong, paired_bootstrap
+from histotransfer_pl.analysis.compare import Comparison, delong, paired_test
 from histotransfer_pl.analysis.metrics import METRICS, accuracy, auroc, evaluate
 from histotransfer_pl.analysis.predictions import Floats, Predictions
+from histotransfer_pl.analysis.values import mean_absolute_error
 from histotransfer_pl.errors import AnalysisError
 
 Test = Callable[[Predictions, Predictions], Comparison]
-BOTH = pytest.mark.parametrize("compare", [paired_bootstrap, delong])
+BOTH = pytest.mark.parametrize("compare", [paired_test, delong])
 
 
 def false_positives(compare: Test, n_cohorts: int, n_patients: int) -> float:
@@ -21,11 +21,7 @@ def false_positives(compare: Test, n_cohorts: int, n_patients: int) -> float:
     return float(np.mean(np.array(p_values) < 0.05))
 
 
-def quick_bootstrap(first: Predictions, second: Predictions) -> Comparison:
-    return paired_bootstrap(first, second, n_resamples=400)
-
-
-@pytest.mark.parametrize("compare", [quick_bootstrap, delong])
+@pytest.mark.parametrize("compare", [paired_test, delong])
 def test_equal_models_are_told_apart_about_as_often_as_promised(compare: Test) -> None:
     # 300 cohorts have a standard error of 1.3 %: three of them either side
     assert 0.01 <= false_positives(compare, 300, 60) <= 0.09
@@ -125,27 +121,22 @@ def test_delong_by_patient_is_the_published_one(folds: int) -> None:
     np.testing.assert_allclose(half, variance**0.5 * stats.t.ppf(0.975, freedom), rtol=1e-9)
 
 
-def test_the_paired_bootstrap_written_out() -> None:
+def test_the_paired_test_written_out() -> None:
     """Standard error, degrees of freedom by groups of patients, Student's t: each by hand."""
     first, second = with_mixed_patients(np.random.default_rng(7))
     n = first.n_patients
-
-    def difference(counts: Floats) -> Floats:
-        weights = counts[:, first.patient_index]
-        ours, theirs = ((p.s >= 0.5) == p.y for p in (first, second))
-        return np.asarray(weights @ (ours.astype(float) - theirs) / weights.sum(1))
-
-    left_out = jackknife(difference, n)
+    ours, theirs = (((p.s >= 0.5) == p.y).astype(float) for p in (first, second))
+    gain = ours - theirs - (ours - theirs).mean()  # of a share of right slides, linear
     groups: dict[frozenset[int], list[float]] = {}
     for patient in range(n):
-        carried = frozenset(first.y[first.patient_index == patient].tolist())
-        groups.setdefault(carried, []).append(left_out.mean() - left_out[patient])
+        rows = first.patient_index == patient
+        carried = frozenset(first.y[rows].tolist())
+        groups.setdefault(carried, []).append(gain[rows].sum() / first.n_slides)
     assert len(groups) == 3
     parts = [(sum(pull**2 for pull in pulls), len(pulls) - 1) for pulls in groups.values()]
     freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / df for v, df in parts)
-    drawn = resample(difference, n, 500, seed=3)
-    error = np.sqrt(((drawn - drawn.mean()) ** 2).sum() / 499 * n / (n - 1))
-    result = paired_bootstrap(first, second, accuracy, n_resamples=500, seed=3)
+    error = np.sqrt(n / (n - 1) * sum(v for v, _ in parts))
+    result = paired_test(first, second, accuracy)
     half = error * stats.t.ppf(0.975, freedom)
     np.testing.assert_allclose(result.degrees_of_freedom, freedom, rtol=1e-9)
     np.testing.assert_allclose(result.difference.high - result.difference.low, 2 * half, rtol=1e-9)
@@ -153,25 +144,39 @@ def test_the_paired_bootstrap_written_out() -> None:
     np.testing.assert_allclose(result.p_value, 2 * stats.t.sf(ratio, freedom), rtol=1e-9)
 
 
-def test_the_error_of_the_paired_bootstrap_is_that_of_the_paired_t_test() -> None:
-    """One slide per patient and a mean: ten patients show n against n - 1."""
+def test_of_one_slide_per_patient_and_a_mean_it_is_the_paired_t_test() -> None:
     rng = np.random.default_rng(0)
     ids = [str(number) for number in range(10)]
-    labels = np.arange(10) % 2
-    first, second = (Predictions(ids, ids, labels, rng.random(10)) for _ in range(2))
-    right = [((p.s >= 0.5) == p.y).astype(float) for p in (first, second)]
-    error = stats.sem(right[0] - right[1])
-    result = paired_bootstrap(first, second, accuracy, n_resamples=40000)
-    half = (result.difference.high - result.difference.low) / 2
-    found = half / stats.t.ppf(0.975, result.degrees_of_freedom)
-    assert found == pytest.approx(error, rel=0.015)  # 40,000 resamples: a standard error of .4 %
+    values = rng.normal(size=10)
+    first, second = (
+        Predictions(ids, ids, values, values + rng.normal(size=10), task="regression")
+        for _ in range(2)
+    )
+    result = paired_test(first, second, mean_absolute_error)
+    t_test = stats.ttest_rel(abs(first.s - values), abs(second.s - values))
+    interval = t_test.confidence_interval()
+    np.testing.assert_allclose(result.p_value, t_test.pvalue, rtol=1e-9)
+    found = (result.difference.low, result.difference.high)
+    np.testing.assert_allclose(found, interval, rtol=1e-9)
+
+
+def test_of_an_auroc_it_is_delongs_but_for_the_size_of_the_classes() -> None:
+    """Patients of one class each: DeLong has n / (n - 1) per class, this over all."""
+    first, second = simulate(np.random.default_rng(3), 40, gap=0.1)
+    error = [
+        (found.difference.high - found.difference.low)
+        / stats.t.ppf(0.975, found.degrees_of_freedom)
+        for found in (paired_test(first, second), delong(first, second))
+    ]
+    # 20 patients of each class
+    np.testing.assert_allclose(error[0], error[1] * np.sqrt(40 / 39 / (20 / 19)), rtol=1e-9)
 
 
 def test_a_difference_stays_possible() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
     first = Predictions(list("abcdef"), list("abcdef"), labels, [0.1, 0.2, 0.6, 0.5, 0.8, 0.9])
     second = Predictions(list("abcdef"), list("abcdef"), labels, [0.5, 0.1, 0.9, 0.2, 0.8, 0.3])
-    for compare in (delong, quick_bootstrap):
+    for compare in (delong, paired_test):
         result = compare(first, second)
         assert result.difference.estimate > 0.3
         assert result.difference.high == 1
@@ -213,7 +218,7 @@ def test_any_metric_can_be_compared(name: str) -> None:
         Predictions(p.slide_ids, p.patients, p.y, 1 / (1 + np.exp(-p.s)))
         for p in simulate(np.random.default_rng(9), 60)
     ]
-    result = paired_bootstrap(pair[0], pair[1], METRICS[name], n_resamples=300)
+    result = paired_test(pair[0], pair[1], METRICS[name])
     values = [evaluate(METRICS[name], made)[0] for made in pair]
     assert [result.first, result.second] == values
     assert 0 < result.p_value < 1
@@ -228,8 +233,8 @@ def three_classes(seed: int) -> Predictions:
 
 
 def test_more_classes_are_for_the_bootstrap() -> None:
-    assert 0 < paired_bootstrap(three_classes(0), three_classes(1), auroc).p_value <= 1
-    with pytest.raises(AnalysisError, match="for two classes, here are 3 .*: use paired_bootstrap"):
+    assert 0 < paired_test(three_classes(0), three_classes(1), auroc).p_value <= 1
+    with pytest.raises(AnalysisError, match="for two classes, here are 3 .*: use paired_test"):
         delong(three_classes(0), three_classes(1))
 
 

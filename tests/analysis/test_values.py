@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn import metrics as oracle
 
 from histotransfer_pl.analysis.bootstrap import bootstrap_interval
-from histotransfer_pl.analysis.compare import delong, paired_bootstrap
+from histotransfer_pl.analysis.compare import delong, paired_test
 from histotransfer_pl.analysis.metrics import Metric, auroc
 from histotransfer_pl.analysis.predictions import Floats, Predictions, Task
 from histotransfer_pl.analysis.values import (
@@ -112,10 +112,10 @@ def test_intervals_and_paired_tests(task: Task, metric: Metric, truth: Any, scor
     chance = predictions(task, truth, noise)
     interval = bootstrap_interval(good, metric, n_resamples=300)
     assert metric.lowest < interval.low < interval.estimate < interval.high < metric.highest
-    result = paired_bootstrap(good, chance, metric, n_resamples=300)
+    result = paired_test(good, chance, metric)
     assert result.difference.low > 0
     assert result.p_value < 0.05
-    swapped = paired_bootstrap(chance, good.rows(np.arange(S)[::-1]), metric, n_resamples=300)
+    swapped = paired_test(chance, good.rows(np.arange(S)[::-1]), metric)
     assert swapped.difference.low == pytest.approx(-result.difference.high)
 
 
@@ -140,7 +140,7 @@ def test_one_task_is_not_compared_with_another_nor_by_delong() -> None:
     values = predictions("regression", VALUES, GUESSES)
     classes = predictions("ordinal", ORDERED, CHANCES)
     with pytest.raises(AnalysisError, match="differ in their label"):
-        paired_bootstrap(values, classes, r2)
+        paired_test(values, classes, r2)
     with pytest.raises(AnalysisError, match=r"for two classes, here are 2 \(regression\)"):
         delong(values, values)
 

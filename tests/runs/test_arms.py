@@ -249,4 +249,4 @@ def test_three_classes_are_compared_too(tmp_path: Path) -> None:
     contrast = ranking_contrasts(results, results[0].arm)[0]
     assert contrast.beyond_chance
     assert contrast.comparison is not None
-    assert contrast.comparison.difference.method == "paired bootstrap"
+    assert contrast.comparison.difference.method == "paired by patient"
