@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from histotransfer_pl.analysis.bootstrap import Interval, bca, by_patient, jackknife, resample
+from histotransfer_pl.analysis.freedom import reach
 from histotransfer_pl.analysis.metrics import Metric, auroc
 from histotransfer_pl.analysis.predictions import Floats, Predictions, align, check_enough
 from histotransfer_pl.errors import AnalysisError
@@ -55,5 +56,5 @@ def gap_to_controls(
         raise AnalysisError(
             f"the gap is {estimate:.3f} in every resample of patients: it has no interval"
         )
-    low, high = bca(values, left_out, estimate, level)
+    low, high = bca(values, left_out, estimate, reach(left_out, own.patient_groups, level))
     return Interval(estimate, low, high, level, own.n_patients, own.n_slides)

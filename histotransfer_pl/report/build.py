@@ -9,6 +9,7 @@ from histotransfer_pl.errors import StoreError
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.report.cohort import CohortPage, describe_cohort
 from histotransfer_pl.report.costs import (
+    colour_alone,
     costs_table,
     depth_curves,
     depth_order,
@@ -152,12 +153,13 @@ class _Name:
 def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) -> TaskSection:
     results = evaluate_arms(arms, n_resamples=settings.resamples)
     store, cohort = _find_store(study, arms), _find_cohort(study, arms)
-    costs, note = read_costs(study.folder, networks_of(study, arms, store))
+    networks = networks_of(study, arms, store)
+    costs, note = read_costs(study.folder, networks)
     order = depth_order(arms, costs)
     planned = planned_contrasts(results, order)
     best = best_result(results)
     ranking = [] if best is None else ranking_contrasts(results, best.arm)
-    curves = depth_curves(results, order, costs)
+    curves = depth_curves(results, order, costs, networks)
     elsewhere = read_external(arms, n_resamples=settings.resamples)
     panels = _panels(results, store, settings) if store is not None and settings.n_slides else []
     task = arms[0].task
@@ -173,7 +175,7 @@ def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) ->
             f"{best.arm.label} against every other arm" if best else "",
             _RANKING_NOTE,
         ),
-        depth=against_depth(curves, name("depth")),
+        depth=against_depth(curves, colour_alone(results, networks), name("depth")),
         cost=against_cost(curves, name("cost")),
         costs=costs_table(curves, costs, name("depth_and_cost")) if curves else None,
         costs_note=note,

@@ -13,6 +13,7 @@ from histotransfer_pl.errors import EncoderError
 from histotransfer_pl.records.tables import read_table
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.runs.arms import Arm, encoder_label
+from histotransfer_pl.runs.controls import COLOUR, Control, control_of, is_random
 from histotransfer_pl.runs.results import ArmResult, SweetSpot, best_result, sweet_spot
 from histotransfer_pl.runs.run import ArmKey
 from histotransfer_pl.runs.study import Network, Study
@@ -35,24 +36,27 @@ class DepthCurve:
     Attributes:
         label: Encoder, and head and variant where they vary.
         results: One per depth.
-        spot: The sweet spot; None if it cannot be told.
+        spot: The sweet spot; None if it cannot be told, or if no depth that is as good as the best
+            is better than random weights.
+        controls: Each depth against random networks at that depth, where the comparison has any.
         costs: (depths, axes) the costs, NaN where unknown.
     """
 
     label: str
     results: tuple[ArmResult, ...]
     spot: SweetSpot | None
+    controls: tuple[Control | None, ...]
     costs: pd.DataFrame
+
+    @property
+    def random(self) -> bool:
+        """Whether the encoder was taught nothing: a control itself."""
+        return is_random(self.results[0])
 
     @property
     def sweet(self) -> int | None:
         """Place of the sweet spot in ``results``; None if it cannot be told."""
         return None if self.spot is None else self.spot.place
-
-    @property
-    def random(self) -> bool:
-        """Whether the encoder has random weights."""
-        return self.results[0].arm.key.weights_kind == "random"
 
     @property
     def depths(self) -> list[str]:
@@ -175,9 +179,12 @@ def depth_order(arms: Sequence[Arm], table: pd.DataFrame) -> dict[str, list[str]
 
 
 def depth_curves(
-    results: Sequence[ArmResult], order: Mapping[str, Sequence[str]], table: pd.DataFrame
+    results: Sequence[ArmResult],
+    order: Mapping[str, Sequence[str]],
+    table: pd.DataFrame,
+    networks: Networks,
 ) -> list[DepthCurve]:
-    """Curves of all encoders that were cut at more than one depth, the best curve first.
+    """Curves of all encoders cut at more than one depth: the best first, random weights last.
 
     Random weights are drawn at a single depth too: they are what the others are held against.
     """
@@ -187,14 +194,25 @@ def depth_curves(
         if result.auroc is not None and result.complete:
             groups.setdefault(key._replace(depth=""), []).append(result)
     curves = [
-        _curve(sorted(group, key=partial(_place, order)), results, table)
+        _curve(sorted(group, key=partial(_place, order)), results, table, networks)
         for group in groups.values()
     ]
     if not any(len(curve.results) > 1 for curve in curves):
         return []
     curves = [curve for curve in curves if len(curve.results) > 1 or curve.random]
     best = best_result(results)
-    return sorted(curves, key=lambda c: best not in c.results)
+    return sorted(curves, key=lambda c: (c.random, best not in c.results))
+
+
+def colour_alone(results: Sequence[ArmResult], networks: Networks) -> list[ArmResult]:
+    """Arms whose encoder sees the mean and deviation of the channels and nothing else."""
+    return [
+        result
+        for result in results
+        if result.auroc is not None
+        and (network := networks.get(result.arm.key.encoder)) is not None
+        and network.name == COLOUR
+    ]
 
 
 def _place(order: Mapping[str, Sequence[str]], result: ArmResult) -> int:
@@ -203,7 +221,10 @@ def _place(order: Mapping[str, Sequence[str]], result: ArmResult) -> int:
 
 
 def _curve(
-    own: Sequence[ArmResult], results: Sequence[ArmResult], table: pd.DataFrame
+    own: Sequence[ArmResult],
+    results: Sequence[ArmResult],
+    table: pd.DataFrame,
+    networks: Networks,
 ) -> DepthCurve:
     key = own[0].arm.key
     words = [encoder_label(key)]
@@ -215,8 +236,10 @@ def _curve(
     costs = pd.DataFrame(
         [{a: _number(row, a) for a in AXES} for row in found], columns=list(AXES), dtype=float
     )
-    spot = sweet_spot(own) if len(own) > 1 else None
-    return DepthCurve(" · ".join(words), tuple(own), spot, costs)
+    controls = tuple(control_of(result, results, networks) for result in own)
+    allowed = [control is None or control.better for control in controls]
+    spot = sweet_spot(own, allowed) if len(own) > 1 and not is_random(own[0]) else None
+    return DepthCurve(" · ".join(words), tuple(own), spot, controls, costs)
 
 
 def _number(row: pd.Series | None, axis: str) -> float:
@@ -236,12 +259,15 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
             sweet = place == curve.sweet
             estimate = float("nan") if auroc is None else auroc.estimate
             extra = {} if found is None else dict(found)
-            raw.append({"curve": curve.label, "auroc": estimate, "sweet_spot": sweet, **extra})
+            gap = _gap(curve.controls[place])
+            row = {"curve": curve.label, "auroc": estimate, **gap, "sweet_spot": sweet}
+            raw.append({**row, **extra})
             shown.append(
                 {
                     "Curve": curve.label,
                     "Depth": result.arm.key.depth + (" ★ sweet spot" if sweet else ""),
                     "AUROC": f"{estimate:.3f}",
+                    "Minus random": _in_words(curve.controls[place]),
                     "Dimensions": "–" if found is None else f"{found.get('dim', 0):g}",
                     "Parameters": _with_share(costs["parameters"], deepest["parameters"]),
                     "MACs": _with_share(costs["macs"], deepest["macs"]),
@@ -251,7 +277,8 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
     note = (
         "Shares are of the deepest cut in the comparison. The sweet spot is the shallowest cut "
         "whose AUROC differs from the best by no more than one standard error of the paired "
-        "difference over patients."
+        "difference over patients; a cut that is not better than random networks at the same "
+        "depth (minus random, interval over patients) is never called so."
     )
     notes = [
         f"{curve.label}: {curve.spot.note}."
@@ -259,7 +286,24 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
         if curve.spot is not None and curve.spot.note
     ]
     frame, page = pd.DataFrame(raw), pd.DataFrame(shown)
+    if not any(control for curve in curves for control in curve.controls):
+        page = page.drop(columns="Minus random")
     return Table(name, "AUROC against depth and cost", frame, page, " ".join([note, *notes]))
+
+
+def _gap(control: Control | None) -> dict[str, float]:
+    if control is None:
+        return {}
+    gap = control.gap
+    return {"minus_random": gap.estimate, "gap_low": gap.low, "gap_high": gap.high}
+
+
+def _in_words(control: Control | None) -> str:
+    if control is None:
+        return "–"
+    gap = control.gap
+    shown = "" if control.better else " not better"
+    return f"{gap.estimate:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{shown}"
 
 
 def _with_share(value: float, whole: float) -> str:

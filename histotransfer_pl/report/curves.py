@@ -28,6 +28,7 @@ _UNITS = {
 }
 _MAX_CURVES = len(COLOURS)
 _LONG_NAME = 45
+_FLOOR = "#6b7280"  # of controls
 _BACKGROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5}
 
 
@@ -80,14 +81,18 @@ def _draw_row(axis: Axes, row: int, result: ArmResult) -> None:
     text.set_in_layout(False)
 
 
-def against_depth(curves: Sequence[DepthCurve], name: str) -> Picture | None:
-    """AUROC at each depth of each encoder, with chance and the sweet spots.
+def against_depth(
+    curves: Sequence[DepthCurve], colour: Sequence[ArmResult], name: str
+) -> Picture | None:
+    """AUROC at each depth of each encoder, with chance, colour alone and the sweet spots.
 
     Encoders whose depths have the same names share a panel, so every depth is named.
     """
     if not curves:
         return None
-    shown = curves[:_MAX_CURVES]
+    taught = [curve for curve in curves if not curve.random][:_MAX_CURVES]
+    floors = [curve for curve in curves if curve.random]
+    shown = [*taught, *floors]
     groups = _by_depths(shown)
     with style():
         width = sum(max(2, len(depths)) for depths, _ in groups)
@@ -101,23 +106,27 @@ def against_depth(curves: Sequence[DepthCurve], name: str) -> Picture | None:
                 places = np.array([depths.index(depth) for depth in shown[number].depths])
                 shift = 0.06 * (members.index(number) - (len(members) - 1) / 2)
                 _draw_curve(panel, shown[number], places + shift, number)
+            for result in colour:
+                if result.auroc is not None:
+                    panel.axhline(result.auroc.estimate, color=_FLOOR, linestyle="-.")
             panel.axhline(0.5, color="#6b7280", linestyle=":", linewidth=1.2)
             turned = 90 if sum(map(len, depths)) > 60 * len(depths) / width else 0
             panel.set_xticks(range(len(depths)), depths, rotation=turned)
             panel.margins(x=0.12)
         figure.supxlabel("Depth at which the encoder is cut, from shallow to deep", fontsize=10)
         panels[0].set_ylabel("Test AUROC")
-        _legend(figure, panels)
+        _legend(figure, panels, colour)
         n = how_many([r for c in shown for r in c.results])
         note_n(panels[-1], n)
         hidden = len(curves) - len(shown)
+        dotted = "; dash-dotted: mean and deviation of the channels alone" if colour else ""
         more = f" {hidden} further curves are in the table only." if hidden else ""
         return picture(
             figure,
             name,
             f"AUROC against depth, {n}; bars: 95 % intervals over patients; dashed: random "
-            "weights. Rings mark the sweet spot: the shallowest cut within one standard error of "
-            f"the best.{more}",
+            f"weights{dotted}. Rings mark the sweet spot: the shallowest cut within one standard "
+            f"error of the best, if better than random weights where these were tried.{more}",
             "; ".join(_describe(curve) for curve in shown),
         )
 
@@ -136,17 +145,19 @@ def _by_depths(curves: Sequence[DepthCurve]) -> list[tuple[list[str], list[int]]
     return sorted(groups, key=lambda group: min(group[1]))
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend of all curves, chance and the ring."""
+def _legend(figure: Figure, panels: Sequence[Axes], colour: Sequence[ArmResult]) -> None:
+    """One legend of all curves, chance, colour alone and the ring."""
     found = [panel.get_legend_handles_labels() for panel in panels]
     handles = [handle for some, _ in found for handle in some]
     labels = [label for _, some in found for label in some]
     chance = Line2D([], [], color="#6b7280", linestyle=":", label="chance")
     ring = Line2D([], [], color=SWEET, marker="o", markersize=10, fillstyle="none",
                   linestyle="none", label="sweet spot")  # fmt: skip
-    names = [*labels, "chance", "sweet spot"]
+    alone = Line2D([], [], color=_FLOOR, linestyle="-.", label="colour alone")
+    extra = [chance, *([alone] if colour else []), ring]
+    names = [*labels, *(str(line.get_label()) for line in extra)]
     columns = 2 if max(map(len, names)) < _LONG_NAME else 1
-    figure.legend([*handles, chance, ring], names, loc="outside upper left", ncols=columns,
+    figure.legend([*handles, *extra], names, loc="outside upper left", ncols=columns,
                   fontsize=8.5)  # fmt: skip
 
 
@@ -172,7 +183,7 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
             panel.xaxis.set_minor_formatter(NullFormatter())
             panel.set_xlabel(f"{AXES[column]}\n({_UNITS[column]}, log scale)")
         panels[0].set_ylabel("Test AUROC")
-        _legend(figure, panels[:1])
+        _legend(figure, panels[:1], ())
         n = how_many([r for c in shown for r in c.results])
         return picture(
             figure,
@@ -197,12 +208,16 @@ def _range(numbers: Sequence[int]) -> str:
 def _draw_curve(axis: Axes, curve: DepthCurve, x: np.ndarray, number: int) -> None:
     intervals = [r.auroc for r in curve.results if r.auroc is not None]
     y = np.array([i.estimate for i in intervals])
+    if curve.random:  # a control: its spread is that of its twins
+        marker = MARKERS[number % len(MARKERS)]
+        axis.plot(x, y, "--", color=_FLOOR, marker=marker, markersize=3, linewidth=1,
+                  label=curve.label)  # fmt: skip
+        return
     below = [i.estimate - i.low for i in intervals]
     above = [i.high - i.estimate for i in intervals]
     axis.errorbar(
         x, y, yerr=np.array([below, above]), color=COLOURS[number], marker=MARKERS[number],
         markersize=5, linewidth=1.6, elinewidth=0.9, capsize=2, label=curve.label,
-        linestyle="--" if curve.random else "-",
     )  # fmt: skip
     if curve.sweet is not None and np.isfinite(x[curve.sweet]):
         axis.plot(x[curve.sweet], y[curve.sweet], "o", markersize=14, fillstyle="none",

@@ -54,6 +54,7 @@ def summarise(
         f"{arm.n_patients()} patients, {trainings}. An AUROC of 0.5 is chance, 1 is perfect."
     )
     answers = [*_ranking_answer(results, ranking), *_planned_answers(planned)]
+    answers += _control_answers(curves)
     answers += _sweet_answers([curve for curve in curves if best in curve.results])
     caution = (
         "The best arm was picked by the same test slides that rate it, so its AUROC is somewhat "
@@ -162,6 +163,30 @@ def _describe(contrast: Contrast) -> str:
     relation = "equal to" if estimate == 0 else "better than" if estimate > 0 else "worse than"
     given = f" (with {shared})" if shared else ""
     return f"{first} {relation} {second}{given}, {_difference(contrast)}"
+
+
+def _control_answers(curves: Sequence[DepthCurve]) -> list[Answer]:
+    answers = []
+    for curve in curves:
+        tried = [(d, c) for d, c in zip(curve.depths, curve.controls, strict=True) if c is not None]
+        if not tried:
+            continue
+        better = [depth for depth, control in tried if control.better]
+        others = [depth for depth, control in tried if not control.better]
+        said = []
+        if better:
+            said.append(f"Better at {', '.join(better)}")
+        if others:
+            said.append(f"{'not' if said else 'Not'} shown to be better at {', '.join(others)}")
+        networks = tried[0][1].networks
+        answers.append(
+            Answer(
+                f"At which depths is {curve.label} better than random weights?",
+                f"{'; '.join(said)} (mean of {networks} random network"
+                f"{'s' if networks > 1 else ''} cut at the same depth; interval over patients).",
+            )
+        )
+    return answers
 
 
 def _sweet_answers(curves: Sequence[DepthCurve]) -> list[Answer]:

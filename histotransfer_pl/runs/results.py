@@ -117,7 +117,9 @@ class SweetSpot:
     note: str = ""
 
 
-def sweet_spot(results: Sequence[ArmResult]) -> SweetSpot | None:
+def sweet_spot(
+    results: Sequence[ArmResult], allowed: Sequence[bool] | None = None
+) -> SweetSpot | None:
     """The shallowest depth whose difference to the best is within one standard error of it.
 
     The error is that of the paired difference over patients: both depths are rated on the same
@@ -126,16 +128,21 @@ def sweet_spot(results: Sequence[ArmResult]) -> SweetSpot | None:
 
     Args:
         results: One per depth, from shallow to deep.
+        allowed: Which of them may be called so: not those that are no better than a control.
 
     Returns:
-        None where no depth has an AUROC.
+        None where no depth has an AUROC, or none that is allowed is as good as the best.
     """
     scores = [_score(result) for result in results]
     best = scores.index(max(scores))
     if results[best].auroc is None:
         return None
-    place = next(i for i in range(best + 1) if i == best or _as_good(results[i], results[best]))
-    return SweetSpot(place, best, _ceiling(scores))
+    for place, result in enumerate(results):
+        if (allowed is None or allowed[place]) and (
+            place == best or _as_good(result, results[best])
+        ):
+            return SweetSpot(place, best, _ceiling(scores))
+    return None
 
 
 def _ceiling(scores: Sequence[float]) -> str:
