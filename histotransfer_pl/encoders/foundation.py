@@ -217,7 +217,10 @@ FOUNDATION_ENTRIES = (
         std=_HALF,
         licence="mit",
         citation="Karasikov et al., Training state-of-the-art pathology FMs, arXiv:2504.05186",
-        note="Trained at 2, 1, 0.5 and 0.25 um/px.",
+        note=(
+            "Trained at 2, 1, 0.5 and 0.25 um/px. The size of its positions was not confirmed: it "
+            "is listed elsewhere with 1.14 instead of 1.135 billion parameters."
+        ),
     ),
     _vit(
         "conch",
