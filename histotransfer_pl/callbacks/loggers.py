@@ -1,6 +1,7 @@
 """Loggers of a run: Weights & Biases, and CSV files beside it."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,13 @@ def default_loggers(run_dir: Path, stage: str, epochs_done: int = 0) -> list[Log
         keep_metrics(csv, epochs_done)
     board = make_board(run_dir, stage)
     return [csv] if board is None else [board, csv]
+
+
+def with_csv(loggers: Sequence[Logger], run_dir: Path, stage: str) -> list[Logger]:
+    """Loggers of the user's choice, and the CSV files that are always written beside them."""
+    if any(isinstance(logger, CSVLogger) for logger in loggers):
+        return list(loggers)
+    return [*loggers, CSVLogger(save_dir=run_dir, name="metrics", version=stage)]
 
 
 def keep_metrics(logger: CSVLogger, epochs: int) -> None:

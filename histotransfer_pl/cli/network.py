@@ -18,7 +18,7 @@ from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint
 from histotransfer_pl.callbacks.checkpoint_io import with_atomic_checkpoints
 from histotransfer_pl.callbacks.dashboard import Dashboard
 from histotransfer_pl.callbacks.feature_writer import FeatureWriter
-from histotransfer_pl.callbacks.loggers import default_loggers
+from histotransfer_pl.callbacks.loggers import default_loggers, with_csv
 from histotransfer_pl.callbacks.predictions import PredictionWriter
 from histotransfer_pl.callbacks.run_record import RunIdentity, RunRecordWriter
 from histotransfer_pl.callbacks.summary import describe_timings, print_outcomes
@@ -134,7 +134,11 @@ class RunCLI(LightningCLI):
             last_checkpoint(folder),
         ]
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": always}
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.loggers = with_csv(
+            trainer.loggers, kwargs["default_root_dir"], str(self.subcommand)
+        )
+        return trainer
 
     def _require_resumable(self, ckpt_path: str | None) -> None:
         """Lightning only warns when there is nothing to resume, and starts afresh."""
