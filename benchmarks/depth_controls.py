@@ -1,7 +1,7 @@
 """Every depth beside its controls: pretrained, random networks at the same depth, colour alone.
 
-Attention heads in bare loops over stored features, on the splits of `fit` and with its default
-settings; or, a hundred times faster, logistic regression on the mean of each bag, its penalty
+Attention heads in bare loops over stored features, on the splits of `fit`, with the settings of
+docs/results/defaults.md; or, much faster, logistic regression on the mean of each bag, its penalty
 chosen on the validation part:
 
     python -m benchmarks.depth_controls --store S.zarr --cohort C.csv --output arms.csv --head mean
