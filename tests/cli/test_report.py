@@ -11,6 +11,7 @@ from PIL import Image
 
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.slides.files import fingerprint
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import attention_path, encode_key, feature_path
 from tests.cli.conftest import Run
@@ -85,7 +86,12 @@ def test_features_become_hdf5(
 def test_attention_becomes_geojson_and_a_picture(tmp_path: Path, data_root: Path) -> None:
     path = data_root / "wsi_real" / "CMU-1-Small-Region.svs"
     store = FeatureStore.open_or_create(tmp_path / "s.zarr", GridSettings().to_json())
-    attributes = {"path": str(path), "slide_mpp": 0.499, "patch_size_level0": 224.0}
+    attributes: dict[str, object] = {
+        "path": str(path),
+        "slide_mpp": 0.499,
+        "patch_size_level0": 224.0,
+    }
+    attributes["fingerprint"] = fingerprint(path)
     coords = np.array([[0, 0], [1000, 500], [1500, 2000]], np.int32)
     with store.writing():
         slide = store.add_slide("cmu", coords, attributes=attributes)

@@ -118,7 +118,7 @@ def test_attention_must_come_from_this_checkpoint(
 ) -> None:
     assert tuning("fit", "--run_dir", "new") == 0
     assert main(["select", "--run_dir", "new", "--top_k", "2"]) == 1
-    assert "(none): run predict --config new/config.yaml first" in capsys.readouterr().err
+    assert "(none): run predict --run_dir new first" in capsys.readouterr().err
     assert tuning("fit", "--run_dir", "stage1", "--seed_everything", "9") == 0
     assert main(["select", "--run_dir", "stage1", "--top_k", "2"]) == 1
     assert "only that of an older checkpoint" in capsys.readouterr().err
