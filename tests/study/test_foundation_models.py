@@ -71,7 +71,7 @@ def test_the_whole_study_runs_on_twins(tmp_path: Path, monkeypatch: pytest.Monke
     tuned = [load_file(file) for file in (folder / "runs").glob("*/encoder.safetensors")]
     assert len(tuned) == 2
     assert all("lora_" in key for state in tuned for key in state)
-    cka = pd.read_csv(folder / "similarity" / "uni2_h-tuned+lora.csv", index_col=0)
+    cka = pd.read_csv(folder / "similarity" / "uni2_h-tuned_lora.csv", index_col=0)
     assert np.isfinite(cka.to_numpy()).all()
     page = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert "adapters" in page

@@ -146,7 +146,7 @@ def test_tuning_starts_from_the_frozen_run_whose_attention_selects(tmp_path: Pat
         predict = plan[select.needs[0]]
         stage1 = words(predict)
         assert predict.kind == "predict"
-        assert words(tune)["--model.stage1"] == stage1["--run_dir"] == words(select)["--run_dir"]
+        assert words(tune)["--model.stage1"] == stage1["--run_dir"] == words(select)["--run"]
         assert words(tune)["--data.selection"] == words(select)["--name"]
         assert words(tune)["--data.fold"] == stage1["--data.fold"]
         assert stage1["--data.depth"] == "layer1"
@@ -162,6 +162,18 @@ def test_an_encoder_tuned_otherwise_has_another_name_in_the_store(tmp_path: Path
     first = names(tuned(tmp_path))
     assert names(tuned(tmp_path)) == first
     assert names(tuned(tmp_path, fit={"trainer": {"max_epochs": 3}})).isdisjoint(first)
+
+
+def test_each_method_of_tuning_makes_runs_of_its_own_on_one_selection(tmp_path: Path) -> None:
+    plan = tuned(tmp_path, methods=["full", "lora"])
+    tunes = plan.of_kind("finetune")
+    methods = [words(step).get("--model.tuning", "full") for step in tunes]
+    assert methods.count("lora") == methods.count("full") == len(tunes) / 2
+    assert len(plan.of_kind("select")) == len(tunes) / 2
+    variants = {step.factors["variant"] for step in plan.of_kind("fit")}
+    assert {"frozen", "topk", "topk+lora"} <= variants
+    with pytest.raises(ConfigError, match=r"tuning.methods is \['frozen'\]"):
+        tuned(tmp_path, methods=["frozen"])
 
 
 def test_hygiene_check_finds_a_wrong_plan() -> None:
