@@ -36,7 +36,7 @@ def main() -> None:
         place = {"cohort": f"{part}.csv", "grid": _GRID, "qc": False}
         extract(data / "idc_breast" / "slides", f"{part}.zarr", _ENCODER, data=place, model=model)
     models = [_train(fold, weights) for fold in _FOLDS]
-    (clean := Path("clean")).mkdir(exist_ok=True)
+    clean = Path("clean")
     for path in models:
         shutil.copy(path, clean)
     os.chdir(clean)
@@ -48,9 +48,12 @@ def _write_tables(data: Path) -> None:
     for part in ("train", "val"):
         own = table.loc[table["split"] == part, ["slide_id", "patient_id", "label"]]
         own.to_csv(f"{part}.csv", index=False)
-    slides = data / "idc_breast" / "slides"
-    own["path"] = [str(next(slides.glob(f"{name}.*"))) for name in own["slide_id"]]
-    own[["slide_id", "path"]].to_csv("unlabelled.csv", index=False)
+    unlabelled = Path("clean") / "slides"
+    unlabelled.mkdir(parents=True, exist_ok=True)
+    for name in own["slide_id"]:
+        file = next((data / "idc_breast" / "slides").glob(f"{name}.*"))
+        if not (link := unlabelled / file.name).exists():
+            link.symlink_to(file)
 
 
 def _train(fold: int, weights: Path) -> Path:
@@ -70,8 +73,7 @@ def _train(fold: int, weights: Path) -> Path:
 
 
 def _report(models: list[Path]) -> None:
-    slides = Path("..") / "unlabelled.csv"
-    both = apply([path.name for path in models], slides, "ensemble")
+    both = apply([path.name for path in models], "slides", "ensemble")
     store = Path("ensemble") / "features.zarr"
     labels = pd.read_csv(Path("..") / "val.csv", dtype=str)
     print(

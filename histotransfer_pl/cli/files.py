@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from histotransfer_pl.callbacks.summary import print_outcomes
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import SLIDES_FAILED, run_function
+from histotransfer_pl.cli.outcomes import print_outcomes
 from histotransfer_pl.cli.parser import FileParser, spell_out_shard
-from histotransfer_pl.data.mosaic import lay_out_tiles
-from histotransfer_pl.data.patches import PatchDataModule
+from histotransfer_pl.data.slide_source import SlideSource
 from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -18,18 +17,16 @@ def tile(arguments: list[str]) -> int:
         prog="python -m histotransfer_pl tile", description=tile.__doc__, allow_abbrev=False
     )
     parser.add_argument("--config", action="config", help="YAML file with the settings below.")
-    parser.add_class_arguments(PatchDataModule, "data")
+    parser.add_class_arguments(SlideSource, "data")
     config = parser.parse_args(spell_out_shard(arguments))
-    data: PatchDataModule = parser.instantiate_classes(config).data
-    try:
-        data.prepare_data()
-    finally:
-        data.teardown("predict")
-    print_outcomes(data.outcomes, f"tile into {data.store_path}")
-    if data.qc_folder is not None:
-        print_line(f"thumbnails in {data.qc_folder}")
-    failures = {name: o.reason for name, o in data.outcomes.items() if o.state == "failed"}
-    record(files=(data.store_path,), failures=failures)
+    source: SlideSource = parser.instantiate_classes(config).data
+    with source.writing() as store:
+        outcomes = source.tile(store)
+    print_outcomes(outcomes, f"tile into {source.store_path}")
+    if source.qc_folder is not None:
+        print_line(f"thumbnails in {source.qc_folder}")
+    failures = {name: o.reason for name, o in outcomes.items() if o.state == "failed"}
+    record(files=(source.store_path,), failures=failures)
     return SLIDES_FAILED if failures else 0
 
 
@@ -95,6 +92,8 @@ def _mosaic(
         mpp: Micrometres per pixel to write into the slides.
         seed: Seed of the draw.
     """
+    from histotransfer_pl.data.mosaic import lay_out_tiles
+
     table = lay_out_tiles(
         tiles, folder, label, group, classes, where, groups_per_slide, tiles_per_row, mpp, seed
     )

@@ -21,12 +21,14 @@ from histotransfer_pl.callbacks.feature_writer import FeatureWriter
 from histotransfer_pl.callbacks.loggers import default_loggers, with_csv
 from histotransfer_pl.callbacks.predictions import PredictionWriter
 from histotransfer_pl.callbacks.run_record import RunIdentity, RunRecordWriter
-from histotransfer_pl.callbacks.summary import describe_timings, print_outcomes
+from histotransfer_pl.callbacks.summary import describe_timings
 from histotransfer_pl.callbacks.tuned_encoder import FILE, TunedEncoderWriter
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import SLIDES_FAILED
+from histotransfer_pl.cli.network_parser import Parser
+from histotransfer_pl.cli.outcomes import print_outcomes
 from histotransfer_pl.cli.own_config import refuse_finished, with_own_config
-from histotransfer_pl.cli.parser import Parser, spell_out_shard
+from histotransfer_pl.cli.parser import spell_out_shard
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError

@@ -1,20 +1,13 @@
 """A parser whose errors are one line and propose the nearest valid name."""
 
 import difflib
-import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from typing import NoReturn
 
-import torch
 from jsonargparse import ArgumentParser, set_parsing_settings
-from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
-
-from histotransfer_pl.models.heads import MILHead
 
 # Where any value is accepted, no class of a file's choice is made.
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
@@ -34,19 +27,23 @@ class OneLineError(ArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        sys.stderr.write(f"error: {explain(message, known_options(self))}\n")
+        sys.stderr.write(f"error: {explain(message, self.known_options(), self.class_names())}\n")
         sys.exit(2)
 
+    def known_options(self) -> set[str]:
+        """Dotted names of the options."""
+        return {action.dest for action in getattr(self, "_actions", [])}
 
-class Parser(OneLineError, LightningArgumentParser):  # noqa: N818 - a parser
-    """Parser of the verbs that drive a Trainer."""
+    def class_names(self) -> set[str]:
+        """Classes that a configuration may name."""
+        return set()
 
 
 class FileParser(OneLineError):  # noqa: N818 - a parser
     """Parser of the verbs that are functions."""
 
 
-def explain(message: str, options: Iterable[str]) -> str:
+def explain(message: str, options: Iterable[str], classes: Iterable[str] = ()) -> str:
     """One line for a message of the parser: what is wrong, and the nearest valid name."""
     key = re.search(r'Parser key "([^"]+)"', message)
     where = f" (in {key.group(1)})" if key else ""
@@ -55,7 +52,7 @@ def explain(message: str, options: Iterable[str]) -> str:
         (_KEY, lambda name: f"no setting {name!r}{where}{_nearest(name, options)}"),
         (_ARGUMENT, lambda words: _unknown_argument(words, options)),
         (_SUBCLASS, lambda name, base: f"{name} is not a {base.rsplit('.', 1)[-1]}{where}"),
-        (_CLASS, lambda name: f"no class {name!r}{where}{_nearest(name, class_names())}"),
+        (_CLASS, lambda name: f"no class {name!r}{where}{_nearest(name, classes)}"),
         (_REQUIRED, lambda names: f"{names} must be given{where}"),
         (_VALUE, lambda kind, value: f"expected {_plain(kind)}{where}, got {value.strip()}"),
         (_CHOICE, lambda name, known: f"no choice {name!r}{where}; choose from {known}"),
@@ -72,37 +69,6 @@ def _unknown_argument(words: str, options: Iterable[str]) -> str:
     names = [word for word in words.split() if word.startswith("-")] or [words]
     name = names[0].split("=")[0]
     return f"no setting {name}{_nearest(name.lstrip('-'), options, prefix='--')}"
-
-
-def known_options(parser: Any) -> set[str]:
-    """Dotted options of a parser; with a Trainer also the settings of classes it can be given."""
-    dotted = {action.dest for action in getattr(parser, "_actions", [])}
-    if not isinstance(parser, LightningArgumentParser):
-        return dotted
-    bare = {
-        name
-        for cls in (*_classes(), Trainer, ModelCheckpoint)
-        for name in inspect.signature(cls).parameters
-    }
-    prefixed = {f"{group}.{name}" for group in ("model", "data") for name in bare}
-    return dotted | bare | prefixed
-
-
-def class_names() -> set[str]:
-    """Classes that a configuration may name."""
-    ours = {cls.__name__ for cls in _classes()}
-    return ours | {name for name in vars(torch.optim) if name[0].isupper()}
-
-
-def _classes() -> Iterator[type]:
-    """Every class of ours that a configuration may name; they were imported by then."""
-    for base in (LightningModule, LightningDataModule, MILHead):
-        pending = [base]
-        while pending:
-            cls = pending.pop()
-            pending += cls.__subclasses__()
-            if cls.__module__.startswith("histotransfer_pl."):
-                yield cls
 
 
 def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from histotransfer_pl import __version__
 from histotransfer_pl.cli.answer import print_line
-from histotransfer_pl.cli.parser import Parser
+from histotransfer_pl.cli.network_parser import Parser
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.encoders.encoder import PatchEncoder
 from histotransfer_pl.records.files import write_text

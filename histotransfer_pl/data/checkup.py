@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from histotransfer_pl.data.cohort import (
     SlideEntry,
@@ -21,12 +21,16 @@ from histotransfer_pl.data.cohort import (
 from histotransfer_pl.data.labels import clean_labels
 from histotransfer_pl.data.splits import split_by_seed
 from histotransfer_pl.encoders.config import EncoderConfig
-from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import HistoTransferError, SlideError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.grid import require_no_enlarging
 from histotransfer_pl.slides.tiling import tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from histotransfer_pl.encoders.encoder import PatchEncoder
 
 _BATCH = 16
 _GIB = 1 << 30
@@ -184,6 +188,11 @@ def check_encoder(
         work: How many there are; None if unknown.
         folder: Where the store will be.
     """
+    # Here and not above: slides, labels and store are looked at without torch.
+    import torch
+
+    from histotransfer_pl.encoders.encoder import build_encoder
+
     try:
         encoder = build_encoder(config)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -221,7 +230,7 @@ def check_store(path: Path) -> Iterator[Finding]:
         yield Finding("store", str(problem), problem=True)
 
 
-def _seconds(encoder: PatchEncoder, patches: torch.Tensor) -> float:
+def _seconds(encoder: "PatchEncoder", patches: "Tensor") -> float:
     start = time.perf_counter()
     next(iter(encoder(patches).values())).cpu()  # waits for the device
     return time.perf_counter() - start

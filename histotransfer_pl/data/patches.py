@@ -1,10 +1,9 @@
 """Patches of slides, in batches, for encoders."""
 
 import logging
-import os
 from collections.abc import Generator
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -14,9 +13,6 @@ from typing_extensions import override
 from histotransfer_pl.data.cohort import (
     SlideEntry,
     SlideMpp,
-    resolve_mpp,
-    slides_from_cohort,
-    slides_from_folder,
 )
 from histotransfer_pl.data.cores import available_cores
 from histotransfer_pl.data.patch_batch import PatchBatch, Work
@@ -24,14 +20,14 @@ from histotransfer_pl.data.patch_feed import Batches, DeviceFeed, PoolBatches
 from histotransfer_pl.data.patch_pool import ReaderPool
 from histotransfer_pl.data.patch_source import PatchSource
 from histotransfer_pl.data.patch_threads import PatchDataset
-from histotransfer_pl.data.shards import read_shard, shard_of
-from histotransfer_pl.data.tile import SlideOutcome, TileJob, require_outlines, tile_all
+from histotransfer_pl.data.shards import shard_of
+from histotransfer_pl.data.slide_source import SlideSource
+from histotransfer_pl.data.tile import SlideOutcome
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.files import is_url, url_or_path
 
 _log = logging.getLogger(__name__)
 
@@ -95,8 +91,6 @@ class PatchDataModule(LightningDataModule):
         super().__init__()
         # One process of the whole job tiles: all nodes see the same store.
         self.prepare_data_per_node = False
-        if slides is None and cohort is None:
-            raise ConfigError("give the slides with data.slides (a folder), data.cohort, or both")
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("threads", threads, 1),
@@ -105,24 +99,25 @@ class PatchDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ConfigError(f"data.{name} is {value}, expected {least:g} or more")
-        self.store_path = url_or_path(store)
-        self.slides = slides
-        self.cohort = cohort
-        self.grid = grid
-        self.slide_mpp = resolve_mpp(slide_mpp, grid.mpp)
-        self.masks = masks
-        self.qc = qc
+        self.source = SlideSource(
+            store,
+            slides,
+            cohort,
+            grid,
+            slide_mpp,
+            masks,
+            qc,
+            reader=reader,
+            slide_memory_gib=slide_memory_gib,
+            shard=shard,
+        )
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.threads = threads
         self.timeout_s = timeout_s
-        self.reader: ReaderName = reader
         self.feed: PatchFeed | None = None
-        self.slide_memory_gib = slide_memory_gib
         self.outcomes: dict[str, SlideOutcome] = {}
         self.work: list[Work] = []
-        self.shard = None if shard is None else read_shard(shard, os.environ)
-        self._entries: list[SlideEntry] | None = None
         self._opened: FeatureStore | None = None
         self._closing = ExitStack()
 
@@ -134,61 +129,31 @@ class PatchDataModule(LightningDataModule):
         return self._opened
 
     @property
-    def _writer_name(self) -> str:
-        return "" if self.shard is None else f"shard {self.shard}"
+    def store_path(self) -> str | Path:
+        """Where the store is."""
+        return self.source.store_path
 
     @property
-    def qc_folder(self) -> Path | None:
-        """Where the thumbnails go; of a store behind a URL, into the working folder."""
-        if not self.qc:
-            return None
-        if is_url(self.store_path):
-            return Path(f"{PurePosixPath(self.store_path).stem}_qc")
-        path = Path(self.store_path)
-        return path.with_name(f"{path.stem}_qc")
+    def grid(self) -> GridSettings:
+        """How slides are cut into patches."""
+        return self.source.grid
 
     def entries(self) -> list[SlideEntry]:
         """The slides asked for; of a shard its own."""
-        if self._entries is None:
-            if self.cohort is not None:
-                found = slides_from_cohort(self.cohort, self.slides, self.grid.mpp)
-            else:
-                found = slides_from_folder(Path(str(self.slides)))
-            if self.shard is not None:
-                sizes = [_size_of(entry.path) for entry in found]
-                found = shard_of(found, sizes, self.shard.index, self.shard.count)
-            self._entries = found
-        return self._entries
+        return self.source.entries()
 
     @override
     def prepare_data(self) -> None:
         """Tile what the store does not have yet; holds the store's lock until teardown."""
-        self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
-        self._closing.enter_context(self.store.writing(self._writer_name))
-        job = TileJob(
-            self.store,
-            self.grid,
-            self.slide_mpp,
-            self.qc_folder,
-            self.masks,
-            self.reader,
-            self.slide_memory_gib,
-        )
-        entries = self.entries()
-        if self.masks is not None:
-            require_outlines(self.masks, [entry.slide_id for entry in entries])
-        self.outcomes = {
-            outcome.slide_id: outcome
-            for outcome in tile_all(job, entries, threads=self._reading().threads)
-        }
+        self._opened = self._closing.enter_context(self.source.writing())
+        self.outcomes = self.source.tile(self._opened, self._reading().threads)
 
     @override
     def setup(self, stage: str) -> None:
         """Find what is missing, before any rank writes."""
         if self._opened is None:
             # A further rank: the first one holds the lock for all.
-            self._opened = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
-            self._closing.enter_context(self.store.writing(self._writer_name, lock=False))
+            self._opened = self._closing.enter_context(self.source.writing(lock=False))
         arrays = self._arrays()
         failed = {s for s, outcome in self.outcomes.items() if outcome.state == "failed"}
         if self.trainer is not None:
@@ -303,7 +268,9 @@ class PatchFeed:
     def _readers(self) -> Batches:
         data, reading = self.data, self.reading
         if reading.workers and data.work:
-            source = PatchSource(data.store, data.grid, data.reader, data.slide_memory_gib)
+            source = PatchSource(
+                data.store, data.grid, data.source.reader, data.source.slide_memory_gib
+            )
             try:
                 pool = ReaderPool(source, reading.workers, data.timeout_s)
             except OSError as error:
@@ -324,15 +291,7 @@ class PatchFeed:
             reading.batch_size,
             reading.threads,
             ahead=2 * reading.threads,
-            reader=data.reader,
-            memory_gib=data.slide_memory_gib,
+            reader=data.source.reader,
+            memory_gib=data.source.slide_memory_gib,
             timeout_s=data.timeout_s,
         )
-
-
-def _size_of(path: Path) -> int:
-    """Bytes of a file; 0 for one that cannot be read, which reading will report."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

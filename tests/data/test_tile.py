@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histotransfer_pl.callbacks.summary import print_outcomes
 from histotransfer_pl.cli.main import main
+from histotransfer_pl.cli.outcomes import print_outcomes
 from histotransfer_pl.data.cohort import SlideEntry, slides_from_folder
 from histotransfer_pl.data.tile import SlideOutcome, TileJob, tile_all
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
