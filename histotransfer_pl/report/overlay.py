@@ -88,7 +88,7 @@ def draw_overlay(
     scale = scale or AttentionScale()
     places = value_map(thumbnail.shape[:2], boxes, scale.position(relative))  # (h, w)
     colours = ATTENTION_COLOURS(np.nan_to_num(places))[..., :3] * 255  # (h, w, 3)
-    tissue = 128 + thumbnail.mean(axis=2, keepdims=True).repeat(3, axis=2) / 2  # (h, w, 3)
+    tissue = 127.5 + thumbnail.mean(axis=2, keepdims=True).repeat(3, axis=2) / 2  # (h, w, 3)
     blended = _OPACITY * colours + (1 - _OPACITY) * tissue
     mixed = np.where(np.isnan(places)[..., None], tissue, blended)
     pixels: NDArray[np.uint8] = np.round(mixed).astype(np.uint8)

@@ -90,3 +90,10 @@ def test_uniform_attention_is_one_everywhere() -> None:
 def test_thumbnails_are_never_finer_than_the_slide() -> None:
     assert thumbnail_mpp((1000, 500), 4.0, 640) == pytest.approx(6.25)
     assert thumbnail_mpp((100, 50), 4.0, 640) == 4.0
+
+
+def test_white_glass_stays_white() -> None:
+    thumbnail = np.full((8, 8, 3), 255, np.uint8)
+    boxes = np.array([[0, 0, 2, 2], [2, 0, 4, 2]])
+    overlay = draw_overlay(thumbnail, boxes, np.array([0.5, 1.5]))
+    assert (overlay[4:] == 255).all()
