@@ -14,6 +14,12 @@ from histotransfer_pl.cli.words import nearest_verb, understand
 from histotransfer_pl.errors import HistoTransferError
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
+DEBUG = "HISTOTRANSFER_DEBUG"
+"""Environment variable that shows the traceback of what is answered in one line otherwise."""
+
+_FOREIGN = (OSError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, ImportError)
+"""What libraries raise for a setting that they do not take, and the system for a path."""
+
 _VERBS: dict[str, tuple[str, str]] = {
     # verb: (module:function, what it does)
     "demo": ("start:demo", "the main job on painted slides, to its report, in minutes"),
@@ -81,15 +87,12 @@ def _run(verb: str, rest: list[str], answer: Answer | None = None) -> int:
     words = understand(verb, ["--help" if word == "--help_all" else word for word in rest])
     try:
         return function([verb, *words] if _VERBS[verb][0] == "network:run" else words)
-    except (HistoTransferError, ValueError) as error:
-        # jsonargparse wraps what a constructor refuses.
-        known = error if isinstance(error, HistoTransferError) else error.__cause__
-        if not isinstance(known, HistoTransferError):
+    except HistoTransferError as error:
+        return _explain(str(error), answer)
+    except _FOREIGN as error:
+        if os.environ.get(DEBUG):
             raise
-        if answer is not None:
-            answer.error = str(known)
-        sys.stderr.write(f"error: {known}\n")
-        return 1
+        return _explain(in_one_line(error), answer)
     except SystemExit as ended:
         # The parser: 0 after --help and --print_config, 2 after a mistyped option.
         if answer is None or not ended.code:
@@ -98,6 +101,32 @@ def _run(verb: str, rest: list[str], answer: Answer | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was complete is kept\n")
         return 130
+
+
+def _explain(message: str, answer: Answer | None) -> int:
+    if answer is not None:
+        answer.error = message
+    sys.stderr.write(f"error: {message}\n")
+    return 1
+
+
+def in_one_line(error: BaseException) -> str:
+    """What a library or the system refused, in one line that names the path or the reason.
+
+    Example:
+        >>> in_one_line(PermissionError(13, "Permission denied", "runs/a"))
+        'runs/a: Permission denied'
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, HistoTransferError):  # jsonargparse wraps what a constructor refuses
+            return str(cause)
+        cause = cause.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else "no reason was given"
+    return f"{reason} ({type(error).__name__}; {DEBUG}=1 shows where)"
 
 
 def usage() -> str:

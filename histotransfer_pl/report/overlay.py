@@ -88,10 +88,10 @@ def draw_overlay(
     scale = scale or AttentionScale()
     places = value_map(thumbnail.shape[:2], boxes, scale.position(relative))  # (h, w)
     colours = ATTENTION_COLOURS(np.nan_to_num(places))[..., :3] * 255  # (h, w, 3)
-    tissue = 127.5 + thumbnail.mean(axis=2, keepdims=True).repeat(3, axis=2) / 2  # (h, w, 3)
+    tissue = 128 + thumbnail.mean(axis=2, keepdims=True).repeat(3, axis=2) / 2  # (h, w, 3)
     blended = _OPACITY * colours + (1 - _OPACITY) * tissue
     mixed = np.where(np.isnan(places)[..., None], tissue, blended)
-    pixels: NDArray[np.uint8] = np.round(mixed).astype(np.uint8)
+    pixels: NDArray[np.uint8] = np.round(mixed).clip(0, 255).astype(np.uint8)
     outline = _outline(thumbnail.shape[:2], boxes[top_attention(relative, top_k)])  # (h, w)
     pixels[outline] = TOP_COLOUR
     return pixels

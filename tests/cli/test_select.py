@@ -9,6 +9,7 @@ from PIL import Image
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.data.selection import read_selection
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import selection_path
 from tests.tuning import attention_array, tuning
 
 STAGE1 = ("select", "--run_dir", "stage1", "--name", "s")
@@ -134,3 +135,15 @@ def test_mean_pooling_has_nothing_to_rank_by(
     assert "the same attention" in capsys.readouterr().err
     assert main(["select", "--run_dir", "mean", "--top_k", "2", "--rule", "patch_logit"]) == 1
     assert "has no patch logits" in capsys.readouterr().err
+
+
+def test_slides_that_came_into_the_store_later_are_left_alone(tuning_cohort: Path) -> None:
+    store = FeatureStore.open("s.zarr")
+    first = store.slide("s00")
+    array = next(name for name in first.arrays() if name.startswith("features/"))
+    with store.writing():
+        later = store.add_slide("later", first.coords(), attributes=first.attributes)
+        later.write(array, first.read(array), first.info(array).attributes)
+    assert main(["select", "--run", "stage1", "--k", "2", "--name", "again"]) == 0
+    assert store.slide("s00").has(selection_path("again"))
+    assert not store.slide("later").has(selection_path("again"))

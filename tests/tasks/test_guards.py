@@ -11,16 +11,16 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor
 
 from histotransfer_pl.callbacks.tuned_encoder import tuned_facts
-from histotransfer_pl.cli.gain import refuse_tuned_on
 from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
-from histotransfer_pl.errors import AnalysisError, ConfigError, SplitError
+from histotransfer_pl.errors import AnalysisError, ConfigError, SplitError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, GatedAttentionHead, MeanPoolHead
 from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
 from histotransfer_pl.records.run import ClassSpec, RunRecord, SplitSpec, TargetSpec
 from histotransfer_pl.tasks import finetune
 from histotransfer_pl.tasks.finetune import TopKFineTuner
+from histotransfer_pl.tasks.gain import refuse_tuned_on, require_same_network
 from histotransfer_pl.tasks.mil import AttentionMIL
 from tests.tuning import TOPK, tuning
 
@@ -136,3 +136,11 @@ def test_a_checkpoint_tests_no_patient_it_was_trained_on_or_chosen_by(
         return
     with pytest.raises(SplitError, match=rf"of the patients to validate or test on \({leaked}\)"):
         refuse_trained_patients(trained, *evaluated)
+
+
+def test_the_gain_of_stored_features_needs_the_same_network() -> None:
+    facts: dict[str, Any] = {"architecture": "resnet18", "pooling": "average"}
+    facts |= {"weights_sha256": "x", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    require_same_network(EncoderConfig("resnet18"), facts)
+    with pytest.raises(StoreMismatchError, match="architecture: 'resnet18', not 'resnet50'"):
+        require_same_network(EncoderConfig("timm:resnet50", alias="resnet18"), facts)
