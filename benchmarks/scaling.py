@@ -87,7 +87,7 @@ def _join(slides: int, folder: Path) -> Prepare:
     write_cohort(root, table)
 
     def join() -> object:
-        return join_cohort(table, FeatureStore.open(root), FEATURES, "label", strict=True)
+        return join_cohort(table, FeatureStore.open(root), [FEATURES], "label", strict=True)
 
     return lambda: join
 

@@ -51,7 +51,7 @@ def _measure(root: Path, table: Path, slides: int, rounds: int) -> list[Result]:
         return sum(store.slide(slide_id).n_patches for slide_id in store.slide_ids())
 
     def open_and_join(_: int) -> int:
-        join = join_cohort(table, FeatureStore.open(root), FEATURES, "label", strict=True)
+        join = join_cohort(table, FeatureStore.open(root), [FEATURES], "label", strict=True)
         return len(join.labelled)
 
     against = f"{slides} slides, vs os.listdir and one small read each"
@@ -73,7 +73,7 @@ def _measure(root: Path, table: Path, slides: int, rounds: int) -> list[Result]:
 def _after_joining(root: Path, table: Path) -> str:
     """What follows once per run, for the record."""
     store = FeatureStore.open(root)
-    join = join_cohort(table, store, FEATURES, "label", strict=True)
+    join = join_cohort(table, store, [FEATURES], "label", strict=True)
     splitting = seconds(lambda: split_by_seed(join.labelled, 0, 5, 0))
     first = join.labelled["slide_id"].iloc[0]
     reading = seconds(lambda: store.slide(first).read(FEATURES))

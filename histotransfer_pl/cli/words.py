@@ -72,7 +72,7 @@ def understand(verb: str, words: Sequence[str]) -> list[str]:
             continue
         if name in _HELP_OF and verb in _RUNS:
             found.append(_HELP_OF[name])
-        elif _is_flag(name):
+        elif verb != "study" and _is_flag(name):  # a study's overrides are settings of any verb
             found.append("true")
     return found
 

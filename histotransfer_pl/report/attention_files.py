@@ -43,7 +43,8 @@ def write_attention_files(
     Raises:
         SlideError: The file cannot be read, or is another one than was tiled.
     """
-    check_unmoved(Path(path), slide.attributes)
+    if "fingerprint" in slide.attributes:  # imported features know their slide by its path only
+        check_unmoved(Path(path), slide.attributes)
     relative = relative_attention(weights)  # (N,)
     coords, attributes = slide.coords(), slide.attributes
     side, mpp = float(attributes["patch_size_level0"]), float(attributes["slide_mpp"])

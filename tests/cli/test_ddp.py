@@ -48,7 +48,10 @@ def test_fit_and_test_equal_one_process(run: Run, cohort: Path) -> None:
         noise = name.endswith("bias") and value.numel() == 1
         torch.testing.assert_close(value, states[1][name], rtol=1e-4, atol=1e-2 if noise else 1e-5)
     one, two = (json.loads((cohort / n / "test_metrics.json").read_text()) for n in ("r", "two"))
-    assert one == pytest.approx(two, abs=1e-6)
+    numbers = {name for name, value in one.items() if isinstance(value, float)}
+    assert {"auroc", "loss"} <= numbers
+    for name in numbers:
+        assert one[name] == pytest.approx(two[name], abs=1e-6), name
     tables = [pd.read_csv(cohort / name / "test_predictions.csv") for name in ("r", "two")]
     assert tables[0]["slide_id"].tolist() == tables[1]["slide_id"].tolist()
     np.testing.assert_allclose(tables[0]["p_1"], tables[1]["p_1"], atol=1e-5)

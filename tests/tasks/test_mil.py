@@ -96,7 +96,17 @@ def test_scaling_is_that_of_the_training_patches_and_a_constant_feature_becomes_
     train = np.concatenate([stored[name] for name in data.split.train]).astype(np.float64)
     deviation = train.std(0)
     deviation[2] = 1
+    mean, scale = data.training_statistics()
+    np.testing.assert_allclose(mean, train.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(scale, deviation, rtol=1e-6)
+    model = AttentionMIL()
+    model.build(4, data.target_spec, standardized=True)
+    model.feature_mean.copy_(mean)
+    model.feature_deviation.copy_(scale)
+    seen: list[torch.Tensor] = []
+    model.head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     for name in names:
         expected = (stored[name] - train.mean(0)) / deviation
-        np.testing.assert_allclose(data.read_bag([name]), expected, rtol=1e-5, atol=1e-5)
-        assert (data.read_bag([name])[:, 2] == 0).all()
+        model(data.read_bag([name]), torch.tensor([9]))
+        np.testing.assert_allclose(seen[-1], expected, rtol=1e-5, atol=1e-5)
+        assert (seen[-1][:, 2] == 0).all()
