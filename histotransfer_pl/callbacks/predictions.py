@@ -17,6 +17,7 @@ from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.errors import StoreReadOnlyError
 from histotransfer_pl.records.files import sha256_of, write_text
+from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.runs.evaluation import describe_metrics, evaluate_table, metrics_json
 from histotransfer_pl.runs.predictions import PredictionTable, as_table
@@ -91,7 +92,7 @@ class PredictionWriter(Callback):
         table = self._table(trainer)
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
-            write_text(folder / "test_predictions.csv", table.to_csv(index=False))
+            write_table(folder / "test_predictions.csv", table)
             data = feature_data(pl_module)
             confusion = confusion_table(table, data.classes)
             write_text(folder / "test_confusion.csv", confusion.to_csv())
@@ -114,7 +115,7 @@ class PredictionWriter(Callback):
         table = self._table(trainer)
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "predictions.csv"
-            write_text(path, table.to_csv(index=False))
+            write_table(path, table)
 
     def _collect(self, data: FeatureDataModule, outputs: dict[str, Tensor]) -> None:
         probabilities = outputs["probabilities"].cpu().numpy()  # (S, C)

@@ -11,7 +11,7 @@ from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from histotransfer_pl.data.patch_cache import PatchCache
-from histotransfer_pl.records.files import write_text
+from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
 
 _log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def write_unreadable(trainer: Trainer, cache: PatchCache) -> None:
         rows = [(slide, row, reason) for (slide, row), reason in sorted(joined.items())]
         table = pd.DataFrame(rows, columns=["slide_id", "row", "reason"])
         path = Path(trainer.default_root_dir) / "unreadable_patches.csv"
-        write_text(path, table.to_csv(index=False))
+        write_table(path, table)
         _log.warning(
             "%d patches of %d slides could not be read, and others took their place: %s",
             len(table),

@@ -15,7 +15,10 @@ _METRICS = ("auroc", "auprc", "balanced_accuracy", "f1", "brier", "ece")
 
 
 def package(
-    run_dir: Path, out: Path, weights: Path | None = None, embed: bool | None = None
+    run_dir: str | Path,
+    out: str | Path,
+    weights: str | Path | None = None,
+    embed: bool | None = None,
 ) -> str:
     """Write a run as one file that ``apply`` and ``load_model`` open anywhere.
 
@@ -33,6 +36,8 @@ def package(
         ConfigError: No finished run, or a file of another ending.
         WeightsError: The weights to copy are not on this machine.
     """
+    run_dir, out = Path(run_dir), Path(out)
+    weights = None if weights is None else Path(weights)
     if out.suffix != ".safetensors":
         raise ConfigError(f"out is {out}: give a name that ends in .safetensors")
     model = load_model(run_dir, allow_foreign=True)
