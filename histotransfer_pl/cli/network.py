@@ -90,6 +90,8 @@ class RunCLI(LightningCLI):
             raise ConfigError("trainer.default_root_dir is set by run_dir: give --run_dir instead")
         folder = checkpoint_folder(config.run_dir)
         config.weights_only = True
+        if self.subcommand == "test":
+            config.verbose = False  # metrics are printed with their intervals instead
         if self.subcommand == "fit":
             self._require_resumable(config.ckpt_path)
             refuse_finished(
