@@ -94,6 +94,9 @@ def _run(verb: str, rest: list[str], answer: Answer | None = None) -> int:
             raise
         return _explain(in_one_line(error), answer)
     except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning leaves with 1
+            sys.stderr.write("interrupted; what was complete is kept\n")
+            return 130
         # The parser: 0 after --help and --print_config, 2 after a mistyped option.
         if answer is None or not ended.code:
             raise

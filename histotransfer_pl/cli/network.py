@@ -192,12 +192,15 @@ def run(arguments: list[str]) -> int:
     except SIGTERMException:
         sys.stderr.write(f"terminated; go on with: {_resume_command(arguments)}\n")
         return TERMINATED
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        # Lightning leaves with 1 after Ctrl-C, which also means a mistake.
+        sys.stderr.write(f"interrupted; go on with: {_resume_command(arguments)}\n")
+        return INTERRUPTED
     finally:
         # The next verb of this process must not log into this verb's board.
         wandb.finish()
-    if cli.trainer.interrupted:
-        sys.stderr.write(f"interrupted; go on with: {_resume_command(arguments)}\n")
-        return INTERRUPTED
     print_results(cli.trainer, str(cli.subcommand))
     return 0
 

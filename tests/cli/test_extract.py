@@ -52,12 +52,10 @@ def slides(painted: Path, tmp_path: Path) -> Path:
 def extract(slides: Path, tmp_path: Path) -> Extract:
     def call(*arguments: str, verb: str = "extract") -> int:
         data = ["--data.slides", str(slides), "--data.store", str(tmp_path / "s.zarr")]
-        grid = ["--data.grid.patch_px", "64", "--data.grid.mpp", "1.0", "--data.batch_size", "7"]
+        grid = ["--data.grid.patch_px", "64", "--data.grid.mpp", "1.0"]
         model = ["--model.encoder", "resnet18", "--model.weights", "random"]
-        depths = ["--model.depths", "[stem, layer1]"]
-        return main(
-            [verb, *data, *grid, *(model + depths if verb == "extract" else []), *arguments]
-        )
+        model += ["--model.depths", "[stem, layer1]", "--data.batch_size", "7"]
+        return main([verb, *data, *grid, *(model if verb == "extract" else []), *arguments])
 
     return call
 

@@ -146,7 +146,7 @@ def test_tuning_starts_from_the_frozen_run_whose_attention_selects(tmp_path: Pat
         predict = plan[select.needs[0]]
         stage1 = words(predict)
         assert predict.kind == "predict"
-        assert words(tune)["--model.stage1"] == stage1["--run_dir"] == words(select)["--run"]
+        assert words(tune)["--model.stage1"] == stage1["--run_dir"] == words(select)["--run_dir"]
         assert words(tune)["--data.selection"] == words(select)["--name"]
         assert words(tune)["--data.fold"] == stage1["--data.fold"]
         assert stage1["--data.depth"] == "layer1"
