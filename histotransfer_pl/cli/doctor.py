@@ -1,34 +1,20 @@
 """The verb ``doctor``: what would go wrong, before it does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import run_function
-from histotransfer_pl.data.checkup import (
-    Finding,
-    Work,
-    check_encoder,
-    check_labels,
-    check_slides,
-    check_store,
-    estimate_work,
-)
-from histotransfer_pl.data.cohort import (
-    SlideEntry,
-    SlideMpp,
-    read_cohort,
-    resolve_mpp,
-    slides_from_cohort,
-    slides_from_folder,
-)
 from histotransfer_pl.encoders.config import EncoderConfig
-from histotransfer_pl.errors import CohortError, ConfigError
-from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.grid import GridSettings, SlideMpp
+
+if TYPE_CHECKING:
+    from histotransfer_pl.data.checkup import Finding
 
 _OWN = (
     "slides",
@@ -126,43 +112,14 @@ def _doctor(
             "nothing to look at: give --config of extract, fit or study, or --slides, --cohort, "
             "--store or --encoder.name"
         )
-    findings: list[Finding] = []
-    work: Work | None = None
-    readable: set[str] | None = None
-    given_mpp = resolve_mpp(slide_mpp, grid.mpp)
-    entries, problems = _entries(slides, cohort, grid)
-    findings += problems
-    if entries:
-        found, good = check_slides(entries, grid, given_mpp)
-        findings += found
-        readable = {entry.slide_id for entry in good}
-        if good:
-            found, work = estimate_work(good, grid, sample, given_mpp)
-            findings += found
-    if cohort is not None:
-        said = {finding.text for finding in problems}  # a table that can't be read fails twice
-        labels = check_labels(cohort, target, n_folds, readable)
-        findings += (finding for finding in labels if finding.text not in said)
-    for network in networks:
-        findings += check_encoder(network, grid, work, store or Path())
-    if store is not None and store.exists():
-        findings += check_store(store)
-    return _print(findings)
+    from histotransfer_pl.data.checkup import check_up
+
+    return _print(
+        check_up(slides, cohort, target, n_folds, store, networks, grid, slide_mpp, sample)
+    )
 
 
-def _entries(
-    slides: Path | None, cohort: Path | None, grid: GridSettings
-) -> tuple[list[SlideEntry], list[Finding]]:
-    """The slides of the folder or the table; a table alone may name no files."""
-    try:
-        if cohort is not None and (slides is not None or "path" in read_cohort(cohort)):
-            return slides_from_cohort(cohort, slides, grid.mpp), []
-        return (slides_from_folder(slides) if slides is not None else []), []
-    except CohortError as error:
-        return [], [Finding("slides", str(error), problem=True)]
-
-
-def _print(findings: list[Finding]) -> int:
+def _print(findings: "Sequence[Finding]") -> int:
     failures = {f.subject: f.text for f in findings if f.problem}
     record(failures=failures)
     for finding in findings:

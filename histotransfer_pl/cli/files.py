@@ -7,8 +7,6 @@ from histotransfer_pl.cli.functions import SLIDES_FAILED, run_function
 from histotransfer_pl.cli.outcomes import print_outcomes
 from histotransfer_pl.cli.parser import FileParser, spell_out_shard
 from histotransfer_pl.data.slide_source import SlideSource
-from histotransfer_pl.slides.synthetic import paint_cohort
-from histotransfer_pl.store.feature_store import FeatureStore
 
 
 def tile(arguments: list[str]) -> int:
@@ -55,6 +53,8 @@ def _paint(
         n_foci: Foci of tumour in a slide with tumour; two or three when null.
         focus_scale: Size of the foci; 1 gives radii of about a tenth of the slide's side.
     """
+    from histotransfer_pl.slides.synthetic import paint_cohort
+
     table = paint_cohort(folder, patients, slides_per_patient, seed, size_px, n_foci, focus_scale)
     print_line(f"painted slides and labels in {table}")
     return 0
@@ -99,27 +99,3 @@ def _mosaic(
     )
     print_line(f"slides of tiles and their labels in {table}")
     return 0
-
-
-def verify(arguments: list[str]) -> int:
-    """Read a whole store and name what is damaged."""
-    return run_function(_verify, arguments, "verify")
-
-
-def _verify(store: str, repair: bool = False) -> int:
-    """Read every array of a store and compare it with its checksum.
-
-    Args:
-        store: The store, a folder or a URL.
-        repair: Remove what is broken, so that the same ``extract`` makes it again.
-    """
-    opened = FeatureStore.open(store)
-    slides = len(opened.slide_ids())
-    problems = opened.verify(repair=repair)
-    for problem in problems:
-        print_line(str(problem))
-        record(failures={f"{problem.slide_id}/{problem.array}": problem.what})
-    print_line(f"{slides} slides read, {len(problems)} problems")
-    if repair and problems:
-        print_line("what was broken is removed: run the extraction again")
-    return 1 if problems else 0

@@ -43,7 +43,7 @@ _VERBS: dict[str, tuple[str, str]] = {
         "features of CLAM, TRIDENT, STAMP, or plain arrays -> a store",
     ),
     "doctor": ("doctor:doctor", "slides, labels, weights, space: what would go wrong"),
-    "verify": ("files:verify", "read a whole store and name what is damaged"),
+    "verify": ("verify:verify", "read a whole store and name what is damaged"),
     "merge": ("merge:merge", "stores that were written apart -> one store"),
     "encoders": ("encoders:encoders", "the catalogue of encoders"),
     "similarity": ("similarity:similarity", "two encoders, the same patches -> CKA by block"),

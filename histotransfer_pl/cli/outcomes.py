@@ -2,17 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from histotransfer_pl.data.tile import SlideOutcome
+if TYPE_CHECKING:
+    from histotransfer_pl.data.tile import SlideOutcome
 
 _SHOWN = 40
 
 
-def print_outcomes(outcomes: Mapping[str, SlideOutcome], title: str) -> None:
+def print_outcomes(outcomes: "Mapping[str, SlideOutcome]", title: str) -> None:
     """One row a slide: patches, seconds, state and why; long cohorts show what is not plain."""
     shown = list(outcomes.values())
     if len(shown) > _SHOWN:
@@ -35,7 +37,7 @@ def print_outcomes(outcomes: Mapping[str, SlideOutcome], title: str) -> None:
     console.print(count_states(outcomes.values()))
 
 
-def count_states(outcomes: Iterable[SlideOutcome]) -> str:
+def count_states(outcomes: "Iterable[SlideOutcome]") -> str:
     """How many slides ended in which state, and the patches they have."""
     outcomes = list(outcomes)
     states = Counter(outcome.state for outcome in outcomes)

@@ -16,13 +16,16 @@ from histotransfer_pl.data.cohort import (
     read_cohort,
     require_columns,
     require_patients,
+    resolve_mpp,
     shorten,
+    slides_from_cohort,
+    slides_from_folder,
 )
 from histotransfer_pl.data.labels import clean_labels
 from histotransfer_pl.data.splits import split_by_seed
 from histotransfer_pl.encoders.config import EncoderConfig
-from histotransfer_pl.errors import HistoTransferError, SlideError
-from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.errors import CohortError, HistoTransferError, SlideError
+from histotransfer_pl.records.grid import GridSettings, SlideMpp
 from histotransfer_pl.slides.grid import require_no_enlarging
 from histotransfer_pl.slides.tiling import tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -62,6 +65,42 @@ class Work:
 
     patches: int
     read_seconds: float
+
+
+def check_up(
+    slides: Path | None,
+    cohort: Path | None,
+    target: str,
+    n_folds: int,
+    store: Path | None,
+    networks: Sequence[EncoderConfig],
+    grid: GridSettings,
+    slide_mpp: SlideMpp,
+    sample: int,
+) -> list[Finding]:
+    """Look at whatever is given; arguments as in the verb ``doctor``."""
+    findings: list[Finding] = []
+    work: Work | None = None
+    readable: set[str] | None = None
+    given_mpp = resolve_mpp(slide_mpp, grid.mpp)
+    entries, problems = _entries(slides, cohort, grid)
+    findings += problems
+    if entries:
+        found, good = check_slides(entries, grid, given_mpp)
+        findings += found
+        readable = {entry.slide_id for entry in good}
+        if good:
+            found, work = estimate_work(good, grid, sample, given_mpp)
+            findings += found
+    if cohort is not None:
+        said = {finding.text for finding in problems}  # a table that can't be read fails twice
+        labels = check_labels(cohort, target, n_folds, readable)
+        findings += (finding for finding in labels if finding.text not in said)
+    for network in networks:
+        findings += check_encoder(network, grid, work, store or Path())
+    if store is not None and store.exists():
+        findings += check_store(store)
+    return findings
 
 
 def check_slides(
@@ -251,3 +290,15 @@ def _existing(path: Path) -> Path:
 
 def _span(hours: float) -> str:
     return f"about {hours:.1f} h" if hours >= 1 else f"about {60 * hours:.1f} min"
+
+
+def _entries(
+    slides: Path | None, cohort: Path | None, grid: GridSettings
+) -> tuple[list[SlideEntry], list[Finding]]:
+    """The slides of the folder or the table; a table alone may name no files."""
+    try:
+        if cohort is not None and (slides is not None or "path" in read_cohort(cohort)):
+            return slides_from_cohort(cohort, slides, grid.mpp), []
+        return (slides_from_folder(slides) if slides is not None else []), []
+    except CohortError as error:
+        return [], [Finding("slides", str(error), problem=True)]

@@ -10,12 +10,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from unicodedata import normalize
 
 import pandas as pd
 
 from histotransfer_pl.errors import CohortError, ConfigError, MissingMppError, SlideError
+from histotransfer_pl.records.grid import SlideMpp
 from histotransfer_pl.slides.files import exists, find_slides, look_alike
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
@@ -25,10 +25,6 @@ from histotransfer_pl.slides.resolution import PLAUSIBLE_MPP, is_plausible
 _SPREADSHEET_ERRORS = ["DIV/0!", "N/A", "N/A N/A", "NA", "NAME?", "NULL!", "NUM!", "REF!", "VALUE!"]
 MISSING = ["", "NA", "N/A", "NaN", "nan", "<NA>", *(f"#{error}" for error in _SPREADSHEET_ERRORS)]
 """Fields that say nothing, as spreadsheets, R and pandas write them."""
-
-SlideMpp = float | Literal["native"] | None
-"""Micrometres per pixel, or ``native``: level 0 counts as having the resolution of the patches, so
-that a slide is read in its own pixels. None asks the file."""
 
 _SHOWN = 5
 

@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from histotransfer_pl.data.cohort import (
     SlideEntry,
-    SlideMpp,
 )
 from histotransfer_pl.data.cores import available_cores
 from histotransfer_pl.data.patch_batch import PatchBatch, Work
@@ -24,7 +23,7 @@ from histotransfer_pl.data.shards import shard_of
 from histotransfer_pl.data.slide_source import SlideSource
 from histotransfer_pl.data.tile import SlideOutcome
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings, SlideMpp
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore

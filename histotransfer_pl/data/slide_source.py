@@ -4,22 +4,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-from histotransfer_pl.data.cohort import (
-    SlideEntry,
-    SlideMpp,
-    resolve_mpp,
-    slides_from_cohort,
-    slides_from_folder,
-)
 from histotransfer_pl.data.shards import read_shard, shard_of
-from histotransfer_pl.data.tile import SlideOutcome, TileJob, require_outlines, tile_all
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.records.grid import GridSettings, SlideMpp
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.files import is_url, url_or_path
+
+if TYPE_CHECKING:
+    from histotransfer_pl.data.cohort import SlideEntry
+    from histotransfer_pl.data.tile import SlideOutcome
 
 THREADS = 2
 
@@ -65,6 +62,9 @@ class SlideSource:
         slide_memory_gib: float = SLIDE_MEMORY_GIB,
         shard: str | None = None,
     ) -> None:
+        # Tables and images are looked at later: the help of a verb needs neither.
+        from histotransfer_pl.data.cohort import resolve_mpp
+
         if slides is None and cohort is None:
             raise ConfigError("give the slides with data.slides (a folder), data.cohort, or both")
         if threads < 1:
@@ -92,8 +92,10 @@ class SlideSource:
         path = Path(self.store_path)
         return path.with_name(f"{path.stem}_qc")
 
-    def entries(self) -> list[SlideEntry]:
+    def entries(self) -> "list[SlideEntry]":
         """The slides asked for; of a shard its own."""
+        from histotransfer_pl.data.cohort import slides_from_cohort, slides_from_folder
+
         if self._entries is None:
             if self.cohort is not None:
                 found = slides_from_cohort(self.cohort, self.slides, self.grid.mpp)
@@ -113,8 +115,10 @@ class SlideSource:
         with store.writing(name, lock=lock):
             yield store
 
-    def tile(self, store: FeatureStore, threads: int | None = None) -> dict[str, SlideOutcome]:
+    def tile(self, store: FeatureStore, threads: int | None = None) -> "dict[str, SlideOutcome]":
         """Tile what the store does not have yet; what became of each slide."""
+        from histotransfer_pl.data.tile import TileJob, require_outlines, tile_all
+
         job = TileJob(
             store,
             self.grid,

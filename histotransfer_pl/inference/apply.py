@@ -133,7 +133,7 @@ def apply(
             said = reader.classify(slide)
             rows.append(_row(slide, said, opened[0].classes))
             if pictures:
-                write_pictures(slide, said.attention, rows[-1], folder, top_k)
+                write_pictures(slide, said.attention, rows[-1], folder, top_k, _name(opened))
         except HistoTransferError as error:
             failed[slide_id] = str(error)
     table = pd.DataFrame(rows, columns=_columns(opened[0].classes, len(opened)))
@@ -151,6 +151,12 @@ def _opened(model: str | Path | SlideClassifier, *, allow_foreign: bool) -> Slid
     if isinstance(model, SlideClassifier):
         return model
     return load_model(model, allow_foreign=allow_foreign)
+
+
+def _name(models: Sequence[SlideClassifier]) -> str:
+    """Which run spoke, for the pictures: the beginning of its id, or of the first one's."""
+    more = f" and {len(models) - 1} more" if len(models) > 1 else ""
+    return models[0].id[:12] + more
 
 
 def _require_one_kind(models: Sequence[SlideClassifier]) -> None:

@@ -26,12 +26,13 @@ def write_pictures(
     row: Mapping[str, Any],
     out: Path,
     top_k: int,
+    run: str,
 ) -> None:
     """Attention of one slide as GeoJSON and picture; features without slides have none."""
     path = slide.attributes.get("path")
     if path is None:
         return
-    words = SlideWords(slide.slide_id, "the model", f"predicted: {_in_words(row)}")
+    words = SlideWords(slide.slide_id, run, f"predicted: {_in_words(row)}")
     write_attention_files(slide, str(path), attention, words, out / ATTENTION, top_k)
 
 

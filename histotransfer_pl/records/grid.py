@@ -8,6 +8,10 @@ from typing_extensions import override
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.record import Json, Record
 
+SlideMpp = float | Literal["native"] | None
+"""Micrometres per pixel, or ``native``: level 0 counts as having the resolution of the patches, so
+that a slide is read in its own pixels. None asks the file."""
+
 Method = Literal["otsu", "threshold", "non_white", "none"]
 
 

@@ -1,0 +1,216 @@
+"""Attention and features of a store as files for other programs."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from histotransfer_pl.errors import AnalysisError, ConfigError, HistoTransferError, StoreError
+from histotransfer_pl.records.tables import read_table
+from histotransfer_pl.report.attention_figure import SlideWords
+from histotransfer_pl.report.attention_files import write_attention_files
+from histotransfer_pl.runs.attention import attention_array, read_attention
+from histotransfer_pl.runs.record import load_run
+from histotransfer_pl.runs.thresholds import ALL_PREDICTIONS
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.foreign import FeatureFormat, write_foreign
+from histotransfer_pl.store.layout import COORDS, encode_key, feature_path
+from histotransfer_pl.store.slide import StoredSlide
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Exported:
+    """What was written.
+
+    Attributes:
+        slides: How many slides.
+        files: Their files.
+        failures: Why the others have none.
+    """
+
+    slides: int = 0
+    files: list[Path] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def export_slides(
+    store: str | Path,
+    out: Path,
+    what: Literal["attention", "features"] = "attention",
+    *,
+    run_dir: str | None = None,
+    encoder: str | None = None,
+    depth: str | None = None,
+    kind: FeatureFormat = "h5",
+    top_k: int = 64,
+    slide_ids: list[str] | None = None,
+) -> Exported:
+    """Write attention of each slide (GeoJSON, PNG, SVG), or its features.
+
+    Args:
+        store: Store that holds them.
+        out: Folder to write.
+        what: ``attention`` or ``features``.
+        run_dir: Run folder whose attention is meant; may be left out if there is one.
+        encoder: Encoder of the features.
+        depth: Depth of the features.
+        kind: Whose files the features become.
+        top_k: At most so many patches of a slide are top attention.
+        slide_ids: Slides; all that have the array when None.
+
+    Raises:
+        ConfigError: Features without encoder and depth, or attention of several runs.
+        StoreError: No slide has what was asked for.
+    """
+    opened = FeatureStore.open(store)
+    if what == "features":
+        if encoder is None or depth is None:
+            raise ConfigError("export of features needs --encoder and --depth")
+        array = feature_path(encoder, depth)
+        export_one = _features_exporter(opened, array, kind, out)
+        has = _has_array(opened, array)
+        missing = f"{array}: run extract, or name another encoder and depth"
+    else:
+        run = _named_run(opened, run_dir)
+        export_one = _attention_exporter(opened, run, out, top_k)
+        has = _has_attention(opened, run)
+        missing = f"attention of {run.title}: run predict in the run folder"
+    chosen = slide_ids or [name for name in opened.slide_ids() if has(name)]
+    if not chosen:
+        raise StoreError(f"no slide of {opened.location} has {missing}")
+    out.mkdir(parents=True, exist_ok=True)
+    done = Exported()
+    for slide_id in chosen:
+        try:
+            done.files += export_one(slide_id)
+            done.slides += 1
+        except HistoTransferError as error:
+            done.failures[slide_id] = str(error)
+            _log.warning(f"{slide_id}: {error}")
+    return done
+
+
+@dataclass(frozen=True)
+class _NamedRun:
+    """A run as the store and as people call it.
+
+    Attributes:
+        names: What its attention may be called in the store.
+        title: What stands on the pictures.
+        outcomes: Label and prediction of each slide, in words.
+    """
+
+    names: tuple[str, ...]
+    title: str
+    outcomes: Mapping[str, str]
+
+
+def _named_run(store: FeatureStore, run_dir: str | None) -> _NamedRun:
+    """The run in a folder, or the one run that the store has attention of."""
+    if run_dir is None:
+        runs = store.attention_runs()
+        if len(runs) != 1:
+            listed = ", ".join(run[:12] for run in runs[:5]) or "none"
+            raise ConfigError(f"{store.location} holds attention of {listed}; give --run_dir")
+        return _NamedRun((runs[0],), runs[0][:12], {})
+    folder = Path(run_dir)
+    try:
+        names: tuple[str, ...] = (load_run(folder).id, run_dir)
+    except AnalysisError:
+        names = (run_dir,)  # the folder is gone or of an earlier release; its name may do
+    return _NamedRun(names, folder.name, _outcomes(folder))
+
+
+def _outcomes(folder: Path) -> dict[str, str]:
+    path = folder / ALL_PREDICTIONS
+    if not path.is_file():
+        return {}
+    table = read_table(path, ("slide_id", "patient_id", "part", "label", "predicted"))
+    if "slide_id" not in table:
+        return {}
+    sure = table[[c for c in table if str(c).startswith("p_")]].max(axis=1)
+    return {
+        str(row["slide_id"]): f"label {row['label'] or 'unknown'}; the model says "
+        f"{row['predicted']} with {100 * chance:.0f} % ({row['part']} part)"
+        for (_, row), chance in zip(table.iterrows(), sure, strict=True)
+    }
+
+
+def _has_array(store: FeatureStore, array: str) -> Callable[[str], bool]:
+    return lambda slide_id: store.slide(slide_id).has(array)
+
+
+def _has_attention(store: FeatureStore, run: _NamedRun) -> Callable[[str], bool]:
+    return lambda slide_id: attention_array(store.slide(slide_id), run.names) is not None
+
+
+def _attention_exporter(
+    store: FeatureStore, run: _NamedRun, out: Path, top_k: int
+) -> Callable[[str], tuple[Path, ...]]:
+    def export_one(slide_id: str) -> tuple[Path, ...]:
+        slide = store.slide(slide_id)
+        weights = read_attention(slide, *run.names)
+        words = SlideWords(slide_id, run.title, run.outcomes.get(slide_id, ""))
+        path = slide.attributes.get("path")
+        if path is None:
+            raise StoreError(
+                f"the store does not know the file of slide {slide_id!r}: import with --slides"
+            )
+        stem = write_attention_files(slide, str(path), weights, words, out, top_k)
+        return tuple(out / f"{stem}.{kind}" for kind in ("geojson", "png", "svg"))
+
+    return export_one
+
+
+def _features_exporter(
+    store: FeatureStore, array: str, kind: FeatureFormat, out: Path
+) -> Callable[[str], tuple[Path, ...]]:
+    _require_h5py()
+
+    def export_one(slide_id: str) -> tuple[Path, ...]:
+        slide = store.slide(slide_id)
+        path = out / f"{encode_key(slide_id)}.{'pt' if kind == 'pt' else 'h5'}"
+        if kind == "h5":
+            write_features(slide, array, path)
+        else:
+            coords = slide.coords() if slide.has(COORDS) else None
+            facts = {"grid": store.grid, **slide.info(array).attributes, **slide.attributes}
+            write_foreign(path, slide.read(array), coords, facts, kind)
+        return (path,)
+
+    return export_one
+
+
+def write_features(slide: StoredSlide, array: str, path: Path) -> None:
+    """Write ``features`` (N, D), ``coords`` (N, 2), and their provenance as attributes."""
+    import h5py
+
+    info = slide.info(array)
+    aside = path.with_name(f"{path.name}.part")
+    with h5py.File(aside, "w") as file:
+        features = file.create_dataset("features", data=slide.read(array))
+        features.attrs.update({k: _plain(v) for k, v in info.attributes.items()})
+        if slide.has(COORDS):
+            coords = file.create_dataset("coords", data=slide.coords())
+            coords.attrs.update({k: _plain(v) for k, v in slide.attributes.items()})
+    aside.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """HDF5 attributes are numbers and words; the rest goes in as JSON."""
+    return value if isinstance(value, str | int | float | np.number) else json.dumps(value)
+
+
+def _require_h5py() -> None:
+    try:
+        import h5py  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            'HDF5 needs the package h5py: pip install "histotransfer_pl[export]"'
+        ) from error
