@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import wandb
 
 from histotransfer_pl.cli.main import main
+from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.store.importer import import_arrays
+from histotransfer_pl.tasks.mil import AttentionMIL
 
 QUIET = ("--trainer.enable_progress_bar", "false")
 DATA = ("--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.n_folds", "3")
@@ -152,3 +155,24 @@ def test_sampling_and_dropout_resume_to_the_same_weights(trained: Path) -> None:
     ]
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=0, atol=0, msg=name)
+
+
+def test_what_is_read_once_is_not_kept_in_memory(trained: Path) -> None:
+    data = FeatureDataModule("s.zarr", Path("c.csv"), n_folds=3)
+    data.setup("fit")
+    loaders = (data.train_dataloader(), data.test_dataloader(), data.predict_dataloader())
+    kept = []
+    for loader in loaders:
+        assert sum(1 for _ in loader)
+        held = loader.dataset._kept  # type: ignore[attr-defined]
+        kept.append(0 if held is None else len(held))
+    assert kept == [4, 0, 0]
+
+
+def test_the_board_of_a_failed_verb_is_closed(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(AttentionMIL, "training_step", lambda self, batch, batch_idx: 1 / 0)
+    assert main(["fit", "--run_dir", "broken", *DATA, *QUIET]) == 1
+    assert wandb.run is None

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.inference.apply import apply
+from histotransfer_pl.inference.ensemble import find_models
 from histotransfer_pl.runs.model_file import FORMAT, load_model
 from histotransfer_pl.store.feature_store import FeatureStore
 from tests.tuning import TOPK, attention_array, tuning
@@ -201,3 +202,51 @@ def test_models_of_different_classes_are_no_ensemble(away: Path) -> None:
     _change(lambda c: c["record"]["target"].update(classes=["a", "b"], positive="b"))
     with pytest.raises(ConfigError, match="different classes a, b and 0, 1"):
         apply(["m.safetensors", "n.safetensors"], "slides")
+
+
+def test_a_slide_coarser_than_the_model_is_reported(away: Path) -> None:
+    content = Path("slides/s00.tiff").read_bytes()
+    Path("slides/s00.tiff").unlink()
+    Path("slides/coarse.tiff").write_bytes(content)
+    rows = [
+        {"slide_id": "coarse", "path": "slides/coarse.tiff", "mpp": 2.0},
+        {"slide_id": "s01", "path": "slides/s01.tiff", "mpp": ""},
+    ]
+    pd.DataFrame(rows).to_csv("t.csv", index=False)
+    done = apply(["m.safetensors"], "t.csv", pictures=False)
+    assert done.predictions["slide_id"].tolist() == ["s01"]
+    assert "enlarge" in done.failed["coarse"]
+
+
+def test_the_folds_of_an_arm_are_an_ensemble(away: Path) -> None:
+    study = away / "studies" / "x"
+    runs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(away)
+        for fold in (0, 1):
+            name = f"studies/x/runs/f{fold}"
+            assert tuning("fit", "--run_dir", name, "--data.fold", str(fold), epochs=1) == 0
+            runs.append(away / name)
+    arm = {"encoder": "e", "depth": "layer4"}
+    names = {"layer4": "f", "stem": "other"}
+    steps = [
+        {
+            "name": f"test-{depth}-f{fold}",
+            "kind": "test",
+            "argv": ["test", "--run_dir", f"studies/x/runs/{names[depth]}{fold}"],
+            "factors": {**arm, "depth": depth, "fold": fold, "seed": 0},
+            **{key: [] for key in ("needs", "inputs", "outputs")},
+        }
+        for depth in names
+        for fold in (0, 1)
+    ]
+    plan = {"name": "x", "created": "", "working_folder": str(away), "steps": steps}
+    (study / "plan.json").write_text(json.dumps(plan))
+    (study / "state.json").write_text(
+        json.dumps({step["name"]: {"state": "done"} for step in steps})
+    )
+    assert find_models([study], ["depth=layer4"]) == runs
+    with pytest.raises(ConfigError, match=r"2 arms of .* say which .* depth=stem"):
+        find_models([study])
+    found = apply(find_models([study], ["depth=layer4"]), store=away / "s.zarr", pictures=False)
+    assert set(found.predictions["votes"]) <= {"1 of 2", "2 of 2"}
