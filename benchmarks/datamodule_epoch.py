@@ -55,7 +55,7 @@ def measure(
                 total += len(bag)
             return total
 
-        notes = f"{len(files)} bags of {smallest} to {largest} patches, {batch_size} a step"
+        notes = f"{len(files)} bags of {smallest} to {largest} patches, {batch_size} per step"
         against = "epoch, no model, vs np.fromfile of the same bags"
         return [
             compare(f"FeatureDataModule {against}", 1.3, lambda _: epoch(False), raw, rounds,

@@ -19,7 +19,7 @@ from histotransfer_pl.store.metadata import to_bytes
 
 
 def measure(slides: int = 10_000, rounds: int = 7) -> list[Result]:
-    """Opening a store, looking through it and joining a cohort, against one small read a slide.
+    """Opening a store, looking through it and joining a cohort, against one small read per slide.
 
     Args:
         slides: Slides of the store.

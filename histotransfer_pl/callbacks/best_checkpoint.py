@@ -42,7 +42,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        doubt = doubt_of_first_epoch(self._seen, str(self.monitor), self.mode, self._other)
+        doubt = first_epoch_warning(self._seen, str(self.monitor), self.mode, self._other)
         if doubt is not None and trainer.is_global_zero:
             _log.warning(doubt)
 
@@ -58,7 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
         return decided
 
 
-def doubt_of_first_epoch(
+def first_epoch_warning(
     seen: Sequence[tuple[float, float]], monitor: str, mode: str, other: str
 ) -> str | None:
     """A warning where the first epoch is kept though the network went on learning by another sign.

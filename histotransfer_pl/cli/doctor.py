@@ -31,10 +31,10 @@ _OWN = (
 
 def doctor(arguments: list[str]) -> int:
     """Look at slides, labels, weights, space and the store before a long job."""
-    return run_function(_doctor, with_own_words(arguments), "doctor")
+    return run_function(_doctor, as_doctor_settings(arguments), "doctor")
 
 
-def with_own_words(arguments: list[str]) -> list[str]:
+def as_doctor_settings(arguments: list[str]) -> list[str]:
     """A configuration of ``extract``, ``fit`` or ``study`` as settings of this verb.
 
     Raises:
@@ -50,11 +50,11 @@ def with_own_words(arguments: list[str]) -> list[str]:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
         if isinstance(content, dict):
-            words[place + 1] = json.dumps(own_settings(content))
+            words[place + 1] = json.dumps(doctor_settings(content))
     return words
 
 
-def own_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+def doctor_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """What this verb looks at, of a configuration of another."""
     data, model = content.get("data"), content.get("model")
     if not isinstance(data, Mapping):

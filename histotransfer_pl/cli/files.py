@@ -5,7 +5,7 @@ from pathlib import Path
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import SLIDES_FAILED, run_function
 from histotransfer_pl.cli.outcomes import print_outcomes
-from histotransfer_pl.cli.parser import FileParser, spell_out_shard
+from histotransfer_pl.cli.parser import FileParser, expand_shard
 from histotransfer_pl.data.slide_source import SlideSource
 
 
@@ -16,7 +16,7 @@ def tile(arguments: list[str]) -> int:
     )
     parser.add_argument("--config", action="config", help="YAML file with the settings below.")
     parser.add_class_arguments(SlideSource, "data")
-    config = parser.parse_args(spell_out_shard(arguments))
+    config = parser.parse_args(expand_shard(arguments))
     source: SlideSource = parser.instantiate_classes(config).data
     with source.writing() as store:
         outcomes = source.tile(store)

@@ -10,7 +10,7 @@ from importlib import import_module
 from histotransfer_pl import __version__
 from histotransfer_pl.cli.answer import Answer, as_json
 from histotransfer_pl.cli.help import has_short_help, short_help
-from histotransfer_pl.cli.words import nearest_verb, understand
+from histotransfer_pl.cli.words import nearest_verb, translate_words
 from histotransfer_pl.errors import HistoTransferError
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
@@ -84,7 +84,7 @@ def _run(verb: str, rest: list[str], answer: Answer | None = None) -> int:
     function = _load(verb)
     keep_freed_memory()
     _quieten()
-    words = understand(verb, ["--help" if word == "--help_all" else word for word in rest])
+    words = translate_words(verb, ["--help" if word == "--help_all" else word for word in rest])
     try:
         return function([verb, *words] if _VERBS[verb][0] == "network:run" else words)
     except HistoTransferError as error:

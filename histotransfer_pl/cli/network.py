@@ -27,7 +27,7 @@ from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import SLIDES_FAILED
 from histotransfer_pl.cli.network_parser import Parser
 from histotransfer_pl.cli.outcomes import print_outcomes
-from histotransfer_pl.cli.parser import spell_out_shard
+from histotransfer_pl.cli.parser import expand_shard
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
@@ -276,7 +276,7 @@ def extract(arguments: list[str]) -> int:
             "dump_header": _HEADER,
             "description": extract.__doc__,
         },
-        args=spell_out_shard(arguments),
+        args=expand_shard(arguments),
         run=False,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,

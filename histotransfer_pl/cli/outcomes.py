@@ -15,7 +15,7 @@ _SHOWN = 40
 
 
 def print_outcomes(outcomes: "Mapping[str, SlideOutcome]", title: str) -> None:
-    """One row a slide: patches, seconds, state and why; long cohorts show what is not plain."""
+    """One row per slide: patches, seconds, state and why; long cohorts show what is not plain."""
     shown = list(outcomes.values())
     if len(shown) > _SHOWN:
         shown = [o for o in shown if o.state not in ("done", "skipped")]

@@ -83,7 +83,7 @@ def _plain(kind: str) -> str:
     return re.sub(r"<class '([^']+)'>", r"\1", kind)
 
 
-def spell_out_shard(arguments: list[str]) -> list[str]:
+def expand_shard(arguments: list[str]) -> list[str]:
     """``--shard`` as the setting it stands for, ``--data.shard``."""
     return [
         f"--data.{argument[2:]}" if argument.partition("=")[0] == "--shard" else argument

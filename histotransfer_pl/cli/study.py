@@ -30,7 +30,7 @@ from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.heads import check_heads
 from histotransfer_pl.study.options import merge, override
 from histotransfer_pl.study.plan import make_plan
-from histotransfer_pl.study.progress import estimate, left_to_do
+from histotransfer_pl.study.progress import estimate, remaining_steps
 from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
 from histotransfer_pl.study.snakefile import snakefile
 
@@ -190,7 +190,7 @@ def _created(path: Path, plan: Plan) -> str:
 def run(plan: Plan, config: StudyConfig) -> int:
     """Run what is left, print the results, and return the exit code."""
     runner = Runner(plan, config.folder, main, accepted(config))
-    left = left_to_do(plan, config.folder)
+    left = remaining_steps(plan, config.folder)
     measured = runner.state.measured(plan.steps)
     print_line(f"{plan.name}: {len(plan) - len(left)} of {len(plan)} steps are done")
     if left:
@@ -199,7 +199,7 @@ def run(plan: Plan, config: StudyConfig) -> int:
         )
     outcome = runner.run()
     print_results(load_study(config.folder))
-    return conclude(outcome, config.folder)
+    return print_outcome(outcome, config.folder)
 
 
 def print_results(found: Study) -> None:
@@ -217,7 +217,7 @@ def print_results(found: Study) -> None:
         print_line(f"the report: {folder / 'index.html'}")
 
 
-def conclude(outcome: Outcome, folder: Path) -> int:
+def print_outcome(outcome: Outcome, folder: Path) -> int:
     """Say what did not work, and return the exit code."""
     if outcome.interrupted:
         sys.stderr.write("interrupted; the same command goes on from here\n")
@@ -231,7 +231,7 @@ def conclude(outcome: Outcome, folder: Path) -> int:
 
 def describe_plan(plan: Plan, folder: Path) -> str:
     """The command of every step, in order, with what it needs and whether it is done."""
-    left = left_to_do(plan, folder)
+    left = remaining_steps(plan, folder)
     names = {step.name for step in left}
     lines = [f"# {plan.name}: {len(plan)} steps ({count_kinds(plan.steps)}), {len(left)} to run"]
     for number, step in enumerate(plan, 1):

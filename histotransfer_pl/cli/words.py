@@ -50,14 +50,14 @@ _TAKES_NOTHING = ("-h", "--help", "--help_all", "--print_config", "--version", "
                   "--dry_run")  # fmt: skip
 
 
-def understand(verb: str, words: Sequence[str]) -> list[str]:
+def translate_words(verb: str, words: Sequence[str]) -> list[str]:
     """Words as the parser of a verb takes them.
 
     Short and earlier spellings become the option; an option without a value is a flag, so
     ``--overwrite`` is ``--overwrite true``.
 
     Example:
-        >>> understand("fit", ["--store", "s.zarr", "--overwrite"])
+        >>> translate_words("fit", ["--store", "s.zarr", "--overwrite"])
         ['--data.store', 's.zarr', '--overwrite', 'true']
     """
     found: list[str] = []

@@ -55,7 +55,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Work:
+class ExtractWork:
     """How much an extraction has to do, from a sample of slides.
 
     Attributes:
@@ -80,7 +80,7 @@ def check_up(
 ) -> list[Finding]:
     """Look at whatever is given; arguments as in the verb ``doctor``."""
     findings: list[Finding] = []
-    work: Work | None = None
+    work: ExtractWork | None = None
     readable: set[str] | None = None
     given_mpp = resolve_mpp(slide_mpp, grid.mpp)
     entries, problems = _entries(slides, cohort, grid)
@@ -178,7 +178,7 @@ def check_labels(
 
 def estimate_work(
     entries: Sequence[SlideEntry], grid: GridSettings, sample: int, slide_mpp: float | None = None
-) -> tuple[list[Finding], Work | None]:
+) -> tuple[list[Finding], ExtractWork | None]:
     """Tile some slides, spread over the list, and read a few patches of each.
 
     Args:
@@ -211,13 +211,13 @@ def estimate_work(
     total = round(float(np.mean(counts)) * len(entries))
     text = (
         f"about {total} patches of {grid.patch_px} px at {grid.mpp:g} um in {len(entries)} slides "
-        f"({min(counts)} to {max(counts)} a slide in {len(counts)} tried)"
+        f"({min(counts)} to {max(counts)} per slide in {len(counts)} tried)"
     )
-    return [*findings, Finding("patches", text)], Work(total, float(np.median(seconds)))
+    return [*findings, Finding("patches", text)], ExtractWork(total, float(np.median(seconds)))
 
 
 def check_encoder(
-    config: EncoderConfig, grid: GridSettings, work: Work | None, folder: Path
+    config: EncoderConfig, grid: GridSettings, work: ExtractWork | None, folder: Path
 ) -> Iterator[Finding]:
     """Whether the encoder can be built, and what extraction will cost in time and space.
 

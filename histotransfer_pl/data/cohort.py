@@ -1,6 +1,6 @@
 """The cohort table: which slides, of which patients, with which labels.
 
-A cohort is a CSV file with one row a slide and the columns ``slide_id``, ``patient_id`` (for
+A cohort is a CSV file with one row per slide and the columns ``slide_id``, ``patient_id`` (for
 training), the target columns, and optionally ``path``, ``mpp`` and a fold column.
 """
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from histotransfer_pl.errors import CohortError, ConfigError, MissingMppError, SlideError
 from histotransfer_pl.records.grid import SlideMpp
-from histotransfer_pl.slides.files import exists, find_slides, look_alike
+from histotransfer_pl.slides.files import exists, find_slides, unicode_twin
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
 from histotransfer_pl.slides.reader import ReaderName, open_slide
@@ -289,7 +289,7 @@ def _files_of_column(
             problem = f"{cohort}: path {shown!r} holds a NUL character, which no file name has"
             files.append((root / shown, problem))
         else:
-            files.append((look_alike(_inside(root, name, cohort)), ""))
+            files.append((unicode_twin(_inside(root, name, cohort)), ""))
     if not any(exists(path) for path, _ in files):
         raise CohortError(
             f"none of the {len(files)} files that {cohort} names exists, {files[0][0]} for "
@@ -305,7 +305,9 @@ def _files_of_names(names: list[str], folder: Path) -> list[tuple[Path, str]]:
     below = {} if here.keys() >= set(names) else _by_stem(find_slides(folder, recursive=True))
     files = []
     for name in names:
-        paths = here.get(name) or below.get(name) or [look_alike(folder / name.replace("\0", "?"))]
+        paths = (
+            here.get(name) or below.get(name) or [unicode_twin(folder / name.replace("\0", "?"))]
+        )
         problem = ""
         if len(paths) > 1:
             problem = f"{_ambiguous(name, paths, folder)}: name one of them in a column path"

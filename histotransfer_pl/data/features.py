@@ -300,7 +300,7 @@ class FeatureDataModule(LightningDataModule):
         self.join: Join = join_unlabelled(self.cohort, self.store, self.arrays, self.target)
         self.target_spec = self._target() if trained is None else trained.target
         self.split = Split([], [], [])
-        own = trained is not None and not self._is_elsewhere(trained)
+        own = trained is not None and not self._is_other_cohort(trained)
         self.bags = new_bag_table(
             self.join.slides, trained, self.bag, self.target_spec, "test" if own else EXTERNAL
         )
@@ -309,7 +309,7 @@ class FeatureDataModule(LightningDataModule):
         if self.cohort is None:
             raise ConfigError("data.cohort must be given: only predict can do without labels")
         columns = [] if self.split_spec.column is None else [self.split_spec.column]
-        elsewhere = trained is not None and self._is_elsewhere(trained)
+        elsewhere = trained is not None and self._is_other_cohort(trained)
         self.join = join_cohort(
             self.cohort,
             self.store,
@@ -332,7 +332,7 @@ class FeatureDataModule(LightningDataModule):
             self.bags = bag_table(self.join.slides, self.split, self.bag, self.target_spec)
         refuse_seen_patients(self.store, self.arrays[0], labelled, self.split)
 
-    def _is_elsewhere(self, trained: RunRecord) -> bool:
+    def _is_other_cohort(self, trained: RunRecord) -> bool:
         """Whether the model comes from another cohort: not all its patients are in this table."""
         table = join_unlabelled(self.cohort, self.store, self.arrays, self.target).slides
         own = {*trained.train_patients, *trained.validation_patients}

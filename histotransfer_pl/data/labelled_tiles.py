@@ -28,7 +28,7 @@ class LabelledTiles:
     """Tiles with their classes and the groups that stay on one side of a split.
 
     Attributes:
-        table: One row a tile: ``path``, or ``slide_id``, ``x``, ``y``; sorted by place.
+        table: One row per tile: ``path``, or ``slide_id``, ``x``, ``y``; sorted by place.
         labels: (N,) index of each tile's class.
         classes: Names of the classes.
         groups: (N,) group of each tile.

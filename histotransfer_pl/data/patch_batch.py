@@ -31,7 +31,7 @@ class PatchBatch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Work:
+class SlideWork:
     """A slide to read: its file, coordinates in the store, and the arrays it lacks."""
 
     entry: SlideEntry
@@ -45,6 +45,6 @@ class Work:
         return SlideFile(self.entry.slide_id, self.entry.path, self.slide_mpp)
 
 
-def wanted_arrays(work: Sequence[Work], places: set[int]) -> list[str]:
+def wanted_arrays(work: Sequence[SlideWork], places: set[int]) -> list[str]:
     """The arrays that at least one of these slides lacks."""
     return sorted({name for place in places for name in work[place].missing})

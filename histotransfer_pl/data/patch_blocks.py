@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _SIDE = 15
-"""Tiles, or patches, along a side: (16 / 15)^2 = 1.14 decodes a tile at worst."""
+"""Tiles, or patches, along a side: (16 / 15)^2 = 1.14 decodes per tile at worst."""
 _TOLERANCE = 1e-6
 
 

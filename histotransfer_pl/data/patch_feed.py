@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from histotransfer_pl.data.ahead import read_ahead
-from histotransfer_pl.data.patch_batch import PatchBatch, Work, wanted_arrays
-from histotransfer_pl.data.patch_pool import LostSlide, ReaderPool, ReadPatches
+from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork, wanted_arrays
+from histotransfer_pl.data.patch_pool import ReaderPool, ReadPatches, UnreadableSlide
 from histotransfer_pl.data.patch_source import ReadCost
 
 _AHEAD = 2
@@ -34,7 +34,7 @@ class PoolBatches:
     """
 
     def __init__(
-        self, pool: ReaderPool, work: Sequence[Work], batch_size: int, *, pin: bool = False
+        self, pool: ReaderPool, work: Sequence[SlideWork], batch_size: int, *, pin: bool = False
     ) -> None:
         self.pool = pool
         self.work = work
@@ -45,7 +45,7 @@ class PoolBatches:
         batch = _Batch(self)
         files = [item.file for item in self.work]
         for piece in self.pool.read(files, [item.n_patches for item in self.work]):
-            if isinstance(piece, LostSlide):
+            if isinstance(piece, UnreadableSlide):
                 batch.failures.append((piece.place, piece.reason))
                 continue
             taken = 0

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from histotransfer_pl.data.patch_source import PatchSource, ReadCost, SlideFile, stall_reason
 from histotransfer_pl.data.patch_worker import (
     Crashed,
-    Done,
-    Filled,
+    FilledSlot,
     SharedMemory,
     Task,
+    TaskDone,
     serve,
 )
 from histotransfer_pl.errors import WorkerError
@@ -52,7 +52,7 @@ class ReadPatches(NamedTuple):
     cost: ReadCost
 
 
-class LostSlide(NamedTuple):
+class UnreadableSlide(NamedTuple):
     """A slide that could not be read to its end."""
 
     place: int
@@ -110,7 +110,7 @@ class ReaderPool:
 
     def read(
         self, slides: Sequence[SlideFile], counts: Sequence[int]
-    ) -> Iterator[ReadPatches | LostSlide]:
+    ) -> Iterator[ReadPatches | UnreadableSlide]:
         """The patches of slides, in the order in which they arrive.
 
         Args:
@@ -170,7 +170,7 @@ class ReaderPool:
         except ConnectionError as error:
             raise self._died(worker) from error
 
-    def _take(self, worker: _Worker) -> Iterator[ReadPatches | LostSlide]:
+    def _take(self, worker: _Worker) -> Iterator[ReadPatches | UnreadableSlide]:
         """Pass on what a worker says."""
         try:
             message = worker.connection.recv()
@@ -179,7 +179,7 @@ class ReaderPool:
         worker.heard = time.monotonic()
         if isinstance(message, Crashed):
             raise RuntimeError(f"a reading process failed:\n{message.traceback}")
-        if isinstance(message, Filled):
+        if isinstance(message, FilledSlot):
             worker.taken += 1
             if message.place not in self._lost:
                 patches = self._slots[message.slot][: len(message.rows)]
@@ -187,17 +187,17 @@ class ReaderPool:
             worker.taken -= 1
             worker.heard = time.monotonic()
             self._send(worker, message.slot)
-        elif isinstance(message, Done):
+        elif isinstance(message, TaskDone):
             task = worker.tasks.popleft()
             if message.failure is not None:
-                yield from self._lose(task.place, message.failure)
+                yield from self._give_up_slide(task.place, message.failure)
 
-    def _lose(self, place: int, reason: str) -> Iterator[LostSlide]:
+    def _give_up_slide(self, place: int, reason: str) -> Iterator[UnreadableSlide]:
         if place not in self._lost:
             self._lost.add(place)
-            yield LostSlide(place, reason)
+            yield UnreadableSlide(place, reason)
 
-    def _give_up_stalled(self, worker: _Worker, todo: deque[Task]) -> Iterator[LostSlide]:
+    def _give_up_stalled(self, worker: _Worker, todo: deque[Task]) -> Iterator[UnreadableSlide]:
         """Leave a slide that gives nothing any more, and go on with the others."""
         if not worker.tasks or time.monotonic() - worker.heard < self._timeout_s:
             return
@@ -206,7 +206,7 @@ class ReaderPool:
         worker.connection.close()
         worker.process.kill()  # one that waits for a dead file system ends when that comes back
         self._workers[self._workers.index(worker)] = self._start(worker.slots)
-        yield from self._lose(task.place, stall_reason(task.slide.path, self._timeout_s))
+        yield from self._give_up_slide(task.place, stall_reason(task.slide.path, self._timeout_s))
 
     def _died(self, worker: _Worker) -> WorkerError:
         worker.process.join(1.0)

@@ -21,7 +21,7 @@ from histotransfer_pl.data.cohort import (
     slides_from_folder,
 )
 from histotransfer_pl.data.join import join_cohort
-from histotransfer_pl.data.patch_batch import PatchBatch, Work
+from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
 from histotransfer_pl.data.patch_threads import PatchDataset, Piece
 from histotransfer_pl.data.splits import split_cohort
 from histotransfer_pl.data.tile import check_unmoved
@@ -50,7 +50,7 @@ class PatchSampleDataset(PatchDataset):
     def __init__(
         self,
         store: FeatureStore,
-        work: Sequence[Work],
+        work: Sequence[SlideWork],
         settings: GridSettings,
         batches: Sequence[Sequence[Piece]],
         threads: int,
@@ -123,7 +123,7 @@ class PatchSampleDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.seed = seed
         self.threads = threads
-        self.work: list[Work] = []
+        self.work: list[SlideWork] = []
         self.batches: list[list[Piece]] = []
         self.patients: set[str] = set()
         self._moved: dict[str, Path] | None = None
@@ -222,7 +222,7 @@ class PatchSampleDataModule(LightningDataModule):
             "extract first, or leave data.part out"
         )
 
-    def _work(self, slide_id: str) -> Work:
+    def _work(self, slide_id: str) -> SlideWork:
         slide = self.store.slide(slide_id)
         entry = SlideEntry(slide_id, self._path(slide_id))
         if not entry.path.is_file():
@@ -231,7 +231,7 @@ class PatchSampleDataModule(LightningDataModule):
                 "holds the slides"
             )
         check_unmoved(entry.path, slide.attributes)
-        return Work(entry, slide.n_patches, float(slide.attributes["slide_mpp"]), missing=())
+        return SlideWork(entry, slide.n_patches, float(slide.attributes["slide_mpp"]), missing=())
 
     def _path(self, slide_id: str) -> Path:
         if self.slides is None:
@@ -253,7 +253,7 @@ def draw_batches(
     """Draw patches of slides at random, without replacement, into batches.
 
     The patches of a batch are those that came together by chance; within it they are put in the
-    order of slides and rows, which HSIC does not see, so that each slide is opened once a batch.
+    order of slides and rows, which HSIC does not see, so that each slide is opened once per batch.
 
     Args:
         counts: Patches of each slide.

@@ -77,7 +77,7 @@ class Place(NamedTuple):
 
 
 class DiskShelf(PatchShelf):
-    """Keeps patches in one file a slide, for this run, those beside it and those after it.
+    """Keeps patches in one file per slide, for this run, those beside it and those after it.
 
     A file begins with a mark for each row, 0 until the patch is there, then the checksum of its
     pixels; behind it lie the pixels, uncompressed. The mark is written after the pixels and

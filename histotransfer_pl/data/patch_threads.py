@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
-from histotransfer_pl.data.patch_batch import PatchBatch, Work, wanted_arrays
+from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork, wanted_arrays
 from histotransfer_pl.data.patch_source import PatchSource, ReadCost, stall_reason
 from histotransfer_pl.errors import SlideError, StoreError
 from histotransfer_pl.records.grid import GridSettings
@@ -61,7 +61,7 @@ class PatchDataset(IterableDataset[PatchBatch]):
     def __init__(
         self,
         store: FeatureStore,
-        work: Sequence[Work],
+        work: Sequence[SlideWork],
         settings: GridSettings,
         batch_size: int,
         threads: int,

@@ -34,7 +34,7 @@ class Task(NamedTuple):
     parts: int
 
 
-class Filled(NamedTuple):
+class FilledSlot(NamedTuple):
     """Patches that lie in a slot of the shared memory."""
 
     slot: int
@@ -43,7 +43,7 @@ class Filled(NamedTuple):
     cost: ReadCost
 
 
-class Done(NamedTuple):
+class TaskDone(NamedTuple):
     """A task has ended; ``failure`` says why it could not be done, if it could not."""
 
     failure: str | None = None
@@ -163,9 +163,9 @@ class _Worker:
             for start in range(0, len(rows), room):
                 self._fill(task, rows[start : start + room])
         except (SlideError, StoreError) as error:
-            self._connection.send(Done(str(error)))
+            self._connection.send(TaskDone(str(error)))
         else:
-            self._connection.send(Done())
+            self._connection.send(TaskDone())
 
     def _fill(self, task: Task, rows: NDArray[np.int64]) -> None:
         slot = self._free_slot()
@@ -175,7 +175,7 @@ class _Worker:
         except (SlideError, StoreError):
             self._free.append(slot)
             raise
-        self._connection.send(Filled(slot, task.place, rows, cost))
+        self._connection.send(FilledSlot(slot, task.place, rows, cost))
 
     def _free_slot(self) -> int:
         while not self._free:

@@ -14,7 +14,7 @@ from histotransfer_pl.data.cohort import (
     SlideEntry,
 )
 from histotransfer_pl.data.cores import available_cores
-from histotransfer_pl.data.patch_batch import PatchBatch, Work
+from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
 from histotransfer_pl.data.patch_feed import Batches, DeviceFeed, PoolBatches
 from histotransfer_pl.data.patch_pool import ReaderPool
 from histotransfer_pl.data.patch_source import PatchSource
@@ -116,7 +116,7 @@ class PatchDataModule(LightningDataModule):
         self.timeout_s = timeout_s
         self.feed: PatchFeed | None = None
         self.outcomes: dict[str, SlideOutcome] = {}
-        self.work: list[Work] = []
+        self.work: list[SlideWork] = []
         self._opened: FeatureStore | None = None
         self._closing = ExitStack()
 
@@ -166,7 +166,7 @@ class PatchDataModule(LightningDataModule):
             missing = tuple(name for name in arrays if not slide.has(name))
             if missing and slide.n_patches:
                 mpp = float(slide.attributes["slide_mpp"])
-                self.work.append(Work(entry, slide.n_patches, mpp, missing))
+                self.work.append(SlideWork(entry, slide.n_patches, mpp, missing))
 
     @override
     def predict_dataloader(self) -> "PatchFeed":

@@ -19,7 +19,7 @@ from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
 from histotransfer_pl.records.files import replacing
 from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.slides.files import fingerprint, look_alike
+from histotransfer_pl.slides.files import fingerprint, unicode_twin
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB, slide_errors
 from histotransfer_pl.slides.qc import draw_qc, is_whole_png, sharp_thumbnail
 from histotransfer_pl.slides.reader import ReaderName
@@ -183,7 +183,7 @@ class TileJob:
 def find_outline(masks: Path, slide_id: str) -> Path | None:
     """The tissue outline of a slide: a GeoJSON file of its name, or of the name's key."""
     names = [slide_id] if Path(slide_id).name == slide_id else []
-    paths = [look_alike(masks / f"{name}.geojson") for name in (*names, encode_key(slide_id))]
+    paths = [unicode_twin(masks / f"{name}.geojson") for name in (*names, encode_key(slide_id))]
     return next((path for path in paths if path.is_file()), None)
 
 

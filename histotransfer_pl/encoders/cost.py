@@ -66,7 +66,7 @@ def count_costs(entry: EncoderEntry, input_px: int | None = None) -> list[DepthC
         input_px: Side of a patch; the entry's native one when None.
 
     Returns:
-        One row a depth, shallowest first.
+        One row per depth, shallowest first.
     """
     side = input_px or entry.native_px
     with torch.device("meta"):
@@ -119,7 +119,7 @@ def measure_costs(
         repetitions: Batches of which the median time counts, after one to warm up.
 
     Returns:
-        One row a depth, shallowest first.
+        One row per depth, shallowest first.
     """
     encoder = build_encoder(config).to(device)
     side = config.input_px or encoder.entry.native_px

@@ -247,7 +247,7 @@ def _build(config: EncoderConfig) -> PatchEncoder:
             read_checkpoint(found.path),
             entry,
             found.path,
-            _lacking(trunk, depths, facts),
+            _may_lack(trunk, depths, facts),
             config.weights_key,
         )
         weights = WeightsRef(
@@ -312,7 +312,7 @@ def _place(encoder: PatchEncoder, depth: str) -> tuple[int, bool]:
     return encoder.trunk.place(depth) if depth in left else (len(encoder.all_depths), True)
 
 
-def _lacking(trunk: Trunk, depths: Sequence[str], facts: Mapping[str, Any] | None) -> set[str]:
+def _may_lack(trunk: Trunk, depths: Sequence[str], facts: Mapping[str, Any] | None) -> set[str]:
     """Keys that a checkpoint may lack: those behind the cut; a tuned encoder has its own cut."""
     deepest = depths[-1]
     saved = [] if facts is None else [d for d in facts["depths"] if d in trunk.depths]

@@ -112,7 +112,7 @@ def _network(factory: Callable[..., object], entry: EncoderEntry) -> nn.Module:
     return network
 
 
-class _Reached(Exception):  # noqa: N818
+class _DeepestReached(Exception):  # noqa: N818
     """The deepest wanted module has run; what lies behind need not."""
 
 
@@ -166,7 +166,7 @@ class OwnTrunk(Trunk):
     def forward(self, images: Tensor, depths: Collection[str]) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {}
         deepest = max(depths, key=self._index)
-        with self._kept(depths, deepest, kept), suppress(_Reached):
+        with self._kept(depths, deepest, kept), suppress(_DeepestReached):
             self.network(images)
         return {depth: kept[depth] for depth in depths}
 
@@ -212,7 +212,7 @@ class OwnTrunk(Trunk):
                 )
             kept[depth] = output
             if depth == deepest:
-                raise _Reached
+                raise _DeepestReached
 
         places = {stage.depth: stage.modules[0] for stage in self.stages}
         unknown = [depth for depth in depths if depth not in places]

@@ -15,7 +15,7 @@ _DEEPEST = 3
 
 
 @dataclass(frozen=True)
-class Misfit:
+class Mismatch:
     """What keeps a state dict from being that of a network; nothing where it is."""
 
     missing: Sequence[str] = ()
@@ -30,13 +30,13 @@ class Misfit:
     @override
     def __str__(self) -> str:
         return (
-            f"{_some('missing', self.missing)}, {_some('unexpected', self.unexpected)}, "
-            f"{_some('of another shape', self.shapes)}"
+            f"{_names('missing', self.missing)}, {_names('unexpected', self.unexpected)}, "
+            f"{_names('of another shape', self.shapes)}"
         )
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundNetwork:
     """A network in a checkpoint.
 
     Attributes:
@@ -51,8 +51,10 @@ class Found:
 
 
 def find_network(
-    content: Mapping[str, Any], fits: Callable[[Mapping[str, Tensor]], Misfit], wanted: str | None
-) -> tuple[list[Found], Misfit]:
+    content: Mapping[str, Any],
+    fits: Callable[[Mapping[str, Tensor]], Mismatch],
+    wanted: str | None,
+) -> tuple[list[FoundNetwork], Mismatch]:
     """All networks in a checkpoint that fit, and what is wrong with the best of those that don't.
 
     Args:
@@ -64,8 +66,8 @@ def find_network(
         The networks, of a dict that is there twice value by value only the first; the smallest
         misfit.
     """
-    found: list[Found] = []
-    best: Misfit | None = None
+    found: list[FoundNetwork] = []
+    best: Mismatch | None = None
     seen: list[dict[str, Tensor]] = []
     for place, state in _state_dicts(content):
         if any(_same(state, earlier) for earlier in seen):
@@ -77,20 +79,20 @@ def find_network(
                 continue  # a longer prefix can only lose keys
             inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             name = ".".join(filter(None, (place, prefix.rstrip("."))))
-            if wanted is not None and not _begins(name, wanted):
+            if wanted is not None and not _is_under(name, wanted):
                 continue
             misfit = fits(inner)
             if best is None or misfit.count < best.count:
                 best = misfit
             if misfit.count == 0:
-                found.append(Found(name, inner, len(state) - len(inner)))
+                found.append(FoundNetwork(name, inner, len(state) - len(inner)))
                 taken.append(prefix)
-    return found, best or Misfit()
+    return found, best or Mismatch()
 
 
-def misfit(
+def key_mismatch(
     network: nn.Module, state: Mapping[str, Tensor], optional: Collection[str] = ()
-) -> Misfit:
+) -> Mismatch:
     """What keeps a state dict from being that of a network.
 
     Args:
@@ -103,7 +105,7 @@ def misfit(
     needed = [key for key in expected if not key.endswith("num_batches_tracked")]
     if not any(key in state for key in optional):
         needed = [key for key in needed if key not in optional]
-    return Misfit(
+    return Mismatch(
         missing=[key for key in needed if key not in state],
         unexpected=[key for key in state if key not in expected],
         shapes=[
@@ -114,7 +116,7 @@ def misfit(
     )
 
 
-def one_network(found: Sequence[Found], name: str) -> Found:
+def one_network(found: Sequence[FoundNetwork], name: str) -> FoundNetwork:
     """The network to take.
 
     Raises:
@@ -130,7 +132,7 @@ def one_network(found: Sequence[Found], name: str) -> Found:
 
 
 def state_dicts(content: object) -> list[str]:
-    """Places of all dicts of tensors in a checkpoint."""
+    """MovedPaths of all dicts of tensors in a checkpoint."""
     return [place for place, _ in _state_dicts(content)]
 
 
@@ -157,7 +159,7 @@ def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
     return sorted(found, key=len)
 
 
-def _begins(place: str, wanted: str) -> bool:
+def _is_under(place: str, wanted: str) -> bool:
     return f"{place}.".startswith(f"{wanted.rstrip('.')}.")
 
 
@@ -167,7 +169,7 @@ def _same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _some(what: str, names: Sequence[str], limit: int = 8) -> str:
+def _names(what: str, names: Sequence[str], limit: int = 8) -> str:
     if not names:
         return f"0 {what}"
     more = ", ..." if len(names) > limit else ""

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from histotransfer_pl.encoders.entry import EncoderEntry, WeightsSource
 from histotransfer_pl.encoders.hub import hub_file
 from histotransfer_pl.encoders.unwrap import (
-    Misfit,
+    Mismatch,
     find_network,
-    misfit,
+    key_mismatch,
     one_network,
     state_dicts,
 )
@@ -114,7 +114,7 @@ def require_weights(entry: EncoderEntry, weights: str, *, allow_download: bool) 
         return WeightsFile(path, f"path:{path.name}")
     found = find_weights(entry.source, allow_download=allow_download)
     if found is None:
-        raise WeightsError(_nowhere(entry, allow_download=allow_download))
+        raise WeightsError(_not_found(entry, allow_download=allow_download))
     return found
 
 
@@ -177,7 +177,7 @@ def load_checkpoint(
     """
     name = f"{entry.name}: {path}"
     found, best = find_network(
-        content, lambda state: misfit(network, entry.keys.apply(state), optional), wanted
+        content, lambda state: key_mismatch(network, entry.keys.apply(state), optional), wanted
     )
     if not found:
         looked = ", ".join(place or "the file itself" for place in state_dicts(content))
@@ -198,7 +198,7 @@ def load_checkpoint(
     if chosen.place or chosen.left_out:
         beside = f"; {chosen.left_out} tensors beside it are left out" if chosen.left_out else ""
         _log.info("%s: took the network at %s%s", name, chosen.place or "the top", beside)
-    network.load_state_dict(state, strict=False)  # `misfit` has compared the keys
+    network.load_state_dict(state, strict=False)  # `key_mismatch` has compared the keys
 
 
 def _weights_folder() -> Path | None:
@@ -221,7 +221,7 @@ def _packaged(package: str, file: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _advice(found: Misfit, expected: Mapping[str, Tensor]) -> str:
+def _advice(found: Mismatch, expected: Mapping[str, Tensor]) -> str:
     """A hint where positions are those of another size, or every key lacks one prefix."""
     for shape in found.shapes:
         if shape.startswith("pos_embed"):
@@ -243,7 +243,7 @@ def _other_objects(path: Path) -> str:
     return ", ".join(sorted(map(str, names))[:4])
 
 
-def _nowhere(entry: EncoderEntry, *, allow_download: bool) -> str:
+def _not_found(entry: EncoderEntry, *, allow_download: bool) -> str:
     folder = _weights_folder()
     searched = f"not in {folder}" if folder else f"{WEIGHTS_FOLDER} names no folder"
     ways = [

@@ -51,7 +51,7 @@ class Applied:
 
 
 @dataclass(frozen=True)
-class _Said:
+class _ModelOutputs:
     """What the models said of one slide."""
 
     probabilities: NDArray[np.float64]  # (M, C)
@@ -66,13 +66,13 @@ class _Reader:
     models: Sequence[SlideClassifier]
     arrays: list[list[str]] = field(default_factory=list)
 
-    def classify(self, slide: StoredSlide) -> _Said:
+    def classify(self, slide: StoredSlide) -> _ModelOutputs:
         results = []
         for model, arrays in zip(self.models, self.arrays, strict=True):
             parts = [slide.read(array) for array in arrays]
             results.append(model.predict(parts[0] if len(parts) == 1 else np.hstack(parts)))
         attention = np.mean([result.attention for result in results], axis=0)  # (N,)
-        return _Said(np.stack([result.probabilities for result in results]), attention)
+        return _ModelOutputs(np.stack([result.probabilities for result in results]), attention)
 
 
 def apply(
@@ -300,7 +300,7 @@ def _columns(classes: Sequence[str], n_models: int) -> list[str]:
     return ["slide_id", "patches", *(f"prob_{name}" for name in classes), "predicted", *several]
 
 
-def _row(slide: StoredSlide, said: _Said, classes: Sequence[str]) -> dict[str, Any]:
+def _row(slide: StoredSlide, said: _ModelOutputs, classes: Sequence[str]) -> dict[str, Any]:
     """A row of predictions.csv; with several models their mean, spread and vote."""
     mean = said.probabilities.mean(0)  # (C,)
     best = int(mean.argmax())

@@ -27,7 +27,7 @@ def write_table(path: Path, frame: pd.DataFrame, *, index: bool = False) -> None
         index: Whether its index is the first column.
     """
     whole = frame.reset_index() if index else frame
-    write_text(path, _mapped(whole, _neutralised).to_csv(index=False))
+    write_text(path, _mapped(whole, _escape_formula).to_csv(index=False))
 
 
 def read_table(path: Path, text: Collection[str] = (), **options: Any) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def _mapped(frame: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
     return changed.rename(columns=change)
 
 
-def _neutralised(cell: Any) -> Any:
+def _escape_formula(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and _EXECUTED.match(cell) else cell
 
 

@@ -29,7 +29,7 @@ from histotransfer_pl.report.similarity import (
     heatmap,
     read_similarities,
 )
-from histotransfer_pl.report.story import insights, tell
+from histotransfer_pl.report.story import answer_questions, insights
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.report.tables import contrasts_table, external_table, results_table
@@ -122,9 +122,9 @@ def make_page(study: Study, settings: Settings) -> Page:
     return Page(
         name=study.plan.name,
         badges=_badges(study, arms, [*missing, *twice]),
-        notice=_notice(study, missing, twice),
+        notice=_what_is_missing(study, missing, twice),
         note=study.plan.note,
-        story=tell(study, arms, store, similarity=bool(matrices), gain=bool(gains)),
+        story=answer_questions(study, arms, store, similarity=bool(matrices), gain=bool(gains)),
         tasks=tasks,
         similarities=[_matrix(one) for one in matrices],
         diagonal=diagonals(matrices),
@@ -282,7 +282,9 @@ def _badges(
     return badges
 
 
-def _notice(study: Study, missing: Sequence[MissingRun], twice: Sequence[MissingRun]) -> str:
+def _what_is_missing(
+    study: Study, missing: Sequence[MissingRun], twice: Sequence[MissingRun]
+) -> str:
     """What is not in the comparison, above all else."""
     return " ".join(filter(None, [_incomplete(study, missing), _left_out(twice)]))
 

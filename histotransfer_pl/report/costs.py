@@ -54,7 +54,7 @@ class DepthCurve:
         return is_random(self.results[0])
 
     @property
-    def sweet(self) -> int | None:
+    def sweet_place(self) -> int | None:
         """Place of the sweet spot in ``results``; None if it cannot be told."""
         return None if self.spot is None else self.spot.place
 
@@ -256,7 +256,7 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
         for place, result in enumerate(curve.results):
             found, costs = costs_of(table, result.arm.key), curve.costs.iloc[place]
             auroc = result.auroc
-            sweet = place == curve.sweet
+            sweet = place == curve.sweet_place
             estimate = float("nan") if auroc is None else auroc.estimate
             extra = {} if found is None else dict(found)
             gap = _gap(curve.controls[place])

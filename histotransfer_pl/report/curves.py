@@ -15,9 +15,9 @@ from histotransfer_pl.report.figure import (
     SWEET,
     Picture,
     new_figure,
-    note_n,
     picture,
     style,
+    write_counts,
 )
 from histotransfer_pl.runs.results import ArmResult, ranked
 
@@ -49,12 +49,12 @@ def forest(results: Sequence[ArmResult], name: str) -> Picture | None:
         axis.axvline(0.5, color="#9ca3af", linestyle=":", linewidth=1)
         lowest = min([0.5, *(r.auroc.low for r in able if r.auroc)])
         axis.set_xlim(max(0.0, lowest - 0.01), 1.005)
-        note_n(axis, how_many(able))
+        write_counts(axis, describe_counts(able))
         best = able[0]
         return picture(
             figure,
             name,
-            f"Test AUROC of every arm, {how_many(able)}. Points: all trainings together, with "
+            f"Test AUROC of every arm, {describe_counts(able)}. Points: all trainings, with "
             "95 % intervals over patients; ticks: single trainings; dotted line: chance.",
             f"Forest plot of {len(able)} arms; the best is {best.arm.label} with AUROC "
             f"{best.auroc}",
@@ -116,8 +116,8 @@ def against_depth(
         figure.supxlabel("Depth at which the encoder is cut, from shallow to deep", fontsize=10)
         panels[0].set_ylabel("Test AUROC")
         _legend(figure, panels, colour)
-        n = how_many([r for c in shown for r in c.results])
-        note_n(panels[-1], n)
+        n = describe_counts([r for c in shown for r in c.results])
+        write_counts(panels[-1], n)
         hidden = len(curves) - len(shown)
         dotted = "; dash-dotted: mean and deviation of the channels alone" if colour else ""
         more = f" {hidden} further curves are in the table only." if hidden else ""
@@ -184,7 +184,7 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
             panel.set_xlabel(f"{AXES[column]}\n({_UNITS[column]}, log scale)")
         panels[0].set_ylabel("Test AUROC")
         _legend(figure, panels[:1], ())
-        n = how_many([r for c in shown for r in c.results])
+        n = describe_counts([r for c in shown for r in c.results])
         return picture(
             figure,
             name,
@@ -194,7 +194,7 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
         )
 
 
-def how_many(results: Sequence[ArmResult]) -> str:
+def describe_counts(results: Sequence[ArmResult]) -> str:
     """The slides and patients behind some arms; a range where they differ."""
     slides = sorted({r.arm.n_slides() for r in results})
     patients = sorted({r.arm.n_patients() for r in results})
@@ -219,8 +219,8 @@ def _draw_curve(axis: Axes, curve: DepthCurve, x: np.ndarray, number: int) -> No
         x, y, yerr=np.array([below, above]), color=COLOURS[number], marker=MARKERS[number],
         markersize=5, linewidth=1.6, elinewidth=0.9, capsize=2, label=curve.label,
     )  # fmt: skip
-    if curve.sweet is not None and np.isfinite(x[curve.sweet]):
-        axis.plot(x[curve.sweet], y[curve.sweet], "o", markersize=14, fillstyle="none",
+    if curve.sweet_place is not None and np.isfinite(x[curve.sweet_place]):
+        axis.plot(x[curve.sweet_place], y[curve.sweet_place], "o", markersize=14, fillstyle="none",
                   color=SWEET, markeredgewidth=2, clip_on=False)  # fmt: skip
 
 
@@ -228,5 +228,5 @@ def _describe(curve: DepthCurve) -> str:
     values = ", ".join(
         f"{r.arm.key.depth} {r.auroc.estimate:.3f}" for r in curve.results if r.auroc is not None
     )
-    sweet = "" if curve.sweet is None else f", sweet spot {curve.depths[curve.sweet]}"
+    sweet = "" if curve.sweet_place is None else f", sweet spot {curve.depths[curve.sweet_place]}"
     return f"{curve.label}: {values}{sweet}"

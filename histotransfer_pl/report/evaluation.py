@@ -21,16 +21,16 @@ from histotransfer_pl.analysis.curves import (
 from histotransfer_pl.analysis.metrics import decide
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
-from histotransfer_pl.report.curves import how_many
+from histotransfer_pl.report.curves import describe_counts
 from histotransfer_pl.report.figure import (
     COLOURS,
     MARKERS,
     SEQUENTIAL,
     Picture,
     new_figure,
-    note_n,
     picture,
     style,
+    write_counts,
 )
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.runs.results import ArmResult, span
@@ -87,7 +87,7 @@ def evaluate(result: ArmResult, rename: Callable[[str], str]) -> Evaluation:
         rename: From the stem of a file to its name in this report.
     """
     predictions = result.arm.predictions()
-    words = ArmWords(result.arm.label, how_many([result]), result.arm.classes)
+    words = ArmWords(result.arm.label, describe_counts([result]), result.arm.classes)
     thresholds: NDArray[np.float64] | None = None
     try:
         thresholds = thresholds_of(result.arm)
@@ -163,7 +163,7 @@ def discrimination(predictions: Predictions, arm: ArmWords, name: str) -> Pictur
         ):
             axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         left.legend(fontsize=8.5, loc="lower right")
-        note_n(right, arm.n)
+        write_counts(right, arm.n)
         return picture(
             figure,
             name,
@@ -281,7 +281,7 @@ def calibration(
         top.set(ylabel="Observed share", xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
         bottom.set(xlabel="Predicted probability of the class", ylabel="Slides")
         top.legend(fontsize=8.5, loc="upper left")
-        note_n(top, arm.n)
+        write_counts(top, arm.n)
         said = f" Expected calibration error {error}." if error else ""
         return picture(
             figure,

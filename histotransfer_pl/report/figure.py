@@ -101,7 +101,7 @@ def picture(figure: Figure, name: str, caption: str, alt: str, dpi: int = 160) -
     return Picture(name, caption, alt, files["svg"], files["png"], figure.get_figwidth())
 
 
-def note_n(axis: Axes, text: str) -> None:
+def write_counts(axis: Axes, text: str) -> None:
     """Write on the figure itself how much data is behind it."""
     axis.annotate(
         text, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=8.5,

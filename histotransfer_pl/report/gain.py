@@ -14,9 +14,9 @@ from histotransfer_pl.report.figure import (
     SWEET,
     Picture,
     new_figure,
-    note_n,
     picture,
     style,
+    write_counts,
 )
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.store.layout import encode_key
@@ -26,7 +26,7 @@ _NEEDED = ("layer", "pretrained", "random", "chance", "gain", "increment", "stan
 
 @dataclass(frozen=True, eq=False)
 class GainCurve:
-    """Knowledge gain of one encoder, one row a layer, from shallow to deep."""
+    """Knowledge gain of one encoder, one row per layer, from shallow to deep."""
 
     name: str
     table: pd.DataFrame
@@ -123,7 +123,7 @@ def gain_figure(curve: GainCurve) -> Picture:
                      color=SWEET, markeredgewidth=2, label="sweet spot")  # fmt: skip
         top.set_ylabel(f"Held-out {curve.score}")
         top.legend(fontsize=8.5, ncols=2)
-        note_n(top, curve.n)
+        write_counts(top, curve.n)
         bottom.axhline(0, color="#6b7280", linewidth=0.8)
         bottom.bar(x, table["increment"], width=0.45, color="#cbd5e1", label="increment g(l)")
         bottom.errorbar(x, table["gain"], yerr=table["standard_error"], fmt="o-", capsize=3,

@@ -17,9 +17,9 @@ from histotransfer_pl.report.figure import (
     SEQUENTIAL,
     Picture,
     new_figure,
-    note_n,
     picture,
     style,
+    write_counts,
 )
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.store.layout import encode_key
@@ -56,7 +56,7 @@ class Similarity:
         if not known:
             return ("first network", "second network")
         first, second = known[0]
-        return (_said(str(self.facts[first])), _said(str(self.facts[second])))
+        return (_display_name(str(self.facts[first])), _display_name(str(self.facts[second])))
 
     @property
     def diagonal(self) -> dict[str, float]:
@@ -86,7 +86,7 @@ class Similarity:
 _PAIRS = (("x", "y"), ("first", "second"), ("encoder_x", "encoder_y"))
 
 
-def _said(name: str) -> str:
+def _display_name(name: str) -> str:
     """A network as the page calls it: what a study tuned bears the fold in its name."""
     base, _, fold = name.partition("@tuned-f")
     return f"{base} tuned on top-k (fold {fold})" if fold else name
@@ -146,7 +146,7 @@ def heatmap(similarity: Similarity) -> Picture:
         axis.set_xlabel(y)
         axis.set_ylabel(x)
         figure.colorbar(image, ax=axis, label="CKA (1: alike, 0: unrelated)", pad=0.02)
-        note_n(axis, similarity.n)
+        write_counts(axis, similarity.n)
         return picture(
             figure,
             f"cka_{encode_key(similarity.name)}",

@@ -24,7 +24,7 @@ _PLAIN_TUNING = (
 )
 
 
-def tell(
+def answer_questions(
     study: Study,
     arms: Sequence[Arm],
     store: FeatureStore | None,

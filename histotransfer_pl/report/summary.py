@@ -140,11 +140,11 @@ def _planned_answers(planned: Sequence[Contrast]) -> list[Answer]:
     for factor, question in _ASKED.items():
         tested = [c for c in planned if c.question == factor and c.comparison is not None]
         if tested:
-            answers.append(Answer(question, _weigh(tested)))
+            answers.append(Answer(question, _describe_tests(tested)))
     return answers
 
 
-def _weigh(tested: Sequence[Contrast]) -> str:
+def _describe_tests(tested: Sequence[Contrast]) -> str:
     """Which of the comparisons are beyond chance; if none is, which differs most."""
     ordered = sorted(tested, key=lambda c: -abs(_estimate(c)))
     clear = [c for c in ordered if c.beyond_chance]

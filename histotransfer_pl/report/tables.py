@@ -20,7 +20,7 @@ def results_table(results: Sequence[ArmResult], name: str) -> Table:
                 **{title: _cell(result, metric) for metric, title in SHOWN.items()},
                 "AUROC of patients": span(result.of_patients).replace(" [", "\n["),
                 "Trainings": str(len(result.arm.cells)),
-                "Remark": result.remark,
+                "Remark": result.caveat,
             }
             for result in ranked(results)
         ]

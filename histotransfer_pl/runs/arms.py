@@ -70,7 +70,7 @@ class Arm:
     def predictions(
         self, cells: Iterable[Cell] | None = None, *, patients: bool = False
     ) -> Predictions:
-        """Test predictions of these cells (all by default), each slide once a cell it is in.
+        """Test predictions of these cells (all by default), each slide once per cell it is in.
 
         Each training is a fold of its own: ranking metrics compare within it (but see
         ``pooled``). With several seeds a slide comes once for each, and every metric is the mean
@@ -168,7 +168,7 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[MissingRun]]:
     """
     cells: dict[tuple[Task, ArmKey], dict[Cell, Run]] = {}
     twice: list[MissingRun] = []
-    keys = {run: key for alike in _alike(runs) for run, key in _kept_apart(alike)}
+    keys = {run: key for alike in _group_repeats(runs) for run, key in _kept_apart(alike)}
     for run in runs:
         own = cells.setdefault((run.task, keys[run]), {})
         first = own.setdefault(run.cell, run)
@@ -183,7 +183,7 @@ def group_arms(runs: Sequence[Run]) -> tuple[list[Arm], list[MissingRun]]:
 def other_settings(runs: Sequence[Run]) -> list[str]:
     """A line for each group of runs that are arms of their own for their settings only."""
     lines = []
-    for alike in _alike(runs):
+    for alike in _group_repeats(runs):
         all_settings = [run.settings for run in alike]
         names = sorted({name for settings in all_settings for name in settings})
         apart = [n for n in names if len({settings.get(n) for settings in all_settings}) > 1]
@@ -200,7 +200,7 @@ def other_settings(runs: Sequence[Run]) -> list[str]:
 _SHOWN = 5
 
 
-def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+def _group_repeats(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs of one task, encoder, depth, head and variant, together."""
     groups: dict[tuple[Task, ArmKey], list[Run]] = {}
     for run in runs:

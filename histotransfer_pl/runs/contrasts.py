@@ -64,7 +64,7 @@ def planned_contrasts(
         (question, first, second)
         for question in QUESTIONS
         for first, second in combinations(arms, 2)
-        if _asks(question, first.key, second.key, order)
+        if _differ_only_in(question, first.key, second.key, order)
     ]
     oriented = [(q, *_orient(q, a, b, order)) for q, a, b in pairs]
     return _corrected([_compare(q, a, b) for q, a, b in oriented])
@@ -82,7 +82,9 @@ def ranking_contrasts(results: Sequence[ArmResult], best: Arm) -> list[Contrast]
     return [contrast for contrast in contrasts if contrast.first is best]
 
 
-def _asks(question: str, a: ArmKey, b: ArmKey, order: Mapping[str, Sequence[str]]) -> bool:
+def _differ_only_in(
+    question: str, a: ArmKey, b: ArmKey, order: Mapping[str, Sequence[str]]
+) -> bool:
     """Whether two arms differ in what the question is about, and in nothing else."""
     if question == "encoder":
         same_depth = a.depth == b.depth or (_deepest(a, order) and _deepest(b, order))

@@ -55,7 +55,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
         settings = (config.get(section) or {}).get("init_args") or {}
         for key in _PATHS:
             if key in settings:
-                settings[key] = _found_from(start, settings[key])
+                settings[key] = _resolve_from(start, settings[key])
     return config
 
 
@@ -80,10 +80,10 @@ def _working_folder(folder: Path) -> Path | None:
         return None  # a run of an earlier release, or one that has not ended
 
 
-def _found_from(start: Path | None, value: Any) -> Any:
+def _resolve_from(start: Path | None, value: Any) -> Any:
     """A path as it is if something is there, else from where the run was started."""
     if isinstance(value, list):
-        return [_found_from(start, item) for item in value]
+        return [_resolve_from(start, item) for item in value]
     if not isinstance(value, str) or start is None or "://" in value or os.path.isabs(value):  # noqa: PTH117
         return value
     return value if Path(value).exists() or not (start / value).exists() else str(start / value)

@@ -42,7 +42,7 @@ class ArmResult:
         return self.metrics["auroc"].interval if "auroc" in self.metrics else None
 
     @property
-    def remark(self) -> str:
+    def caveat(self) -> str:
         """What a reader of the numbers must know."""
         if self.problem:
             return self.problem
@@ -139,7 +139,7 @@ def sweet_spot(
         return None
     for place, result in enumerate(results):
         if (allowed is None or allowed[place]) and (
-            place == best or _as_good(result, results[best])
+            place == best or _is_as_good(result, results[best])
         ):
             return SweetSpot(place, best, _ceiling(scores))
     return None
@@ -153,7 +153,7 @@ def _ceiling(scores: Sequence[float]) -> str:
     return ""
 
 
-def _as_good(result: ArmResult, best: ArmResult) -> bool:
+def _is_as_good(result: ArmResult, best: ArmResult) -> bool:
     try:
         found = compare_arms(best.arm, result.arm)
     except AnalysisError:
@@ -181,7 +181,7 @@ def _row(result: ArmResult) -> dict[str, object]:
         metric = result.metrics.get(name)
         row |= _limits(name, None if metric is None else metric.interval)
         row[name] = None if metric is None else metric.value
-    return {**row, **_limits("patient_auroc", result.of_patients), "remark": result.remark}
+    return {**row, **_limits("patient_auroc", result.of_patients), "remark": result.caveat}
 
 
 def _limits(name: str, interval: Interval | None) -> dict[str, object]:
@@ -206,7 +206,7 @@ def results_text(results: Sequence[ArmResult]) -> str:
             "slides": result.arm.n_slides(),
             "patients": result.arm.n_patients(),
             "auroc": span(result.auroc).replace("–", "-"),
-            "note": result.remark,
+            "note": result.caveat,
         }
         for result in ranked(results)
     ]

@@ -46,7 +46,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Places:
+class MovedPaths:
     """Where the paths of a plan are now.
 
     Attributes:
@@ -86,7 +86,7 @@ class Study:
     folder: Path | None = None
     states: Mapping[str, StepState] = field(default_factory=dict)
     settings: str = ""
-    places: Places = Places(Path(), Path())
+    places: MovedPaths = MovedPaths(Path(), Path())
 
     @property
     def steps(self) -> list[Step]:
@@ -112,7 +112,7 @@ def load_study(folder: Path) -> Study:
         ConfigError: No plan, or one that cannot be read.
     """
     plan = read_plan(folder / PLAN)
-    places = Places(folder, Path(plan.working_folder))
+    places = MovedPaths(folder, Path(plan.working_folder))
     known = StudyState.read(folder, plan.steps).steps
     states = {step.name: _state(places, step, known[step.name]) for step in plan}
     settings = folder / SETTINGS
@@ -155,7 +155,7 @@ def _network(step: Step) -> Network | None:
     return Network(str(first.get("name")), first.get("input_px"))
 
 
-def _state(places: Places, step: Step, known: StepState) -> StepState:
+def _state(places: MovedPaths, step: Step, known: StepState) -> StepState:
     """Markers come first: Snakemake writes them and not the state, which is then an older one."""
     there = all(places.find(output).exists() for output in step.outputs)
     return (
@@ -163,7 +163,9 @@ def _state(places: Places, step: Step, known: StepState) -> StepState:
     )
 
 
-def _planned_runs(places: Places, plan: Plan, states: Mapping[str, StepState]) -> list[PlannedRun]:
+def _planned_runs(
+    places: MovedPaths, plan: Plan, states: Mapping[str, StepState]
+) -> list[PlannedRun]:
     """One run for each folder that a step evaluates, with the first problem on the way to it."""
     by_folder: dict[str, list[Step]] = {}
     for step in plan:
@@ -178,12 +180,12 @@ def _planned_runs(places: Places, plan: Plan, states: Mapping[str, StepState]) -
         # What an older command left in the folder is not what the plan says; attention may lack.
         needed = [step for step in own if step.kind in ("fit", "finetune", "test")]
         problem = next(
-            (_why(s, states[s.name]) for s in needed if states[s.name].state != DONE), ""
+            (_describe_state(s, states[s.name]) for s in needed if states[s.name].state != DONE), ""
         )
         place = places.find(run_dir)
         runs.append(PlannedRun(place.name, place, run_dir, test.factors, problem))
     return runs
 
 
-def _why(step: Step, state: StepState) -> str:
+def _describe_state(step: Step, state: StepState) -> str:
     return f"{step.name} {state.state}" + (f": {state.error}" if state.error else "")

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
-from histotransfer_pl.slides.openslide_reader import OpenSlideReader, damaged
+from histotransfer_pl.slides.openslide_reader import OpenSlideReader, damaged_tile_error
 from histotransfer_pl.slides.tile_codes import OversizedTileError
 from histotransfer_pl.slides.tiled_file import MissingTileError, TiledFile
 
@@ -106,7 +106,7 @@ class DirectReader(OpenSlideReader):
         try:
             tiled.check(level, *self._place(corner, level), *size)
         except OversizedTileError as error:
-            raise damaged(self.path, corner, level, size, error) from error
+            raise damaged_tile_error(self.path, corner, level, size, error) from error
 
     def _place(self, corner: tuple[int, int], level: int) -> tuple[float, float]:
         """A corner in pixels of a level, by the very division that OpenSlide does."""

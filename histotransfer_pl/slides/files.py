@@ -60,14 +60,14 @@ def find_slides(folder: str | Path, recursive: bool = False) -> list[Path]:
     return found
 
 
-def look_alike(path: Path) -> Path:
+def unicode_twin(path: Path) -> Path:
     """The file whose name differs only in how Unicode spells accented letters, else the path.
 
     macOS takes a letter and its accent apart (NFD), most tables hold them as one (NFC).
     """
     if str(path).isascii() or exists(path):
         return path
-    parent = path.parent if exists(path.parent) else look_alike(path.parent)
+    parent = path.parent if exists(path.parent) else unicode_twin(path.parent)
     name = normalize("NFC", path.name)
     try:
         same = (item for item in parent.iterdir() if normalize("NFC", item.name) == name)

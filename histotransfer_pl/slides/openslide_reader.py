@@ -208,7 +208,7 @@ class OpenSlideReader:
         try:
             image = fresh.read_region(corner, level, size)
         except OpenSlideError as error:
-            raise damaged(self.path, corner, level, size, error) from error
+            raise damaged_tile_error(self.path, corner, level, size, error) from error
         self._handles[os.getpid()] = fresh
         return image
 
@@ -286,7 +286,7 @@ def _open(path: Path, memory_gib: float) -> OpenSlide:
         raise SlideError(f"slide {path} cannot be opened: {error.strerror}") from error
 
 
-def damaged(
+def damaged_tile_error(
     path: Path, corner: tuple[int, int], level: int, size: tuple[int, int], error: Exception
 ) -> SlideError:
     """The error of an area that cannot be read."""

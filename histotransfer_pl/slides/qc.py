@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from skimage.measure import find_contours
 
 from histotransfer_pl.slides.reader import SlideReader
-from histotransfer_pl.slides.scale_bar import draw_scale_bar, lettering
+from histotransfer_pl.slides.scale_bar import draw_scale_bar, label_font
 from histotransfer_pl.slides.tiling import TiledSlide
 
 _LONG_SIDE_PX = 1600
@@ -119,7 +119,7 @@ def _captions(tiled: TiledSlide, title: str) -> tuple[str, str]:
 
 def _with_words(picture: Image.Image, captions: tuple[str, str]) -> Image.Image:
     """The picture under its title and facts, above a legend."""
-    large, small = (lettering(size) for size in (_FONT_PX + 4, _FONT_PX))
+    large, small = (label_font(size) for size in (_FONT_PX + 4, _FONT_PX))
     title, facts = captions
     legend = (("tissue", _OUTLINE, 4), ("patch", _GRID, 1), ("not used: paled", None, 1))
     swatch, row = _FONT_PX, _FONT_PX + _EDGE_PX

@@ -39,7 +39,7 @@ def length_in_words(length_um: float) -> str:
 
 
 @cache
-def lettering(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def label_font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """DejaVu Sans as matplotlib ships it; Pillow's own letters lack the micro sign."""
     spec = find_spec("matplotlib")
     if spec is None or spec.origin is None:
@@ -61,7 +61,7 @@ def draw_scale_bar(picture: Image.Image, mpp: float, text_px: int = 0) -> Image.
     size = text_px or max(11, round(min(picture.size) / 45))
     edge, thick = max(3, size // 3), max(2, size // 5)
     words = length_in_words(length_um)
-    font = lettering(size)
+    font = label_font(size)
     text_px = round(font.getlength(words))
     with_bar = picture.copy()
     draw = ImageDraw.Draw(with_bar)

@@ -40,7 +40,7 @@ _COLOURS = {2: b"\x00", 6: b"\x01"}
 """How Adobe's mark in a JPEG says what TIFF's photometric interpretation says: RGB, YCbCr."""
 
 
-class Spent(threading.local):
+class ReadTimings(threading.local):
     """Seconds that this thread has spent on tiles, by what it did, and the tiles it decoded."""
 
     file: float = 0.0
@@ -51,7 +51,7 @@ class Spent(threading.local):
         """Level and number of each decoded tile; whoever counts them empties the list."""
 
 
-spent = Spent()
+spent = ReadTimings()
 
 
 class MissingTileError(Exception):
@@ -77,7 +77,7 @@ class TileGrid:
         """Tiles side by side."""
         return -(-self.width // self.tile_width)
 
-    def touched(self, x: int, y: int, right: int, bottom: int) -> Iterator[tuple[int, int]]:
+    def tiles_in_area(self, x: int, y: int, right: int, bottom: int) -> Iterator[tuple[int, int]]:
         """Rows and columns of the tiles that lie in an area of the level."""
         rows = range(
             max(y, 0) // self.tile_height, -(-min(bottom, self.height) // self.tile_height)
@@ -179,7 +179,7 @@ class TiledFile:
         inside = x >= 0 and y >= 0 and right <= grid.width and bottom <= grid.height
         shape = (height, width, 3)
         out = np.empty(shape, np.uint8) if inside else np.full(shape, 255, np.uint8)
-        for row, column in grid.touched(x, y, right, bottom):
+        for row, column in grid.tiles_in_area(x, y, right, bottom):
             dy, dx = row * grid.tile_height, column * grid.tile_width
             top, end = max(y, dy), min(bottom, dy + grid.tile_height, grid.height)
             left, stop = max(x, dx), min(right, dx + grid.tile_width, grid.width)
@@ -203,7 +203,7 @@ class TiledFile:
             return
         # Between two pixels OpenSlide touches those around them too.
         right, bottom = int(x) + width + 1, int(y) + height + 1
-        for row, column in grid.touched(int(x) - 1, int(y) - 1, right, bottom):
+        for row, column in grid.tiles_in_area(int(x) - 1, int(y) - 1, right, bottom):
             number = row * grid.columns + column
             count = int(grid.counts[number])
             if count and (level, number) not in self._decoded:

@@ -152,7 +152,7 @@ def _read_h5(path: Path) -> ForeignFeatures:
 
     try:
         with h5py.File(path) as file:
-            kind, name = _tell_format(file, path)
+            kind, name = _detect_format(file, path)
             features = np.asarray(file[name])
             given = np.asarray(file["coords"]) if "coords" in file else None
             attributes = {
@@ -181,7 +181,7 @@ def _read_h5(path: Path) -> ForeignFeatures:
     return ForeignFeatures(features, given, unit, patch_size, mpp, record)
 
 
-def _tell_format(file: Any, path: Path) -> tuple[FeatureFormat, str]:
+def _detect_format(file: Any, path: Path) -> tuple[FeatureFormat, str]:
     if "feats" in file:
         return "stamp", "feats"
     if "features" in file:

@@ -74,12 +74,12 @@ class ObjectFiles(WritableFiles):
         _refuse_fork()
         if self._opened is None:
             options = {**_CLIENT, **self.storage_options}
-            self._opened = self._ask("opened", "", lambda: from_url(self.location, **options))
+            self._opened = self._request("opened", "", lambda: from_url(self.location, **options))
         return self._opened
 
     @override
     def read(self, key: str) -> bytes:
-        return self._ask("read", key, lambda: bytes(obstore.get(self._store, key).bytes()))
+        return self._request("read", key, lambda: bytes(obstore.get(self._store, key).bytes()))
 
     @override
     def exists(self, key: str) -> bool:
@@ -88,7 +88,9 @@ class ObjectFiles(WritableFiles):
     @override
     def folders(self, key: str) -> list[str]:
         prefix = f"{key}/" if key else None
-        listing = self._ask("listed", key, lambda: obstore.list_with_delimiter(self._store, prefix))
+        listing = self._request(
+            "listed", key, lambda: obstore.list_with_delimiter(self._store, prefix)
+        )
         names = [path.rpartition("/")[2] for path in listing["common_prefixes"]]
         return [name for name in names if name[0] != "."]
 
@@ -98,7 +100,7 @@ class ObjectFiles(WritableFiles):
         from zarr.storage import ObjectStore as ZarrObjectStore
 
         store = ZarrObjectStore(self._store, read_only=True)
-        return self._ask("read", key, lambda: zarr.open_array(store, path=key, mode="r"))
+        return self._request("read", key, lambda: zarr.open_array(store, path=key, mode="r"))
 
     @override
     def layout(self, key: str, load: Callable[[], Layout]) -> Layout:
@@ -168,12 +170,12 @@ class ObjectFiles(WritableFiles):
 
     @override
     def replace(self, key: str, content: bytes) -> None:
-        self._ask("written", key, lambda: obstore.put(self._store, key, content))
+        self._request("written", key, lambda: obstore.put(self._store, key, content))
 
     @override
     def remove(self, key: str) -> None:
         self._delete([metadata_key(key)])
-        pages = self._ask("listed", key, lambda: list(obstore.list(self._store, f"{key}/")))
+        pages = self._request("listed", key, lambda: list(obstore.list(self._store, f"{key}/")))
         self._delete([entry["path"] for page in pages for entry in page])
         self._forget(key)
 
@@ -193,7 +195,7 @@ class ObjectFiles(WritableFiles):
         return etags
 
     def _send(self, path: Path, target: str) -> str:
-        sent = self._ask("written", target, lambda: obstore.put(self._store, target, path))
+        sent = self._request("written", target, lambda: obstore.put(self._store, target, path))
         return sent["e_tag"] or ""
 
     def _put_groups(self, key: str, groups_from: str) -> None:
@@ -204,7 +206,7 @@ class ObjectFiles(WritableFiles):
     def _put_new(self, key: str, content: bytes) -> None:
         if not self.exists(key):
             with _ignoring_existing():
-                self._ask(
+                self._request(
                     "written", key, lambda: obstore.put(self._store, key, content, mode="create")
                 )
 
@@ -215,7 +217,7 @@ class ObjectFiles(WritableFiles):
             except FileNotFoundError:
                 return
 
-        self._ask("removed", keys[0] if keys else "", delete)
+        self._request("removed", keys[0] if keys else "", delete)
 
     def _forget(self, key: str) -> None:
         self._layouts.pop(key, None)
@@ -223,7 +225,7 @@ class ObjectFiles(WritableFiles):
 
     def _etag(self, key: str) -> str | None:
         try:
-            found = self._ask("read", key, lambda: obstore.head(self._store, key))
+            found = self._request("read", key, lambda: obstore.head(self._store, key))
         except FileNotFoundError:
             return None
         return found["e_tag"] or ""
@@ -247,7 +249,7 @@ class ObjectFiles(WritableFiles):
             return obstore.get_range(self._store, path, start=start, length=length)
 
         for _ in range(_TRIES):
-            got = self._ask("read", path, fetch)
+            got = self._request("read", path, fetch)
             if len(got) == length:
                 return memoryview(got)
         raise StoreError(
@@ -270,17 +272,17 @@ class ObjectFiles(WritableFiles):
     def _ranges(self, path: str, size: int, rows: NDArray[np.int64]) -> Sequence[Any]:
         """The bytes of rows of a chunk, near ones in one request."""
         starts, lengths = (rows * size).tolist(), [size] * len(rows)
-        return self._ask(
+        return self._request(
             "read",
             path,
             # fetches what is less than 1 MiB apart in one request
             lambda: obstore.get_ranges(self._store, path, starts=starts, lengths=lengths),
         )
 
-    def _ask(self, what: str, key: str, request: Callable[[], _T]) -> _T:
+    def _request(self, what: str, key: str, request: Callable[[], _T]) -> _T:
         """The answer of a request, with what a user can do where it failed."""
         try:
-            return _again(request)
+            return _retry(request)
         except (FileNotFoundError, AlreadyExistsError):
             raise
         except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
@@ -298,7 +300,7 @@ class ObjectFiles(WritableFiles):
             ) from error
 
 
-def _again(request: Callable[[], _T]) -> _T:
+def _retry(request: Callable[[], _T]) -> _T:
     """The answer of a request, asked again where the connection broke.
 
     obstore asks again by itself, but not after every broken connection, and every request made

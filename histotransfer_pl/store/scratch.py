@@ -81,7 +81,7 @@ def sweep(root: Path) -> int:
     """
     removed = 0
     for folder in (root / PARTIAL).glob("*"):
-        if folder.is_dir() and _is_ours_to_judge(folder):
+        if folder.is_dir() and _is_from_this_machine(folder):
             lock = _lock_of(folder)
             with suppress(Timeout):  # its writer lives
                 lock.acquire(timeout=0)
@@ -113,7 +113,7 @@ def _lock_of(folder: Path) -> FileLock:
     return FileLock(folder.with_name(folder.name + _HELD), thread_local=False)
 
 
-def _is_ours_to_judge(folder: Path) -> bool:
+def _is_from_this_machine(folder: Path) -> bool:
     if folder.name.startswith(f"{platform.node()}-"):
         return True
     with suppress(FileNotFoundError):

@@ -241,7 +241,7 @@ class StoredSlide:
         per_patch = not array.startswith("selections/")
         if per_patch and shape[:1] != (self.n_patches,):
             raise StoreError(
-                f"{name}: shape {shape} for {self.n_patches} patches: one row a patch, in order"
+                f"{name}: shape {shape} for {self.n_patches} patches: one row per patch, in order"
             )
         if self.has(array) and not overwrite:
             raise StoreError(f"{name} exists already: pass overwrite=True to replace it")

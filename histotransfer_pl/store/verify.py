@@ -58,7 +58,7 @@ def verify_slide(slide: StoredSlide, files: Files, version: int = FORMAT_VERSION
             text = f"cannot be read: {text}" if array else text
             return [Problem(slide.slide_id, array, text)]
 
-    problems = found("", lambda: _slide_wrongs(slide, files, version))
+    problems = found("", lambda: _slide_problems(slide, files, version))
     if problems:  # its arrays cannot be judged
         return problems
     remote = is_url(files.location)  # there, values without metadata are no array yet
@@ -66,9 +66,9 @@ def verify_slide(slide: StoredSlide, files: Files, version: int = FORMAT_VERSION
     arrays = [COORDS] * slide.has(COORDS) + arrays
     for group in sorted({str(p) for a in arrays for p in Path(a).parents if p != Path()}):
         key = metadata_key(encode_key(slide.slide_id), group)
-        problems += found(group, lambda key=key: _group_wrongs(files, key))  # type: ignore[misc]
+        problems += found(group, lambda key=key: _group_problems(files, key))  # type: ignore[misc]
     for array in arrays:
-        wrong = found(array, lambda array=array: _array_wrongs(slide, array, version))  # type: ignore[misc]
+        wrong = found(array, lambda array=array: _array_problems(slide, array, version))  # type: ignore[misc]
         problems += wrong or _unverified(slide, array)
     gone = sorted(set(slide.contents or []) - set(arrays))
     return problems + [Problem(slide.slide_id, array, "is missing") for array in gone]
@@ -88,8 +88,8 @@ def repair_slide(slide: StoredSlide, problems: list[Problem]) -> None:
         slide.remove(array)
 
 
-def _slide_wrongs(slide: StoredSlide, files: Files, version: int) -> Iterator[str]:
-    odd = None if is_url(files.location) else _odd_file(_folder(slide, files))
+def _slide_problems(slide: StoredSlide, files: Files, version: int) -> Iterator[str]:
+    odd = None if is_url(files.location) else _special_file(_folder(slide, files))
     if odd is not None:
         yield f"{odd} is neither file nor folder: it cannot be read"
         return
@@ -106,7 +106,7 @@ def _folder(slide: StoredSlide, files: Files) -> Path:
     return Path(files.location) / encode_key(slide.slide_id)
 
 
-def _odd_file(folder: Path) -> Path | None:
+def _special_file(folder: Path) -> Path | None:
     """A pipe, socket or dangling link in a folder: reading it would wait for ever, or fail."""
     for above, _, names in os.walk(folder):
         for name in names:
@@ -116,7 +116,7 @@ def _odd_file(folder: Path) -> Path | None:
     return None
 
 
-def _group_wrongs(files: Files, key: str) -> Iterator[str]:
+def _group_problems(files: Files, key: str) -> Iterator[str]:
     try:
         document = from_bytes(files.read(key), "group", "it")
     except FileNotFoundError:
@@ -127,12 +127,12 @@ def _group_wrongs(files: Files, key: str) -> Iterator[str]:
         yield f"its {METADATA} holds unknown keys: {', '.join(unknown)}"
 
 
-def _array_wrongs(slide: StoredSlide, array: str, version: int) -> Iterator[str]:
+def _array_problems(slide: StoredSlide, array: str, version: int) -> Iterator[str]:
     info = slide.info(array)
     if version > 1 and CHECKSUM in info.attributes and SEAL not in info.attributes:
         yield "its metadata have lost their checksum"
-    yield from _shape_wrongs(array, info, slide.n_patches)
-    yield from _value_wrongs(slide, array, info)
+    yield from _shape_problems(array, info, slide.n_patches)
+    yield from _value_problems(slide, array, info)
 
 
 def _unverified(slide: StoredSlide, array: str) -> list[Problem]:
@@ -142,7 +142,7 @@ def _unverified(slide: StoredSlide, array: str) -> list[Problem]:
     return [Problem(slide.slide_id, array, what, foreign=True)]
 
 
-def _shape_wrongs(array: str, info: ArrayInfo, n_patches: int) -> Iterator[str]:
+def _shape_problems(array: str, info: ArrayInfo, n_patches: int) -> Iterator[str]:
     if array == COORDS and (info.shape[1:] != (2,) or info.dtype != np.int32):
         yield f"is {info.dtype} of shape {info.shape}, expected int32 (N, 2)"
     if array.startswith("features/") and info.dtype.kind != "f":
@@ -151,7 +151,7 @@ def _shape_wrongs(array: str, info: ArrayInfo, n_patches: int) -> Iterator[str]:
         yield f"has shape {info.shape} for {n_patches} patches"
 
 
-def _value_wrongs(slide: StoredSlide, array: str, info: ArrayInfo) -> Iterator[str]:
+def _value_problems(slide: StoredSlide, array: str, info: ArrayInfo) -> Iterator[str]:
     recorded = info.attributes.get(CHECKSUM)
     checksum, first_bad = checksum_like(recorded), None
     row_bytes = max(1, info.dtype.itemsize * int(np.prod(info.shape[1:])))

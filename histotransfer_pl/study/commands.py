@@ -13,7 +13,7 @@ from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.runs.steps import Step, step_name, weights_kind
 from histotransfer_pl.study.config import StudyConfig
-from histotransfer_pl.study.options import options, spell
+from histotransfer_pl.study.options import format_override, options
 
 _NO_FILE = ("default", "random")
 SHOWN = frozenset({"test", "external", "predict", "cost", "similarity", "gain"})
@@ -116,7 +116,7 @@ def fit_step(config: StudyConfig, stored: Features, factors: Mapping[str, Any]) 
         *_run_options(config, name, factors["seed"]),
         *place_options(config),
         *options({"data": {**features, **split_options(config, factors["fold"])}}),
-        *("--model.head", spell(config.heads[factors["head"]], "heads")),
+        *("--model.head", format_override(config.heads[factors["head"]], "heads")),
         *_quiet(config.fit),
         *options(config.fit),
     ]
@@ -146,7 +146,7 @@ def finetune_step(
         *("--model", "TopKFineTuner"),
         *("--model.stage1", word["--run_dir"]),
         *options({"model": kept}),
-        *("--model.head", spell(config.heads[factors["head"]], "heads")),
+        *("--model.head", format_override(config.heads[factors["head"]], "heads")),
         *_quiet(config.tuning.fit),
         *options(config.tuning.fit),
     ]

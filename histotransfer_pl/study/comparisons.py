@@ -70,7 +70,7 @@ def _similarity(
         needs.append(tune.name)
         weights = str(tune.run_folder / "encoder.safetensors")
         second = replace(first, weights=weights, alias=f"{first.store_name}@{pair.second}-f{fold}")
-        depths = _up_to(first, tune.factors["depth"])
+        depths = _depths_up_to(first, tune.factors["depth"])
     elif pair.second == RANDOM:
         second = replace(first, weights="random", alias=None)
     else:
@@ -171,7 +171,7 @@ def _tuned(before: Sequence[Step], name: str, method: str) -> Step:
     )
 
 
-def _up_to(encoder: EncoderConfig, depth: str) -> list[str]:
+def _depths_up_to(encoder: EncoderConfig, depth: str) -> list[str]:
     """All depths of the network up to one, where the tuned file ends."""
     every = requested_depths(replace(encoder, depths="all"))
     return every[: every.index(depth) + 1]

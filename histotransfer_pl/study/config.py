@@ -175,7 +175,7 @@ class StudyConfig:
         lost_slides: `refuse`: slides that cannot be read stop what depends on them; `leave_out`:
             the study goes on without them.
         wandb: Log each run, and the report as a run of its own, to Weights & Biases; costs one to
-            two seconds a run.
+            two seconds per run.
         fit_threads: Threads of fit, test and predict; one is fastest for bags of few patches. All
             of the machine when null.
     """

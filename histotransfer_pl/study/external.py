@@ -16,7 +16,7 @@ def external_extractions(
     """The encoders of the study over the slides of the other cohort."""
     if config.external is None or config.external_store is not None:
         return
-    there = _elsewhere(config, config.external)
+    there = _for_other_cohort(config, config.external)
     for encoder in config.encoders:
         step = extract_step(there, encoder, depths[encoder.store_name], ())
         yield replace(step, name=step_name("extract", EXTERNAL, encoder.store_name))
@@ -26,7 +26,7 @@ def external_steps(config: StudyConfig, fit: Step, encoder: str) -> Iterator[Ste
     """A fit tested on every labelled slide of the other cohort."""
     if config.external is None:
         return
-    store = config.external_store or _elsewhere(config, config.external).store
+    store = config.external_store or _for_other_cohort(config, config.external).store
     own = () if config.external_store else (step_name("extract", EXTERNAL, encoder),)
     folder = fit.run_folder / EXTERNAL
     yield Step(
@@ -46,7 +46,7 @@ def external_steps(config: StudyConfig, fit: Step, encoder: str) -> Iterator[Ste
     )
 
 
-def _elsewhere(config: StudyConfig, cohort: Path) -> StudyConfig:
+def _for_other_cohort(config: StudyConfig, cohort: Path) -> StudyConfig:
     """The study as if it were one of the other cohort; its store lies in a folder of its own."""
     slides, mpp = config.external_slides, config.external_slide_mpp
     folder = config.folder / EXTERNAL

@@ -26,18 +26,18 @@ def options(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if not isinstance(value, Mapping) or not value:
-            words += [f"--{name}", spell(value, name)]
+            words += [f"--{name}", format_override(value, name)]
         elif "class_path" not in value:
             words += options(value, f"{name}.")
         elif name in ("data", "model"):
-            words += [f"--{name}", spell(value["class_path"], name)]
+            words += [f"--{name}", format_override(value["class_path"], name)]
             words += options(_without_class(value), f"{name}.")
         else:
-            words += [f"--{name}", spell(value, name)]
+            words += [f"--{name}", format_override(value, name)]
     return words
 
 
-def spell(value: Any, name: str) -> str:
+def format_override(value: Any, name: str) -> str:
     """A value as one word.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import TextIO
 from typing_extensions import override
 
 
-class Switch(io.TextIOBase):
+class RedirectableStream(io.TextIOBase):
     """A text stream that can be pointed at another file.
 
     Stands for stdout and stderr during a whole study: what is imported in the first step and
@@ -38,7 +38,7 @@ class Switch(io.TextIOBase):
         return self._target.encoding
 
     @contextmanager
-    def into(self, path: Path) -> Iterator[None]:
+    def writing_to(self, path: Path) -> Iterator[None]:
         """Write into a file, anew, for as long as the context lasts."""
         path.parent.mkdir(parents=True, exist_ok=True)
         before = self._target

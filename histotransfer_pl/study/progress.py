@@ -54,7 +54,7 @@ def is_done(plan: Plan, step: Step, folder: Path) -> bool:
     return all(not path.exists() or path.stat().st_mtime_ns <= finished for path in read)
 
 
-def left_to_do(plan: Plan, folder: Path) -> list[Step]:
+def remaining_steps(plan: Plan, folder: Path) -> list[Step]:
     """The steps that are not done, and those behind them."""
     left: dict[str, Step] = {}
     for step in plan:

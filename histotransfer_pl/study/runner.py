@@ -14,8 +14,8 @@ import torch
 from histotransfer_pl.runs.state import StepState, StudyState, mark_done, marker
 from histotransfer_pl.runs.steps import TOLERANT, Plan, Step
 from histotransfer_pl.study.interrupt import Interruption
-from histotransfer_pl.study.output import Switch, last_line
-from histotransfer_pl.study.progress import estimate, left_to_do
+from histotransfer_pl.study.output import RedirectableStream, last_line
+from histotransfer_pl.study.progress import estimate, remaining_steps
 
 Main = Callable[[Sequence[str]], int]
 """Runs a verb with its settings and returns the exit code."""
@@ -58,11 +58,11 @@ class Runner:
 
     def run(self) -> Outcome:
         """Run what is not done yet; stop at an interruption, not at a failure."""
-        left = left_to_do(self.plan, self.folder)
+        left = remaining_steps(self.plan, self.folder)
         self._begin(left)
         terminal = sys.stdout
         outcome = Outcome()
-        streams = Switch(sys.stdout)
+        streams = RedirectableStream(sys.stdout)
         with redirect_stdout(streams), redirect_stderr(streams), self.interruption:
             for number, step in enumerate(left):
                 state = self._attempt(step, streams, outcome)
@@ -87,7 +87,9 @@ class Runner:
                 self.state.steps[name] = StepState("done", state.seconds)
         self.state.write()
 
-    def _attempt(self, step: Step, streams: Switch, outcome: Outcome) -> StepState | None:
+    def _attempt(
+        self, step: Step, streams: RedirectableStream, outcome: Outcome
+    ) -> StepState | None:
         """Run a step unless something it needs is missing; None if it was interrupted."""
         missing = [need for need in step.needs if need in {*outcome.failed, *outcome.blocked}]
         if missing and step.kind not in TOLERANT:
@@ -102,15 +104,15 @@ class Runner:
         self.state.set(step.name, state)
         return state
 
-    def _run(self, step: Step, streams: Switch) -> StepState | None:
+    def _run(self, step: Step, streams: RedirectableStream) -> StepState | None:
         log = self.folder / "logs" / f"{step.name}.log"
         torch.set_num_threads(step.threads or self.threads)
         # A killed repetition must not pass for the finished run before it.
         marker(self.folder, step).unlink(missing_ok=True)
         start = time.perf_counter()
-        with streams.into(log):
+        with streams.writing_to(log):
             streams.write(f"$ {step.command}\n")
-            code = self._call(step)
+            code = self._exit_code(step)
         seconds = round(time.perf_counter() - start, 2)
         if step.kind in _LARGE:
             # A Trainer and what it trained refer to each other in circles: without this, encoders
@@ -126,7 +128,7 @@ class Runner:
         mark_done(self.folder, step)
         return StepState("done", seconds)
 
-    def _call(self, step: Step) -> int:
+    def _exit_code(self, step: Step) -> int:
         """The exit code of a step, whatever way it ends."""
         try:
             return self.main(step.argv)

@@ -59,7 +59,7 @@ class TopKFineTuner(SlideModel):
         head: Network on the bag, with the settings of stage 1.
         alpha: Weight of the slide loss.
         beta: Weight of the patch loss.
-        class_weights: ``none``, ``balanced``, or one weight a class.
+        class_weights: ``none``, ``balanced``, or one weight per class.
         encoder_lr: Learning rate of the encoder.
         head_lr: Learning rate of the head.
         weight_decay: Weight decay of both; biases and norms are left out.

@@ -73,7 +73,7 @@ def measure_gain(
 
     Args:
         encoder: The pretrained encoder; with a store its name there.
-        output: CSV table to write, one row a layer; a JSON file with the facts goes beside it.
+        output: CSV table to write, one row per layer; a JSON file with the facts goes beside it.
         tiles: CSV table of labelled tiles: ``path`` (an image), or ``slide_id``, ``x``, ``y``.
         label: Column of the class.
         group: Column of the patient, or of what else must stay on one side of a split.

@@ -113,7 +113,7 @@ class LayerProbe:
         return cls(known, guesses)
 
     def table(self, costs: Mapping[str, DepthCost] | None = None) -> pd.DataFrame:
-        """One row a layer: both arms, gain, increment, spreads, and cumulative costs.
+        """One row per layer: both arms, gain, increment, spreads, and cumulative costs.
 
         Random networks of a second kind have columns of their own, such as ``gain_initial``.
         """

@@ -82,12 +82,12 @@ def _reestimate(encoders: Sequence[PatchEncoder], data: PatchSampleDataModule, d
     with ExitStack() as stack, torch.no_grad():
         for encoder in encoders:
             stack.enter_context(reestimating(encoder))
-        for patches in _drawn(data):
+        for patches in _sampled_patches(data):
             for encoder in encoders:
                 encoder(patches.to(device))
 
 
-def _drawn(data: PatchSampleDataModule) -> Iterator[Tensor]:
+def _sampled_patches(data: PatchSampleDataModule) -> Iterator[Tensor]:
     """Patches (B, P, P, 3) of all slides; batches of one size, for each counts alike."""
     counts = [item.n_patches for item in data.work]
     batches = draw_batches(counts, CALIBRATION_TILES, data.batch_size, data.seed)

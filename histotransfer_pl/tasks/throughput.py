@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from histotransfer_pl.data.cohort import SlideEntry
-from histotransfer_pl.data.patch_batch import Work
+from histotransfer_pl.data.patch_batch import SlideWork
 from histotransfer_pl.data.patch_feed import Batches, PoolBatches
 from histotransfer_pl.data.patch_pool import ReaderPool
 from histotransfer_pl.data.patch_source import PatchSource
@@ -92,7 +92,7 @@ def measure_throughput(
 
 def _tiled(
     location: Path, entries: Sequence[SlideEntry], grid: GridSettings, slide_mpp: float | None
-) -> tuple[FeatureStore, list[Work]]:
+) -> tuple[FeatureStore, list[SlideWork]]:
     """A store with the coordinates of some slides."""
     store = FeatureStore.open_or_create(location, grid.for_store())
     work = []
@@ -102,13 +102,13 @@ def _tiled(
                 coords = tile_slide(reader, grid).coords
                 if len(coords):
                     store.add_slide(entry.slide_id, coords, len(coords), {"path": str(entry.path)})
-                    work.append(Work(entry, len(coords), reader.mpp, ()))
+                    work.append(SlideWork(entry, len(coords), reader.mpp, ()))
     return store, work
 
 
 @contextmanager
 def _readers(
-    store: FeatureStore, work: list[Work], grid: GridSettings, reading: Reading
+    store: FeatureStore, work: list[SlideWork], grid: GridSettings, reading: Reading
 ) -> Generator[Batches, None, None]:
     if reading.workers:
         with closing(ReaderPool(PatchSource(store, grid), reading.workers)) as pool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
-from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint, doubt_of_first_epoch
+from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint, first_epoch_warning
 
 
 class Scripted(LightningModule):
@@ -76,13 +76,13 @@ LOSS_GROWS = [(0.69, 0.55), (0.8, 0.6), (1.1, 0.7), (1.4, 0.68)]
 
 
 def test_a_first_epoch_is_doubted_when_the_other_metric_rises_later() -> None:
-    said = doubt_of_first_epoch(LOSS_GROWS, "val/loss", "min", "val/auroc")
+    said = first_epoch_warning(LOSS_GROWS, "val/loss", "min", "val/auroc")
 
     assert said is not None
     assert "first of 4 epochs" in said
     assert "val/auroc went from 0.550 to 0.700 by epoch 3" in said
     falls = [(0.9, 0.7), (0.8, 0.5), (0.8, 0.6)]
-    assert doubt_of_first_epoch(falls, "val/auroc", "max", "val/loss") is not None
+    assert first_epoch_warning(falls, "val/auroc", "max", "val/loss") is not None
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_first_epoch_is_doubted_when_the_other_metric_rises_later() -> None:
     ],
 )
 def test_no_word_where_there_is_no_doubt(seen: list[tuple[float, float]], mode: str) -> None:
-    assert doubt_of_first_epoch(seen, "val/loss", mode, "val/auroc") is None
+    assert first_epoch_warning(seen, "val/loss", mode, "val/auroc") is None
 
 
 @pytest.mark.filterwarnings(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from histotransfer_pl.cli import start
-from histotransfer_pl.cli.doctor import own_settings
+from histotransfer_pl.cli.doctor import doctor_settings
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.slides.synthetic import paint_cohort
 
@@ -59,17 +59,17 @@ def test_nothing_is_opened_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -
 def test_doctor_reads_the_configuration_of_other_verbs() -> None:
     extract = {"data": {"slides": "s", "store": "z", "threads": 2},
                "model": {"encoder": "resnet18", "weights": "w", "depths": "last"}}  # fmt: skip
-    assert own_settings(extract) == {
+    assert doctor_settings(extract) == {
         "slides": "s",
         "store": "z",
         "encoder": {"name": "resnet18", "weights": "w", "depths": "last"},
     }
     fit = {"model": {"class_path": "AttentionMIL", "init_args": {"encoder": "x"}},
            "data": {"init_args": {"cohort": "c", "n_folds": 3, "fold": 1}}}  # fmt: skip
-    assert own_settings(fit) == {"cohort": "c", "n_folds": 3}
+    assert doctor_settings(fit) == {"cohort": "c", "n_folds": 3}
     study = {"name": "n", "cohort": "c", "encoders": [{"name": "resnet18"}],
              "folds": {"n_folds": 4}}  # fmt: skip
-    assert own_settings(study) == {
+    assert doctor_settings(study) == {
         "cohort": "c",
         "encoders": [{"name": "resnet18"}],
         "n_folds": 4,

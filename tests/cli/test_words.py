@@ -7,7 +7,7 @@ import pytest
 
 from histotransfer_pl.cli.help import short_help
 from histotransfer_pl.cli.main import main
-from histotransfer_pl.cli.words import nearest_verb, understand
+from histotransfer_pl.cli.words import nearest_verb, translate_words
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ from histotransfer_pl.cli.words import nearest_verb, understand
     ],
 )
 def test_words_become_options(verb: str, typed: str, understood: str) -> None:
-    assert understand(verb, typed.split()) == understood.split()
+    assert translate_words(verb, typed.split()) == understood.split()
 
 
 def test_an_earlier_spelling_is_accepted_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    understand("select", ["--k", "3"])
+    translate_words("select", ["--k", "3"])
     assert capsys.readouterr().err == "select: --k is now --top_k; both are accepted\n"
 
 

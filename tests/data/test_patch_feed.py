@@ -13,9 +13,9 @@ import torch
 from typing_extensions import override
 
 from histotransfer_pl.data.cohort import SlideEntry
-from histotransfer_pl.data.patch_batch import PatchBatch, Work
+from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
 from histotransfer_pl.data.patch_feed import DeviceFeed, PoolBatches
-from histotransfer_pl.data.patch_pool import LostSlide, ReadPatches
+from histotransfer_pl.data.patch_pool import ReadPatches, UnreadableSlide
 from histotransfer_pl.data.patch_source import ReadCost
 
 
@@ -24,19 +24,19 @@ class Pool:
 
     shape = (3, 5, 2, 2, 3)
 
-    def read(self, *_: object) -> Generator[ReadPatches | LostSlide, None, None]:
+    def read(self, *_: object) -> Generator[ReadPatches | UnreadableSlide, None, None]:
         slot = np.empty((5, 2, 2, 3), np.uint8)  # the same memory again and again
         for place, total in ((0, 12), (1, 8)):
             for start in range(0, total, 5):
                 rows = np.arange(start, min(start + 5, total))
                 slot[: len(rows)] = (100 * place + rows)[:, None, None, None]
                 yield ReadPatches(place, rows, slot[: len(rows)], ReadCost(1.0))
-        yield LostSlide(2, "gone")
+        yield UnreadableSlide(2, "gone")
 
 
-def _work() -> list[Work]:
+def _work() -> list[SlideWork]:
     names = (("a",), ("a", "b"), ("c",))
-    return [Work(SlideEntry(str(i), Path()), 1, 0.5, names[i]) for i in range(3)]
+    return [SlideWork(SlideEntry(str(i), Path()), 1, 0.5, names[i]) for i in range(3)]
 
 
 def test_pieces_become_full_batches() -> None:

@@ -14,7 +14,12 @@ import tifffile
 from typing_extensions import override
 
 from histotransfer_pl.data import patch_pool
-from histotransfer_pl.data.patch_pool import LostSlide, ReaderPool, ReadPatches, share_out_slides
+from histotransfer_pl.data.patch_pool import (
+    ReaderPool,
+    ReadPatches,
+    UnreadableSlide,
+    share_out_slides,
+)
 from histotransfer_pl.data.patch_source import PatchSource, ReadCost, SlideFile
 from histotransfer_pl.errors import WorkerError
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
@@ -60,12 +65,12 @@ class Recorder:
     def __init__(self) -> None:
         self.rows: Counter[tuple[int, int]] = Counter()
         self.patches: dict[tuple[int, int], np.ndarray] = {}
-        self.lost: list[LostSlide] = []
+        self.lost: list[UnreadableSlide] = []
         self.cost = ReadCost()
 
-    def take(self, pieces: Iterator[ReadPatches | LostSlide]) -> "Recorder":
+    def take(self, pieces: Iterator[ReadPatches | UnreadableSlide]) -> "Recorder":
         for piece in pieces:
-            if isinstance(piece, LostSlide):
+            if isinstance(piece, UnreadableSlide):
                 self.lost.append(piece)
                 continue
             self.cost.add(piece.cost)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from histotransfer_pl.data.cohort import SlideEntry
-from histotransfer_pl.data.patch_batch import PatchBatch, Work
+from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
 from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
@@ -36,10 +36,10 @@ def store(tmp_path: Path, painted: Path) -> FeatureStore:
     return opened
 
 
-def work_on(store: FeatureStore, **other: Path) -> list[Work]:
+def work_on(store: FeatureStore, **other: Path) -> list[SlideWork]:
     slides = [store.slide(slide_id) for slide_id in store.slide_ids()]
     return [
-        Work(
+        SlideWork(
             SlideEntry(s.slide_id, other.get(s.slide_id, Path(s.attributes["path"])), None),
             s.n_patches,
             0.5,

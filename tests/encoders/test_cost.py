@@ -1,4 +1,4 @@
-"""Measured costs: a row a depth, in a table that a CSV holds."""
+"""Measured costs: one row per depth, in a table that a CSV holds."""
 
 from pathlib import Path
 

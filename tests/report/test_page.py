@@ -15,7 +15,7 @@ from histotransfer_pl.cli.main import main
 from histotransfer_pl.report.build import Report, Settings, build_report
 from histotransfer_pl.report.costs import costs_of, read_costs
 from histotransfer_pl.report.similarity import read_similarities
-from histotransfer_pl.report.story import tell
+from histotransfer_pl.report.story import answer_questions
 from histotransfer_pl.runs.arms import Arm
 from histotransfer_pl.runs.run import ArmKey, Task
 from histotransfer_pl.runs.steps import Plan, Step
@@ -129,7 +129,7 @@ def test_tuning_is_told_with_its_controls() -> None:
     variants = ["frozen", "topk", "topk-joint", "random"]
     arms = [Arm(ArmKey("e", "default", "d", "h", v), Task("c", "t", "slide"), {}) for v in variants]
     plain, told = (
-        tell(Study(Plan("s", steps), ()), some, None)
+        answer_questions(Study(Plan("s", steps), ()), some, None)
         for steps, some in (
             ((), arms[:1]),
             ((Step("x", "select", ("select", "--top_k", "16")),), arms),
@@ -139,7 +139,7 @@ def test_tuning_is_told_with_its_controls() -> None:
     assert "taught nothing" not in plain[0]
     key = ArmKey("e", "random", "d", "h", "frozen", "random")
     untaught = Arm(key, Task("c", "t", "slide"), {})
-    assert "taught nothing" in tell(Study(Plan("s", ()), ()), [untaught], None)[0]
+    assert "taught nothing" in answer_questions(Study(Plan("s", ()), ()), [untaught], None)[0]
     assert "the 16 patches of each slide with the most attention" in told[-1]
     assert "the same was done with random patches" in told[-1]
 

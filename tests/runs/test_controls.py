@@ -84,8 +84,8 @@ def test_a_depth_that_is_not_better_than_random_is_no_sweet_spot(results: list[A
     )
 
     taught = next(c for c in curves if c.results[0].arm.key.encoder == "taught")
-    assert alone[0].sweet == 0  # without the control the shallowest would be called so
-    assert taught.depths[taught.sweet or 0] == "middle"
+    assert alone[0].sweet_place == 0  # without the control the shallowest would be called so
+    assert taught.depths[taught.sweet_place or 0] == "middle"
     assert [c.random for c in curves] == [False, False, True, True]
     assert all(c.spot is None for c in curves if c.random)
     table = costs_table(curves, NO_COSTS, "t").page

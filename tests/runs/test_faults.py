@@ -156,7 +156,7 @@ def test_blocks_of_one_class_have_a_pooled_auroc(tmp_path: Path) -> None:
     assert result.auroc.estimate == pytest.approx(
         roc_auc_score(whole["label"] == "1", whole["p_1"])
     )
-    assert "AUROC pooled over folds" in result.remark
+    assert "AUROC pooled over folds" in result.caveat
     assert "pooled over folds" in results_table([result], "t").page["Remark"][0]
     assert "pooled over folds" in results_text([result])
 

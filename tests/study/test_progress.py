@@ -13,7 +13,7 @@ from histotransfer_pl.runs.state import mark_done
 from histotransfer_pl.runs.steps import Step
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig, Tuning
 from histotransfer_pl.study.plan import make_plan
-from histotransfer_pl.study.progress import duration, estimate, left_to_do
+from histotransfer_pl.study.progress import duration, estimate, remaining_steps
 from tests.study.conftest import make_config
 
 
@@ -71,15 +71,15 @@ def test_other_features_renew_all_that_was_computed_from_them(
 ) -> None:
     config = finished(tmp_path)
     plan = make_plan(replace(config, **changed))
-    done = {step.kind for step in plan} - {s.kind for s in left_to_do(plan, config.folder)}
+    done = {step.kind for step in plan} - {s.kind for s in remaining_steps(plan, config.folder)}
     assert done <= {"cost"}  # of random weights, as they are built
 
 
 def test_one_more_depth_renews_nothing_that_was_computed_before(tmp_path: Path) -> None:
     config = finished(tmp_path)
-    assert not left_to_do(make_plan(config), config.folder)
+    assert not remaining_steps(make_plan(config), config.folder)
     more = replace(ENCODER, depths=["layer1", "layer2"])
     tuning = replace(config.tuning, depth="layer1")
     plan = make_plan(replace(config, encoders=[more], tuning=tuning))
-    left = {s.kind for s in left_to_do(plan, config.folder) if "layer2" not in s.name}
+    left = {s.kind for s in remaining_steps(plan, config.folder) if "layer2" not in s.name}
     assert left == {"extract", "gain", "report"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from histotransfer_pl.runs.steps import Plan, Step
-from histotransfer_pl.study.progress import left_to_do
+from histotransfer_pl.study.progress import remaining_steps
 from histotransfer_pl.study.runner import Outcome, Runner
 from tests.study.conftest import Main
 
@@ -51,7 +51,7 @@ def test_a_changed_command_is_done_again_with_what_depends_on_it(
 ) -> None:
     Runner(chain, tmp_path, touch).run()
     changed = [replace(s, argv=(*s.argv, "more")) if s.name == "b" else s for s in chain]
-    assert names(left_to_do(Plan("changed", tuple(changed)), tmp_path)) == ["b", "c"]
+    assert names(remaining_steps(Plan("changed", tuple(changed)), tmp_path)) == ["b", "c"]
 
 
 def test_a_lost_output_or_a_newer_input_is_done_again(
@@ -59,12 +59,12 @@ def test_a_lost_output_or_a_newer_input_is_done_again(
 ) -> None:
     Runner(chain, tmp_path, touch).run()
     (tmp_path / "b").unlink()
-    assert names(left_to_do(chain, tmp_path)) == ["b", "c"]
+    assert names(remaining_steps(chain, tmp_path)) == ["b", "c"]
     Runner(chain, tmp_path, touch).run()
     table = tmp_path / "cohort.csv"
     table.write_text("new labels")
     reading = Plan("reading", tuple(replace(step, inputs=(str(table),)) for step in chain))
-    assert names(left_to_do(reading, tmp_path)) == ["a", "b", "c", "d"]
+    assert names(remaining_steps(reading, tmp_path)) == ["a", "b", "c", "d"]
 
 
 def test_a_step_killed_after_its_need_was_renewed_is_done_again(
@@ -81,7 +81,7 @@ def test_a_step_killed_after_its_need_was_renewed_is_done_again(
 
     with pytest.raises(Killed):
         Runner(chain, tmp_path, failing(touch, "b", kill)).run()
-    assert names(left_to_do(chain, tmp_path)) == ["b", "c"]
+    assert names(remaining_steps(chain, tmp_path)) == ["b", "c"]
     assert Runner(chain, tmp_path, touch).run().done == ["b", "c"]
 
 
