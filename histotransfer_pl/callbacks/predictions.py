@@ -95,7 +95,7 @@ class PredictionWriter(Callback):
             write_table(folder / "test_predictions.csv", table)
             data = feature_data(pl_module)
             confusion = confusion_table(table, data.classes)
-            write_text(folder / "test_confusion.csv", confusion.to_csv())
+            write_table(folder / "test_confusion.csv", confusion, index=True)
             found = as_table(table, tuple(data.classes), data.positive_class)
             self._write_metrics(trainer, folder, found)
 

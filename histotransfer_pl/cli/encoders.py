@@ -12,7 +12,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import cost_table, measure_costs
 from histotransfer_pl.encoders.listing import catalogue_text, describe_catalogue
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.files import write_text
+from histotransfer_pl.records.tables import write_table
 
 
 def encoders(arguments: list[str]) -> int:
@@ -54,7 +54,7 @@ def _encoders(
             )
             print_line(f"measured {name}")
         table = cost_table(rows)
-        write_text(output, table.to_csv(index=False))
+        write_table(output, table)
         print_line(table.to_string(index=False))
         print_line(f"wrote {output}")
         return 0

@@ -16,6 +16,7 @@ from histotransfer_pl.cli.network_parser import Parser
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.encoders.encoder import PatchEncoder
 from histotransfer_pl.records.files import write_text
+from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.tasks.similarity import (
     CKAResult,
     RepresentationSimilarity,
@@ -83,7 +84,7 @@ def write_results(
         path = output if space == "pooled" else output.with_name(f"{output.stem}_flattened.csv")
         table = pd.DataFrame(result.pair.numpy(), columns=task.second.depths)
         table.insert(0, "layer", task.first.depths)
-        write_text(path, table.to_csv(index=False))
+        write_table(path, table)
         facts = describe(task, data, space, result)
         write_text(path.with_suffix(".json"), json.dumps(facts, indent=1))
         print_line(

@@ -10,7 +10,7 @@ import pandas as pd
 from histotransfer_pl.data.arrays import name_bags, read_arrays
 from histotransfer_pl.data.cohort import read_cohort, shorten, slides_from_cohort
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError
-from histotransfer_pl.records.tables import write_table
+from histotransfer_pl.records.tables import table_text, write_table
 from histotransfer_pl.slides.files import fingerprint
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.exchange import find_features, import_features
@@ -133,7 +133,7 @@ def _facts_of_slides(
 
 def _refuse_other_table(cohort: Path, table: pd.DataFrame) -> None:
     """Elsewhere ``--cohort`` names a table that is read, so one of the user's may stand there."""
-    if cohort.is_file() and cohort.read_text(encoding="utf-8") != table.to_csv(index=False):
+    if cohort.is_file() and cohort.read_text(encoding="utf-8") != table_text(table):
         raise ConfigError(
             f"{cohort} exists and holds something else: with --arrays the table is written, so "
             "give a new name"

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.data.labelled_tiles import LabelledTiles, read_tiles
 from histotransfer_pl.errors import CohortError, ConfigError
+from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.slides.synthetic import write_pyramid
 
 _GLASS = 255  # grey level of places without a tile
@@ -85,9 +86,7 @@ def lay_out_tiles(
     cohort = pd.DataFrame(rows, columns=["slide_id", "path", "patient_id", "label"])
     if cohort["label"].nunique() < 2:
         raise CohortError(f"{tiles}: fewer than two classes fill a slide: take fewer groups each")
-    partial = table.with_name(f"{table.name}.partial")
-    cohort.to_csv(partial, index=False)
-    partial.replace(table)
+    write_table(table, cohort)
     return table
 
 

@@ -39,11 +39,25 @@ def write_pictures(
 def write_page(
     out: Path,
     table: pd.DataFrame,
+    bags: Mapping[str, Sequence[str]],
     failed: Mapping[str, str],
     models: Sequence[SlideClassifier],
 ) -> None:
-    """``index.html``: a slide per row."""
-    rows = "\n".join(_table_row(out, row) for row in table.to_dict("records"))
+    """``index.html``: a slide, or a patient with all slides, per row.
+
+    Args:
+        out: Folder of the results.
+        table: A row per bag, whose name comes first.
+        bags: The slides of each bag.
+        failed: Slides without a prediction, and why.
+        models: The models.
+    """
+    first = str(table.columns[0])
+    rows = "\n".join(
+        _table_row(out, str(row[first]), bags[str(row[first])], row)
+        for row in table.to_dict("records")
+    )
+    what = first.removesuffix("_id")
     lost = "".join(f"<li>{_safe(s)}: {_safe(r)}</li>" for s, r in sorted(failed.items()))
     names = "".join(
         f"<li>{_safe(model.name)} (id {model.id[:12]}): {_safe(model.features_in_words())}, "
@@ -52,14 +66,14 @@ def write_page(
     )
     unread = f"<h2>{len(failed)} slides without a prediction</h2><ul>{lost}</ul>" if failed else ""
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{len(table)} slides</title>
+<html lang="en"><head><meta charset="utf-8"><title>{len(table)} {what}s</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}
 td img {{ max-width: 100%; width: 34rem; display: block }}
 table {{ display: block; overflow-x: auto }}</style></head><body><main>
-<h1>{len(table)} slides classified</h1>
+<h1>{len(table)} {what}s classified</h1>
 <p>Not for diagnosis. Probabilities are those of the model, and say nothing about slides unlike
 those that it was trained on.</p><ul>{names}</ul>{unread}
-<table><thead><tr><th>Slide</th><th>Patches</th><th>Prediction</th><th>Attention</th></tr></thead>
+<table><thead><tr><th>{what.capitalize()}</th><th>Patches</th><th>Prediction</th><th>Attention</th></tr></thead>
 <tbody>
 {rows}
 </tbody></table></main></body></html>
@@ -67,19 +81,22 @@ those that it was trained on.</p><ul>{names}</ul>{unread}
     write_text(out / "index.html", page)
 
 
-def _table_row(out: Path, row: Mapping[Any, Any]) -> str:
-    name = encode_key(str(row["slide_id"]))
-    picture = f"{ATTENTION}/{name}.png"
-    shown = "–"
-    if (out / picture).is_file():
-        source = picture.replace("%", "%25")
-        shown = (
-            f'<img loading="lazy" src="{source}" alt="Attention on slide {_safe(row["slide_id"])}">'
-            f'<a href="{ATTENTION}/{name.replace("%", "%25")}.geojson">GeoJSON</a>'
-        )
+def _table_row(out: Path, bag: str, slide_ids: Sequence[str], row: Mapping[Any, Any]) -> str:
+    pictures = "".join(_picture(out, slide_id) for slide_id in slide_ids)
     return (
-        f"<tr><td>{_safe(row['slide_id'])}</td><td>{row['patches']}</td>"
-        f"<td>{_safe(_in_words(row))}</td><td>{shown}</td></tr>"
+        f"<tr><td>{_safe(bag)}</td><td>{row['patches']}</td>"
+        f"<td>{_safe(_in_words(row))}</td><td>{pictures or '–'}</td></tr>"
+    )
+
+
+def _picture(out: Path, slide_id: str) -> str:
+    stem = f"{ATTENTION}/{encode_key(slide_id)}"
+    if not (out / f"{stem}.png").is_file():
+        return ""
+    source = stem.replace("%", "%25")
+    return (
+        f'<img loading="lazy" src="{source}.png" alt="Attention on slide {_safe(slide_id)}">'
+        f'<a href="{source}.geojson">GeoJSON</a>'
     )
 
 

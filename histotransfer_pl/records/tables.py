@@ -15,19 +15,24 @@ _NEUTRALISED = re.compile(r"'+[=+\-@\t\r]")
 
 
 def write_table(path: Path, frame: pd.DataFrame, *, index: bool = False) -> None:
-    """Write a CSV file whole.
-
-    A spreadsheet executes a cell that begins with ``=``, ``+``, ``-`` or ``@``, and names of
-    slides and classes come from others: such a text gets an apostrophe in front, which
-    ``read_table`` takes away. Numbers stay as they are.
+    """Write a CSV file whole, as ``table_text`` gives it.
 
     Args:
         path: The file.
         frame: The table.
         index: Whether its index is the first column.
     """
-    whole = frame.reset_index() if index else frame
-    write_text(path, _mapped(whole, _escape_formula).to_csv(index=False))
+    write_text(path, table_text(frame.reset_index() if index else frame))
+
+
+def table_text(frame: pd.DataFrame) -> str:
+    """A table as CSV.
+
+    A spreadsheet executes a cell that begins with ``=``, ``+``, ``-`` or ``@``, and names of
+    slides and classes come from others: such a text gets an apostrophe in front, which
+    ``read_table`` takes away. Numbers stay as they are.
+    """
+    return _mapped(frame, _escape_formula).to_csv(index=False)
 
 
 def read_table(path: Path, text: Collection[str] = (), **options: Any) -> pd.DataFrame:

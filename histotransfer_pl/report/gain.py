@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histotransfer_pl.records.tables import read_table
 from histotransfer_pl.report.figure import (
     COLOURS,
     SWEET,
@@ -84,7 +85,7 @@ def read_gains(study_dir: Path | None) -> tuple[list[GainCurve], list[str]]:
     problems: list[str] = []
     for path in sorted((study_dir / "gain").glob("*.csv")) if study_dir else ():
         try:
-            table = pd.read_csv(path)
+            table = read_table(path, na_values=[""])
             side = path.with_suffix(".json")
             facts = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
         except ValueError as error:

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from histotransfer_pl.records.tables import read_table
 from histotransfer_pl.report.figure import (
     COLOURS,
     MARKERS,
@@ -106,7 +107,7 @@ def read_similarities(study_dir: Path | None) -> tuple[list[Similarity], list[st
 
 
 def _read(path: Path) -> Similarity:
-    table = pd.read_csv(path)
+    table = read_table(path, na_values=[""])
     side = path.with_suffix(".json")
     facts = json.loads(side.read_text(encoding="utf-8")) if side.is_file() else {}
     if {"layer_x", "layer_y", "cka"} <= set(table.columns):

@@ -98,9 +98,8 @@ class FeatureStore:
         wrong = differences({"grid": store.grid}, {"grid": asked})
         if wrong:
             raise StoreMismatchError(
-                f"{files.location} was made with another patch grid:\n  "
-                + "\n  ".join(wrong)
-                + "\nUse the same grid settings, or write to another store"
+                f"{files.location} was made with another patch grid ({wrong}): use the same grid "
+                "settings, or write to another store"
             )
         return store
 
@@ -222,10 +221,9 @@ class FeatureStore:
         wrong = differences(declared, asked)
         if wrong:
             raise StoreMismatchError(
-                f"{array} of {self.location} is made with other settings:\n  "
-                + "\n  ".join(wrong)
-                + "\nUse the same settings, another name for this encoder, or another store; "
-                f"where no slide has it any more, delete {self.location}/{key}"
+                f"{array} of {self.location} is made with other settings ({wrong}): use the same "
+                "settings, another name for this encoder, or another store; where no slide has it "
+                f"any more, delete {self.location}/{key}"
             )
 
     def verify(self, *, repair: bool = False) -> list[Problem]:

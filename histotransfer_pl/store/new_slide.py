@@ -73,17 +73,16 @@ def _count_patches(
 
 
 def _check_same(slide: StoredSlide, record: Json, coords: NDArray[np.integer[Any]] | None) -> None:
-    wrong = differences(slide.attributes, record, ignore=_MAY_DIFFER)
+    wrong = [differences(slide.attributes, record, ignore=_MAY_DIFFER)]
     if slide.has(COORDS) != (coords is not None):
         wrong.append("coordinates: only one of the two has any")
     elif coords is not None and not np.array_equal(slide.coords(), coords):
         wrong.append("coordinates: the patches lie elsewhere")
-    if wrong:
+    if any(wrong):
         raise StoreMismatchError(
-            f"slide {slide.slide_id!r} is in the store already and differs:\n  "
-            + "\n  ".join(wrong)
-            + "\nIf the slide was replaced, delete its folder in the store; otherwise give it "
-            "another id or use another store"
+            f"slide {slide.slide_id!r} is in the store already and differs "
+            f"({'; '.join(filter(None, wrong))}): if the slide was replaced, delete its folder in "
+            "the store; otherwise give it another id or use another store"
         )
 
 

@@ -148,9 +148,8 @@ class StoredSlide:
         wrong = differences({k: v for k, v in found.items() if k in expected}, expected)
         if wrong:
             raise StoreMismatchError(
-                f"{self._name(array)} is there already but was made otherwise:\n  "
-                + "\n  ".join(wrong)
-                + "\nUse the same settings, another name for this encoder or run, or another store"
+                f"{self._name(array)} is there already but was made otherwise ({wrong}): use the "
+                "same settings, another name for this encoder or run, or another store"
             )
         return True
 

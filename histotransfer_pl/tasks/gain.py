@@ -20,6 +20,7 @@ from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder, confi
 from histotransfer_pl.errors import AnalysisError, ConfigError, StoreMismatchError
 from histotransfer_pl.records.attributes import encoder_spec
 from histotransfer_pl.records.files import write_text
+from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.tasks.layer_probe import (
     Arms,
@@ -331,7 +332,7 @@ def _write(
     output: Path,
 ) -> list[str]:
     table = found.table(costs)
-    write_text(output, table.to_csv(index=False))
+    write_table(output, table)
     facts |= {
         "score": probe.score,
         "chance": found.pretrained.chance,

@@ -250,3 +250,54 @@ def test_the_folds_of_an_arm_are_an_ensemble(away: Path) -> None:
         find_models([study])
     found = apply(find_models([study], ["depth=layer4"]), store=away / "s.zarr", pictures=False)
     assert set(found.predictions["votes"]) <= {"1 of 2", "2 of 2"}
+
+
+def test_other_settings_in_the_same_folder_are_refused_in_one_line(
+    away: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = ["apply", "--model", "[m.safetensors]", "--slides", "slides", "--pictures", "false"]
+    assert main(call) == 0
+    before = Path("applied/predictions.csv").read_bytes()
+    capsys.readouterr()
+    assert main([*call, "--trainer", "{precision: bf16-mixed}"]) == 1
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "applied holds what other models or settings made, so give another out" in line
+    assert "precision: the store has '32-true', asked for 'bf16-mixed'" in line
+    assert Path("applied/predictions.csv").read_bytes() == before
+
+
+@pytest.fixture
+def of_patients(tuning_cohort: Path) -> Path:
+    """A model whose bags are the two slides of a patient, in its cohort's folder."""
+    table = pd.read_csv("c.csv")
+    table["patient_id"] = [f"p{i // 4}{i % 2}" for i in range(len(table))]
+    table.to_csv("c.csv", index=False)
+    bags = ("--run_dir", "patients", "--data.bag", "patient")
+    assert tuning("fit", *bags, epochs=1) == 0
+    assert tuning("predict", *bags, epochs=1) == 0
+    return tuning_cohort
+
+
+def test_bags_that_are_patients_are_those_of_the_table(of_patients: Path) -> None:
+    unlabelled = pd.read_csv("c.csv").drop(columns="label")
+    unlabelled.to_csv("t.csv", index=False)
+    expected = pd.read_csv("patients/predictions.csv")
+    for options in ({}, {"store": "s.zarr", "pictures": False}):
+        found = apply(["patients"], "t.csv", **options).predictions  # type: ignore[arg-type]
+        assert found["patient_id"].tolist() == expected["patient_id"].tolist()
+        assert found["slides"].tolist() == [2] * 6
+        assert found["patches"].tolist() == [24] * 6
+        np.testing.assert_allclose(found["prob_1"], expected["p_1"], atol=1e-6, rtol=0)
+    page = Path("applied/index.html").read_text()
+    assert page.count("<img") == 12
+    first = next(line for line in page.splitlines() if "<td>p00</td>" in line)
+    assert "attention/s00.png" in first
+    assert "attention/s02.png" in first
+    assert "attention/s01.png" not in first
+
+
+@pytest.mark.parametrize("given", [{"slides": "slides"}, {"store": "s.zarr"}])
+def test_bags_that_are_patients_need_a_table(of_patients: Path, given: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="takes all slides of a patient as one bag: give a CSV"):
+        apply(["patients"], **given)  # type: ignore[arg-type]
+    assert not Path("applied").exists()

@@ -70,8 +70,8 @@ def test_what_is_not_there_is_named(
         ({**GRID, "mpp": 0.25}, "grid.mpp: the store has 0.5, asked for 0.25"),
         (
             {**GRID, "tissue": {"method": "none", "saturation_threshold": 7}},
-            "grid.tissue.method: the store has 'otsu', asked for 'none'\n"
-            "  grid.tissue.saturation_threshold: the store has None, asked for 7",
+            "grid.tissue.method: the store has 'otsu', asked for 'none'; "
+            "grid.tissue.saturation_threshold: the store has None, asked for 7",
         ),
         ({**GRID, "overlap_px": 8}, "grid.overlap_px: the store has nothing, asked for 8"),
         (None, "grid: the store has nothing, asked for None"),
