@@ -33,33 +33,30 @@ MEMORY_GIB = 0.25
 GROWTH_GIB = 1.0
 """Growth of the reading process from which a slide counts as a bomb."""
 
-BATCH, SLIDE_SECONDS = 60, 10.0
+CASES, BATCH, SLIDE_SECONDS = 480, 60, 10.0
 WAIT_SECONDS = 600.0
 """A process that waits is given up; one that computes is ended by its CPU seconds, whatever else
 the machine does."""
 
 
-def campaign(seed: int, seconds: float) -> Tally:
-    """Damage slides and read them until the time is over.
+def campaign(seed: int, cases: int) -> Tally:
+    """Damage so many slides and read them.
 
     Args:
         seed: What is damaged, and how.
-        seconds: How long to go on; the batch that has begun is ended.
+        cases: Slides.
     """
     rng = np.random.default_rng(seed)
     sounds = paint_slides()
-    end = time.monotonic() + seconds
     counts = {"survived": 0, "lost": 0, "unexplained": 0}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        number = 0
-        while number == 0 or time.monotonic() < end:
+        for first in range(0, cases, BATCH):
             done: dict[str, str] = {}
-            for _ in range(BATCH):
+            for number in range(first, min(first + BATCH, cases)):
                 sound = sounds[int(rng.integers(len(sounds)))]
                 what, data = mutate(sound, rng)
                 done[write(folder, number, sound, data).name] = what
-                number += 1
             for slide, (state, reason) in _read_apart(folder, sorted(done)).items():
                 counts[state] += 1
                 if state != "survived":
@@ -152,13 +149,13 @@ def _read_all(folder: Path, names: list[str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--cases", type=int, default=CASES)
     parser.add_argument("--read", nargs="+", metavar="FOLDER SLIDE", help="for its own processes")
     options = parser.parse_args()
     if options.read:
         _read_all(Path(options.read[0]), options.read[1:])
         os._exit(0)  # what damaged files left in libraries is not asked to end well
-    print(campaign(options.seed, options.seconds))
+    print(campaign(options.seed, options.cases))
 
 
 if __name__ == "__main__":

@@ -29,18 +29,20 @@ SLIDES = {"a": 17, "case 2/b.svs": 40, "c": 5}
 _WRITER = "import sys; from benchmarks.faults import store; store.write_for_ever(sys.argv[1])"
 
 
-def campaign(seed: int, seconds: float) -> Tally:
-    """Kill writers and damage stores for so many seconds."""
+CASES = 600
+"""A sixth of them are kills."""
+
+
+def campaign(seed: int, cases: int) -> Tally:
+    """Kill writers and damage stores so many times."""
     counts: Counter[str] = Counter()
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        end = time.monotonic() + seconds / 2
-        while time.monotonic() < end:
-            counts[_kill(Path(folder) / f"kill{sum(counts.values())}", draw)] += 1
+        for number in range(cases // 6):
+            counts[_kill(Path(folder) / f"kill{number}", draw)] += 1
         sound = Path(folder) / "sound.zarr"
         extract(sound)
-        end = time.monotonic() + seconds / 2
-        while time.monotonic() < end:
+        for _ in range(cases - cases // 6):
             counts[_damage(sound, Path(folder) / "damaged.zarr", draw)] += 1
     return Tally(
         "store", sum(counts.values()), counts["survived"], counts["lost"], counts["unexplained"]
@@ -115,16 +117,25 @@ def _damage(sound: Path, root: Path, draw: random.Random) -> str:
             store = FeatureStore.open(root)
         except HistoTransferError:
             return "survived"  # the root is damaged and says so
-        if not _reads_truly(store) or not store.verify():
-            return "lost"
+        if not _reads_truly(store):
+            return _lost(kind, "other values were read")
+        if not store.verify():
+            return _lost(kind, "verify found nothing")
         store.verify(repair=True)
         extract(root)
         again = FeatureStore.open(root)
-        complete = again.slide_ids() == sorted(SLIDES) and not again.verify()
-        return "survived" if complete and _reads_truly(again, strictly=True) else "lost"
+        left = again.verify()
+        if again.slide_ids() != sorted(SLIDES) or left or not _reads_truly(again, strictly=True):
+            return _lost(kind, f"not made again: {again.slide_ids()}, {[str(p) for p in left]}")
+        return "survived"
     except Exception as error:  # noqa: BLE001 - this is what is counted
         sys.stderr.write(f"{kind.__name__}: {error!r}\n")
         return "unexplained"
+
+
+def _lost(kind: Callable[..., None], what: str) -> str:
+    sys.stderr.write(f"lost, {kind.__name__}: {what}\n")
+    return "lost"
 
 
 def _reads_truly(store: FeatureStore, *, strictly: bool = False) -> bool:

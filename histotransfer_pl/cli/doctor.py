@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings, SlideMpp
+from histotransfer_pl.records.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from histotransfer_pl.data.checkup import Finding
@@ -46,9 +45,9 @@ def as_doctor_settings(arguments: list[str]) -> list[str]:
             continue
         path = Path(words[place + 1])
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+            content = read_yaml(path)
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
         if isinstance(content, dict):
             words[place + 1] = json.dumps(doctor_settings(content))
     return words

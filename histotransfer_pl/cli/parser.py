@@ -4,13 +4,31 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
 from typing_extensions import override
+
+from histotransfer_pl.records.yaml_files import check_yaml
 
 # Where any value is accepted, no class of a file's choice is made.
 set_parsing_settings(instantiate_subclass_spec_in_any=False)
+
+_load_value = get_loader("yaml")
+
+
+def load_value(text: str) -> Any:
+    """A value of the command line or a file, as the parser reads it: 1e-4 is a number.
+
+    Raises:
+        YamlError: It has a key twice, or grows without bounds.
+    """
+    check_yaml(text)
+    return _load_value(text)
+
+
+set_loader("yaml", load_value, (yaml.YAMLError,))
 
 _OPTION = re.compile(r"Option '([^']+)' is not accepted")
 _KEY = re.compile(r"(?:[Kk]ey|[Gg]roup) '([^']+)' (?:is not expected|does not accept.*)")

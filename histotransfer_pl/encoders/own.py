@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -18,6 +17,7 @@ from histotransfer_pl.encoders.timm_models import initialised
 from histotransfer_pl.encoders.truncation import Stage, Trunk, average, unknown_depth
 from histotransfer_pl.encoders.vit import pool_tokens
 from histotransfer_pl.errors import EncoderError
+from histotransfer_pl.records.yaml_files import YamlError, read_yaml
 
 _FACTS = frozenset({"mean", "std", "native_px", "native_mpp", "pooling", "prefix_tokens"}) | {
     "licence",
@@ -41,8 +41,8 @@ def own_entry(path: Path) -> EncoderEntry:
         EncoderError: If there is no such file, or it does not describe an encoder.
     """
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        said = read_yaml(path)
+    except (OSError, YamlError) as error:
         raise EncoderError(
             f"{path} can't be read as the description of an encoder: {error}"
         ) from error

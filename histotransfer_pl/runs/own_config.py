@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.yaml_files import YamlError, read_yaml
 from histotransfer_pl.runs.record import RUN_FILE
 
 _READERS = ("validate", "test", "predict")
@@ -43,10 +42,10 @@ def read_run_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     try:
-        config = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        config = read_yaml(path)
     except FileNotFoundError as error:
         raise ConfigError(f"no {path}: give the run folder of a finished fit") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, YamlError) as error:
         raise ConfigError(f"{path} cannot be read ({error}): run fit again") from error
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds no settings: run fit again")

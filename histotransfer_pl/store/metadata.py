@@ -144,7 +144,8 @@ def array_dtype(document: Json) -> np.dtype[Any] | None:
 def _are_named(document: Json) -> bool:
     """Whether codecs and chunk grid have the form of Zarr 3; zarr-python takes others too."""
     codecs = document["codecs"]
-    named = [*codecs, document["chunk_grid"]] if isinstance(codecs, list) else [None]
+    named = [document["chunk_grid"], document["chunk_key_encoding"]]
+    named += codecs if isinstance(codecs, list) else [None]
     return all(isinstance(item, dict) and not set(item) - _NAMED for item in named)
 
 
@@ -198,5 +199,6 @@ def from_bytes(content: bytes, node_type: str, where: str) -> Json:
             + (f" (its zarr.json lacks {', '.join(lacking)})" if lacking else "")
             + ": did another program write it?"
         )
-    document.setdefault("attributes", {})
+    if not isinstance(document.setdefault("attributes", {}), dict):
+        raise StoreError(f"the attributes of {where} are damaged: extract it again")
     return document

@@ -20,7 +20,9 @@ def sounds() -> list[Sound]:
 
 
 def test_one_batch_of_damaged_slides() -> None:
-    assert slides.campaign(seed=3, seconds=0.0) == Tally("slides", slides.BATCH, slides.BATCH, 0, 0)
+    assert slides.campaign(seed=3, cases=slides.BATCH) == Tally(
+        "slides", slides.BATCH, slides.BATCH, 0, 0
+    )
 
 
 def test_damage_is_drawn_by_seed(sounds: list[Sound]) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from histotransfer_pl.cli.main import main
@@ -47,3 +49,18 @@ def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([verb, "--help_all"])
     assert "usage: python -m histotransfer_pl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["fit", "extract", "tile", "study", "report", "doctor"])
+def test_a_key_that_is_there_twice_is_named_with_its_line(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("data:\n  store: a\n  slides: s\n  store: b\n", encoding="utf-8")
+    try:
+        code = main([verb, "--config", str(path)])
+    except SystemExit as stop:
+        code = int(str(stop.code))
+    assert code in (1, 2)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "line 4: 'store' is there a second time, first in line 2" in line
