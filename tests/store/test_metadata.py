@@ -24,6 +24,11 @@ LIMIT = 500_000_000
 ATTRIBUTES: dict[str, Any] = {"encoder": "näme", "mean": [0.5, 1.0], "n": 3, "nothing": None}
 
 
+def _array(**changes: Any) -> bytes:
+    layout = plan_layout((5, 3), np.dtype("int32"), LIMIT)
+    return to_bytes(array_document(layout, {}) | changes)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32", "int64", "uint8"])
 @pytest.mark.parametrize("shape", [(5, 3), (7,), (0, 2), (4, 2, 3)])
 def test_an_array_document_is_what_zarr_writes(
@@ -98,6 +103,8 @@ def test_attributes_without_json_form_are_refused(value: object) -> None:
         (b'{"zarr_format": 2}', "not of Zarr format 3"),
         (b'{"zarr_format": 3, "node_type": "group"}', "no Zarr array"),
         (b'{"zarr_format": 3, "node_type": "array", "shape": [1]}', "lacks data_type, chunk_grid"),
+        (_array(attributes=["x"]), "attributes of slide 'a', coords are damaged"),
+        (_array(chunk_key_encoding=3), "codecs or the chunk grid of slide 'a', coords are damaged"),
     ],
 )
 def test_damaged_metadata_is_named(content: bytes, message: str) -> None:
