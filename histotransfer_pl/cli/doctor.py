@@ -1,7 +1,7 @@
 """The verb ``doctor``: what would go wrong, before it does."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +49,8 @@ def as_doctor_settings(arguments: list[str]) -> list[str]:
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
         if isinstance(content, dict):
-            words[place + 1] = json.dumps(doctor_settings(content))
+            study = {"study": str(path)} if "heads" in content else {}
+            words[place + 1] = json.dumps(doctor_settings(content) | study)
     return words
 
 
@@ -58,6 +59,8 @@ def doctor_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     data, model = content.get("data"), content.get("model")
     if not isinstance(data, Mapping):
         found = {key: value for key, value in content.items() if key in _OWN}
+        if "heads" in content:  # a study may tune many large encoders: they are counted, not built
+            found.pop("encoders", None)
         folds = content.get("folds")
         if isinstance(folds, Mapping) and "n_folds" in folds:
             found["n_folds"] = folds["n_folds"]
@@ -88,6 +91,8 @@ def _doctor(
     grid: GridSettings = GridSettings(),
     slide_mpp: SlideMpp = None,
     sample: int = 5,
+    study: Path | None = None,
+    macs_per_s: float | None = None,
 ) -> int:
     """Look at slides, labels, weights, space and the store before a long job.
 
@@ -104,7 +109,14 @@ def _doctor(
         grid: Patches to count.
         slide_mpp: Micrometres per pixel of level 0 for slides that know none, or ``native``.
         sample: Slides to tile for the estimate.
+        study: File of a study, to tell its weights, hours of a GPU and disk; --config will do.
+        macs_per_s: Multiply-accumulates per second of the device that the study will run on;
+            measured where there is a GPU, else those of one H100.
     """
+    if study is not None:
+        from histotransfer_pl.cli.doctor_study import study_findings
+
+        return _print(study_findings(study, sample, macs_per_s))
     networks = [*([] if encoder is None else [encoder]), *(encoders or [])]
     if slides is None and cohort is None and store is None and not networks:
         raise ConfigError(
@@ -118,7 +130,8 @@ def _doctor(
     )
 
 
-def _print(findings: "Sequence[Finding]") -> int:
+def _print(found: "Iterable[Finding]") -> int:
+    findings = list(found)
     failures = {f.subject: f.text for f in findings if f.problem}
     record(failures=failures)
     for finding in findings:

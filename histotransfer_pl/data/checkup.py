@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from histotransfer_pl.encoders.encoder import PatchEncoder
 
 _BATCH = 16
-_GIB = 1 << 30
+GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,12 @@ class ExtractWork:
     """How much an extraction has to do, from a sample of slides.
 
     Attributes:
+        slides: Slides that can be read.
         patches: Patches of all slides, estimated.
         read_seconds: Time of one thread to read one patch.
     """
 
+    slides: int
     patches: int
     read_seconds: float
 
@@ -79,6 +81,28 @@ def check_up(
     sample: int,
 ) -> list[Finding]:
     """Look at whatever is given; arguments as in the verb ``doctor``."""
+    findings, work = check_inputs(slides, cohort, target, n_folds, grid, slide_mpp, sample)
+    for network in networks:
+        findings += check_encoder(network, grid, work, store or Path())
+    if store is not None and store.exists():
+        findings += check_store(store)
+    return findings
+
+
+def check_inputs(
+    slides: Path | None,
+    cohort: Path | None,
+    target: str,
+    n_folds: int,
+    grid: GridSettings,
+    slide_mpp: SlideMpp,
+    sample: int,
+) -> tuple[list[Finding], ExtractWork | None]:
+    """Look at slides and labels; arguments as in the verb ``doctor``.
+
+    Returns:
+        What was found, and the work of all slides together; None where none can be read.
+    """
     findings: list[Finding] = []
     work: ExtractWork | None = None
     readable: set[str] | None = None
@@ -96,11 +120,7 @@ def check_up(
         said = {finding.text for finding in problems}  # a table that can't be read fails twice
         labels = check_labels(cohort, target, n_folds, readable)
         findings += (finding for finding in labels if finding.text not in said)
-    for network in networks:
-        findings += check_encoder(network, grid, work, store or Path())
-    if store is not None and store.exists():
-        findings += check_store(store)
-    return findings
+    return findings, work
 
 
 def check_slides(
@@ -213,7 +233,8 @@ def estimate_work(
         f"about {total} patches of {grid.patch_px} px at {grid.mpp:g} um in {len(entries)} slides "
         f"({min(counts)} to {max(counts)} per slide in {len(counts)} tried)"
     )
-    return [*findings, Finding("patches", text)], ExtractWork(total, float(np.median(seconds)))
+    work = ExtractWork(len(entries), total, float(np.median(seconds)))
+    return [*findings, Finding("patches", text)], work
 
 
 def check_encoder(
@@ -248,12 +269,17 @@ def check_encoder(
     yield Finding("encoder", f"{encoder.name} ({dims}): {rate:.0f} patches/s on {device.type}")
     if work is None:
         return
-    size = work.patches * (2 * sum(encoder.dims.values()) + 8)
-    free = shutil.disk_usage(_existing(folder)).free
+    size = feature_bytes(work.patches, list(encoder.dims.values()))
+    free = shutil.disk_usage(existing_folder(folder)).free
     hours = work.patches * max(1 / rate, work.read_seconds) / 3600
-    text = f"about {size / _GIB:.3g} GiB of features, {free / _GIB:.3g} GiB free; {_span(hours)}"
+    text = f"about {size / GIB:.3g} GiB of features, {free / GIB:.3g} GiB free; {span(hours)}"
     short = size > free
     yield Finding("cost", text + ("; free the difference first" if short else ""), problem=short)
+
+
+def feature_bytes(patches: int, dims: Sequence[int]) -> int:
+    """Size in a store of float16 features of these widths, with the coordinates."""
+    return patches * (2 * sum(dims) + 8)
 
 
 def check_store(path: Path) -> Iterator[Finding]:
@@ -282,13 +308,14 @@ def _classes(labelled: pd.DataFrame) -> str:
     )
 
 
-def _existing(path: Path) -> Path:
+def existing_folder(path: Path) -> Path:
     """The folder itself or the nearest one above it that exists."""
     path = path.resolve()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def _span(hours: float) -> str:
+def span(hours: float) -> str:
+    """A time in words."""
     return f"about {hours:.1f} h" if hours >= 1 else f"about {60 * hours:.1f} min"
 
 

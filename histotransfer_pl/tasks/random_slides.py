@@ -63,6 +63,8 @@ def random_slide_means(
         data,
         device,
     )
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")  # tensor cores, as in `extract`
     sums = [_zeros(encoder, len(work)) for encoder in encoders]
     dataset = PatchDataset(data.store, work, data.grid, data.batch_size, data.threads, data.threads)
     with torch.inference_mode():
