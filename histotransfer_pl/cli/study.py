@@ -2,8 +2,7 @@
 
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,23 +22,45 @@ from histotransfer_pl.records.files import write_text
 from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.runs.arms import group_arms, read_runs, tasks_of
 from histotransfer_pl.runs.results import evaluate_arms, results_frame, results_text
-from histotransfer_pl.runs.state import DONE, StudyState
-from histotransfer_pl.runs.steps import ADDING, PLAN, Plan, Step, read_plan
+from histotransfer_pl.runs.state import (
+    DONE,
+    FAILED,
+    WAITING,
+    read_states,
+)
+from histotransfer_pl.runs.steps import ADDING, PLAN, Plan, read_plan
 from histotransfer_pl.runs.study import SETTINGS, Study, load_study
+from histotransfer_pl.study.batches import make_batches
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.heads import check_heads
 from histotransfer_pl.study.options import merge, override
 from histotransfer_pl.study.plan import make_plan
-from histotransfer_pl.study.progress import estimate, remaining_steps
+from histotransfer_pl.study.progress import remaining_steps
 from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
 from histotransfer_pl.study.snakefile import snakefile
+from histotransfer_pl.study.status import (
+    count_kinds,
+    describe_plan,
+    describe_status,
+    median_seconds,
+    shorten_names,
+    time_left,
+)
+from histotransfer_pl.study.submit import (
+    JOBS,
+    EngineName,
+    Local,
+    Slurm,
+    Task,
+    run_here,
+    submit_batches,
+)
 
-_PASSED_ON = ("fit", "extract", "tuning.fit", "heads")
+_PASSED_ON = ("fit", "extract", "tuning.fit", "heads", "resources")
 """Sections whose settings belong to other verbs."""
 
 _SLIDES_LOST = 3
 _FAILED = 1
-_SHOWN = 4
 
 
 def study(arguments: list[str]) -> int:
@@ -59,6 +80,13 @@ def study(arguments: list[str]) -> int:
         "--dry_run", action="store_true", help="Print the command of every step; run none."
     )
     parser.add_argument("--snakefile", type=Path, help="Write the plan as a Snakefile; run none.")
+    parser.add_argument(
+        "--submit",
+        type=EngineName | None,
+        help="Run the steps in the queue of a cluster (slurm), or in processes here (local).",
+    )
+    parser.add_argument("--tasks", type=int, default=4, help="Processes of each stage, at most.")
+    parser.add_argument("--status", action="store_true", help="Print how each step stands.")
     arguments, changes = split_overrides(arguments)
     parsed = parser.parse_args(arguments)
     merge_files(arguments, parsed)
@@ -69,11 +97,16 @@ def study(arguments: list[str]) -> int:
     resolved = parser.dump(parsed, skip_none=False, format="yaml")
     values: dict[str, Any] = parser.instantiate(parsed).as_dict()
     dry_run, target = values.pop("dry_run"), values.pop("snakefile")
+    engine, tasks = values.pop("submit"), values.pop("tasks")
+    status = values.pop("status")
     values.pop("config", None)
     config = StudyConfig(**values)
     plan = make_plan(config)
     if dry_run:
         print_line(describe_plan(plan, config.folder))
+        return 0
+    if status:
+        print_line(describe_status(plan, config.folder))
         return 0
     if target is not None:
         # The report of a study that Snakemake runs reads the same record.
@@ -83,6 +116,8 @@ def study(arguments: list[str]) -> int:
         return 0
     with only_one(config.folder), variables(environment(config)):
         record(plan, config, resolved)
+        if engine is not None:
+            return submit(plan, config, engine, tasks)
         return run(plan, config)
 
 
@@ -189,17 +224,38 @@ def _created(path: Path, plan: Plan) -> str:
 
 def run(plan: Plan, config: StudyConfig) -> int:
     """Run what is left, print the results, and return the exit code."""
-    runner = Runner(plan, config.folder, main, accepted(config))
     left = remaining_steps(plan, config.folder)
-    measured = runner.state.measured(plan.steps)
     print_line(f"{plan.name}: {len(plan) - len(left)} of {len(plan)} steps are done")
     if left:
-        print_line(
-            f"{len(left)} to run ({count_kinds(left)}), {estimate(left, measured).describe()}"
-        )
-    outcome = runner.run()
+        about = time_left(plan, config.folder, left).describe()
+        print_line(f"{len(left)} to run ({count_kinds(left)}), {about}")
+    outcome = Runner(plan, config.folder, main, accepted(config)).run()
     print_results(load_study(config.folder))
     return print_outcome(outcome, config.folder)
+
+
+def submit(plan: Plan, config: StudyConfig, name: EngineName, tasks: int) -> int:
+    """Hand what is left to an engine, and return the exit code.
+
+    Raises:
+        ConfigError: The engine is not here.
+    """
+    task = Task(config.folder, (), main, accepted(config), environment(config))
+    left = remaining_steps(plan, config.folder)
+    seconds = median_seconds(plan, config.folder)
+    batches = make_batches(plan, left, config.resources, tasks, seconds)
+    print_line(f"{plan.name}: {len(left)} of {len(plan)} steps to run, in {len(batches)} tasks")
+    if name == "slurm":
+        jobs = submit_batches(Slurm(config.folder / JOBS), task, batches)
+        print_line(f"queued: {shorten_names([job.job_id for job in jobs]) or 'nothing'}")
+        print_line("how they stand: the same command with --status instead of --submit")
+        return 0
+    interrupted = run_here(Local(config.folder / JOBS, tasks), task, batches)
+    print_results(load_study(config.folder))
+    states = read_states(config.folder, plan)
+    failed = [name for name, state in states.items() if state.state == FAILED]
+    waiting = [name for name, state in states.items() if state.state == WAITING]
+    return print_outcome(Outcome([], failed, waiting, interrupted), config.folder)
 
 
 def print_results(found: Study) -> None:
@@ -225,33 +281,9 @@ def print_outcome(outcome: Outcome, folder: Path) -> int:
     for name in outcome.failed:
         sys.stderr.write(f"failed: {name}, see {folder / 'logs' / name}.log\n")
     if outcome.blocked:
-        sys.stderr.write(f"{len(outcome.blocked)} steps wait for what failed\n")
-    return _FAILED if outcome.failed else 0
-
-
-def describe_plan(plan: Plan, folder: Path) -> str:
-    """The command of every step, in order, with what it needs and whether it is done."""
-    left = remaining_steps(plan, folder)
-    names = {step.name for step in left}
-    lines = [f"# {plan.name}: {len(plan)} steps ({count_kinds(plan.steps)}), {len(left)} to run"]
-    for number, step in enumerate(plan, 1):
-        state = "to run" if step.name in names else "done"
-        needs = f", needs {shorten_names(step.needs)}" if step.needs else ""
-        lines += [f"\n# {number}. {step.name} ({state}{needs})", step.command]
-    measured = StudyState.read(folder, plan.steps).measured(plan.steps)
-    lines.append(f"\n# {estimate(left, measured).describe()}")
-    return "\n".join(lines)
-
-
-def shorten_names(names: Sequence[str]) -> str:
-    """The first few, and how many more."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-def count_kinds(steps: Iterable[Step]) -> str:
-    """How many steps of each kind."""
-    return ", ".join(f"{n} {kind}" for kind, n in Counter(step.kind for step in steps).items())
+        what = "what failed" if outcome.failed else "another process"
+        sys.stderr.write(f"{len(outcome.blocked)} steps wait for {what}\n")
+    return _FAILED if outcome.failed or outcome.blocked else 0
 
 
 def accepted(config: StudyConfig) -> dict[str, int]:

@@ -27,6 +27,7 @@ from histotransfer_pl.records.grid import GridSettings, SlideMpp
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import decode_key
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +145,7 @@ class PatchDataModule(LightningDataModule):
     @override
     def prepare_data(self) -> None:
         """Tile what the store does not have yet; holds the store's lock until teardown."""
-        self._opened = self._closing.enter_context(self.source.writing())
+        self._opened = self._closing.enter_context(self.source.writing(self._what()))
         self.outcomes = self.source.tile(self._opened, self._reading().threads)
 
     @override
@@ -152,7 +153,9 @@ class PatchDataModule(LightningDataModule):
         """Find what is missing, before any rank writes."""
         if self._opened is None:
             # A further rank: the first one holds the lock for all.
-            self._opened = self._closing.enter_context(self.source.writing(lock=False))
+            self._opened = self._closing.enter_context(
+                self.source.writing(self._what(), lock=False)
+            )
         arrays = self._arrays()
         failed = {s for s, outcome in self.outcomes.items() if outcome.state == "failed"}
         if self.trainer is not None:
@@ -205,6 +208,12 @@ class PatchDataModule(LightningDataModule):
             chosen.workers if self.num_workers is None else self.num_workers,
             self.threads or chosen.threads,
         )
+
+    def _what(self) -> str:
+        """Whose features are written: extractions with other encoders write the store as well."""
+        keys = sorted({array.split("/")[1] for array in self._arrays() if "/" in array})
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        return f"{decode_key(keys[0])[:60]}{more}" if keys else ""
 
     def _arrays(self) -> list[str]:
         if self.trainer is None:

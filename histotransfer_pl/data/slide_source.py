@@ -108,10 +108,16 @@ class SlideSource:
         return self._entries
 
     @contextmanager
-    def writing(self, *, lock: bool = True) -> Iterator[FeatureStore]:
-        """The store, opened or made, with the right to write for the length of the block."""
+    def writing(self, what: str = "", *, lock: bool = True) -> Iterator[FeatureStore]:
+        """The store, opened or made, with the right to write for the length of the block.
+
+        Args:
+            what: Name of what is written; writers of other things write beside this one.
+            lock: See ``FeatureStore.writing``.
+        """
         store = FeatureStore.open_or_create(self.store_path, self.grid.for_store())
-        name = "" if self.shard is None else f"shard {self.shard}"
+        own = "" if self.shard is None else f"shard {self.shard}"
+        name = " in ".join(part for part in (what, own) if part)
         with store.writing(name, lock=lock):
             yield store
 

@@ -1,22 +1,31 @@
-"""How each step of a study stands: `state.json`, and the markers that decide."""
+"""How each step of a study stands: files of its folder, which all processes of all machines share.
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+`done/<step>` says that it ran to its end, `failed/<step>` why it did not, `running/<step>` is
+locked while a process runs it; what has none of them waits.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from histotransfer_pl.records.files import write_text
-from histotransfer_pl.runs.steps import Step
+from filelock import FileLock, Timeout
 
-STATE = "state.json"
-Standing = Literal["done", "failed", "waiting"]
+from histotransfer_pl.records.files import write_text
+from histotransfer_pl.runs.steps import Plan, Step
+
+Standing = Literal["done", "failed", "running", "waiting"]
 DONE: Standing = "done"
 FAILED: Standing = "failed"
+RUNNING: Standing = "running"
 WAITING: Standing = "waiting"
 
+_LOCK_SECONDS = 1.0
+"""Who asks for the standing holds the lock for an instant."""
 
-@dataclass
+
+@dataclass(frozen=True)
 class StepState:
     """How a step stands.
 
@@ -31,62 +40,134 @@ class StepState:
     error: str = ""
 
 
-class StudyState:
-    """The standing of all steps, written after each change.
+def read_states(
+    folder: Path, plan: Plan, exists: Callable[[str], bool] = lambda name: Path(name).exists()
+) -> dict[str, StepState]:
+    """The states of the steps of a plan, by name.
 
-    It is for people and the report. What is done is decided by markers, not here, so that losing
-    this file loses the times only.
+    Args:
+        folder: Folder of the study.
+        plan: Its steps.
+        exists: Whether an output is there; a study may have been moved.
     """
+    states: dict[str, StepState] = {}
+    present = {kind: _names(folder / kind) for kind in (DONE, FAILED, RUNNING)}
+    stopped: set[str] = set()
+    for step in plan:
+        state = _state(folder, step, present, exists)
+        missing = [need for need in step.needs if need in stopped]
+        if state.state == WAITING and missing:
+            state = StepState(WAITING, error=f"needs {missing[0]}, which failed or waits")
+        if state.state == FAILED or state.error:
+            stopped.add(step.name)
+        states[step.name] = state
+    return states
 
-    def __init__(self, path: Path, steps: dict[str, StepState]) -> None:
-        self._path = path
-        self.steps = steps
 
-    @classmethod
-    def read(cls, folder: Path, steps: Sequence[Step]) -> "StudyState":
-        """The states of steps; what the file of a study says of others is dropped."""
-        path = folder / STATE
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            found = {name: StepState(**item) for name, item in known.items()}
-        except (FileNotFoundError, ValueError, TypeError, AttributeError):
-            # Absent, or damaged by hand: only times are lost.
-            found = {}
-        return cls(path, {step.name: found.get(step.name, StepState()) for step in steps})
-
-    def set(self, name: str, state: StepState) -> None:
-        """Change one and write all."""
-        self.steps[name] = state
-        self.write()
-
-    def write(self) -> None:
-        """Write the file whole."""
-        content = {name: asdict(state) for name, state in self.steps.items()}
-        write_text(self._path, json.dumps(content, indent=1) + "\n")
-
-    def measured(self, steps: Sequence[Step]) -> dict[str, list[float]]:
-        """Seconds of the finished steps of each kind."""
-        seconds: dict[str, list[float]] = {}
-        for step in steps:
-            state = self.steps[step.name]
-            if state.state == DONE and state.seconds is not None:
-                seconds.setdefault(step.kind, []).append(state.seconds)
-        return seconds
+def measured_seconds(plan: Plan, states: Mapping[str, StepState]) -> dict[str, list[float]]:
+    """Seconds of the finished steps of each kind."""
+    seconds: dict[str, list[float]] = {}
+    for step in plan:
+        state = states[step.name]
+        if state.state == DONE and state.seconds is not None:
+            seconds.setdefault(step.kind, []).append(state.seconds)
+    return seconds
 
 
 def marker(folder: Path, step: Step) -> Path:
     """The file that says that a step is done."""
-    return folder / "done" / step.name
+    return folder / DONE / step.name
 
 
-def mark_done(folder: Path, step: Step) -> None:
-    """Say that a step is done."""
-    write_text(marker(folder, step), step.digest + "\n")
+def mark_done(folder: Path, step: Step, seconds: float | None = None) -> None:
+    """Say that a step is done, and how long it took."""
+    write_text(marker(folder, step), step.digest + _line(seconds))
+
+
+def mark_failed(folder: Path, step: Step, state: StepState) -> None:
+    """Say why a step failed."""
+    write_text(folder / FAILED / step.name, state.error + _line(state.seconds))
+
+
+def clear_marks(folder: Path, step: Step) -> None:
+    """Forget how a step ended."""
+    for kind in (DONE, FAILED):
+        (folder / kind / step.name).unlink(missing_ok=True)
 
 
 def is_marked(folder: Path, step: Step) -> bool:
     """Whether the marker says that this very command has run to its end."""
+    return _lines(marker(folder, step))[0] == step.digest
+
+
+@contextmanager
+def running(folder: Path, step: Step) -> Iterator[bool]:
+    """Whether this process may run a step, for the length of the block; else another one does.
+
+    The system gives the lock back when its holder dies, so nothing has to be cleared.
+    """
+    lock = FileLock(folder / RUNNING / step.name)
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
-        return marker(folder, step).read_text(encoding="utf-8").strip() == step.digest
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        lock.acquire(timeout=_LOCK_SECONDS)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        # Removed while still held: whoever opened it meanwhile sees that it has no name any more.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
+def is_running(folder: Path, name: str) -> bool:
+    """Whether a process runs a step now."""
+    path = folder / RUNNING / name
+    if not path.exists():
         return False
+    try:
+        with FileLock(path).acquire(timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def _state(
+    folder: Path,
+    step: Step,
+    present: Mapping[Standing, set[str]],
+    exists: Callable[[str], bool],
+) -> StepState:
+    if step.name in present[RUNNING] and is_running(folder, step.name):
+        return StepState(RUNNING)
+    if step.name in present[DONE]:
+        digest, seconds = _lines(marker(folder, step))
+        if digest == step.digest and all(exists(output) for output in step.outputs):
+            return StepState(DONE, seconds)
+    if step.name in present[FAILED]:
+        error, seconds = _lines(folder / FAILED / step.name)
+        return StepState(FAILED, seconds, error)
+    return StepState()
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {path.name for path in folder.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _line(seconds: float | None) -> str:
+    return "\n" if seconds is None else f"\n{seconds:.2f}\n"
+
+
+def _lines(path: Path) -> tuple[str, float | None]:
+    """What a marker says, and the seconds where it says them: those of Snakemake do not."""
+    try:
+        first, *more = path.read_text(encoding="utf-8").splitlines() or [""]
+        return first.strip(), float(more[0]) if more else None
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        # Absent, or damaged by hand: then it is done again.
+        return "", None

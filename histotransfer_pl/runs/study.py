@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.runs.state import DONE, StepState, StudyState, is_marked
+from histotransfer_pl.runs.state import DONE, StepState, read_states
 from histotransfer_pl.runs.steps import PLAN, Plan, Step, read_plan
 
 SETTINGS = "study.yaml"
@@ -113,8 +113,7 @@ def load_study(folder: Path) -> Study:
     """
     plan = read_plan(folder / PLAN)
     places = MovedPaths(folder, Path(plan.working_folder))
-    known = StudyState.read(folder, plan.steps).steps
-    states = {step.name: _state(places, step, known[step.name]) for step in plan}
+    states = read_states(folder, plan, lambda name: places.find(name).exists())
     settings = folder / SETTINGS
     return Study(
         plan,
@@ -153,14 +152,6 @@ def _network(step: Step) -> Network | None:
         return Network(str(step.option("model.encoder")), None if side is None else int(side))
     first = said[0] if isinstance(said, list) and said else {}
     return Network(str(first.get("name")), first.get("input_px"))
-
-
-def _state(places: MovedPaths, step: Step, known: StepState) -> StepState:
-    """Markers come first: Snakemake writes them and not the state, which is then an older one."""
-    there = all(places.find(output).exists() for output in step.outputs)
-    return (
-        replace(known, state=DONE, error="") if there and is_marked(places.folder, step) else known
-    )
 
 
 def _planned_runs(

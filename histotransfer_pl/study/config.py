@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.study.resources import check_resources
 
 if TYPE_CHECKING:
     Settings = dict[str, Any]
@@ -176,6 +177,9 @@ class StudyConfig:
             the study goes on without them.
         wandb: Log each run, and the report as a run of its own, to Weights & Biases; costs one to
             two seconds per run.
+        resources: What steps ask of a cluster's machine, of `all` kinds or of one, such as
+            `{all: {mem_gb: 16}, extract: {gpus: 1, partition: gpu}}`: `minutes`, `partition`,
+            `mem_gb`, `cpus`, `gpus`, `sbatch` (further options).
         fit_threads: Threads of fit, test and predict; one is fastest for bags of few patches. All
             of the machine when null.
     """
@@ -209,6 +213,7 @@ class StudyConfig:
     report: bool = True
     lost_slides: Literal["refuse", "leave_out"] = "refuse"
     wandb: bool = False
+    resources: Settings = field(default_factory=dict)
     fit_threads: int | None = 1
 
     def __post_init__(self) -> None:
@@ -230,6 +235,7 @@ class StudyConfig:
             raise ConfigError("seeds and folds.run must name at least one each")
         if "frozen" not in self.variants:
             raise ConfigError("variants must hold frozen: tuned encoders start from its stage 1")
+        check_resources(self.resources)
         _refuse_repeats("seeds", self.seeds)
         _refuse_repeats("folds.run", self.folds.numbers)
         _refuse_repeats("variants", self.variants)

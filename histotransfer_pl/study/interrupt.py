@@ -13,14 +13,17 @@ class Interruption:
     without this, a study would take Ctrl-C for a failed step and go on with the next one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *signals: signal.Signals) -> None:
+        """Watch for some signals; for both when none is named."""
         self.asked = False
+        self.leaving = False  # whether an engine ends this process by SystemExit
+        self._signals = signals or (signal.SIGINT, signal.SIGTERM)
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         # Python lets only the main thread set handlers; elsewhere signals do what they did.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in self._signals:
                 self._before[number] = signal.signal(number, self._interrupt)
         return self
 

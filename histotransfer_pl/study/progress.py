@@ -5,7 +5,7 @@ and nothing it needs is newer than the marker. Markers are files of the study fo
 machine and Snakemake agree on what is done.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -64,17 +64,17 @@ def remaining_steps(plan: Plan, folder: Path) -> list[Step]:
     return list(left.values())
 
 
-def estimate(left: Iterable[Step], measured: Mapping[str, list[float]]) -> Estimate:
+def estimate(left: Mapping[str, int], measured: Mapping[str, list[float]]) -> Estimate:
     """How long steps take, from the median of the finished ones of the same kind.
 
     Args:
-        left: The steps.
+        left: How many steps of each kind.
         measured: Seconds of finished steps of each kind.
     """
     seconds, unknown = 0.0, 0
-    for step in left:
-        if measured.get(step.kind):
-            seconds += median(measured[step.kind])
+    for kind, number in left.items():
+        if measured.get(kind):
+            seconds += number * median(measured[kind])
         else:
-            unknown += 1
+            unknown += number
     return Estimate(seconds, unknown)

@@ -88,7 +88,7 @@ def select_patches(
         slide.slide_id: Selection(chooser.rank(slide, scores[slide.slide_id], pool), k, facts)
         for slide in stored
     }
-    with source.writing():
+    with source.joining():
         for slide in stored:
             if not overwrite:
                 _refuse_other(slide, name, facts)

@@ -80,8 +80,9 @@ def test_the_same_shard_twice_at_once_is_refused(
 ) -> None:
     assert extract("--shard", "0/2") == 0
     store = FeatureStore.open("s.zarr")
-    with store.writing("shard 0/2"):
+    with store.writing("resnet18-random0 in shard 0/2"):
         assert extract("--shard", "1/2") == 0
+        assert extract("--shard", "0/2", "--model.alias", "another") == 0
         assert extract("--shard", "0/2") == 1
     assert "shard 0/2 of s.zarr is being written by process" in capsys.readouterr().err
 

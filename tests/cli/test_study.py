@@ -14,6 +14,7 @@ import yaml
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.study import accepted
 from histotransfer_pl.runs.steps import read_plan
+from histotransfer_pl.runs.study import load_study
 from histotransfer_pl.study.config import StoredFeatures, StudyConfig
 
 
@@ -80,10 +81,10 @@ def test_a_study_runs_stops_at_what_is_done_and_grows(
     assert results["n_slides"].tolist() == [30]
     assert f"{results['auroc'][0]:.3f} [" in said
 
-    before = (folder / "state.json").read_text()
+    before = [step.stat().st_mtime_ns for step in sorted((folder / "done").iterdir())]
     assert main(["study", "--config", str(config)]) == 0
     assert "7 of 7 steps are done" in capfd.readouterr().out
-    assert (folder / "state.json").read_text() == before
+    assert [step.stat().st_mtime_ns for step in sorted((folder / "done").iterdir())] == before
 
     assert main(["study", "--config", str(config), "--folds.run", "[0, 1, 2]", "--dry_run"]) == 0
     assert "0 to run" in capfd.readouterr().out
@@ -91,6 +92,40 @@ def test_a_study_runs_stops_at_what_is_done_and_grows(
     said = capfd.readouterr().out
     assert "13 steps (1 prepare, 6 fit, 6 test), 6 to run" in said
     assert "needs fit-given-last-frozen-mean-f2-s1" in said
+
+
+def test_tasks_go_on_where_a_local_run_stopped_and_write_the_same_tables(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    command = ["study", "--config", str(config)]
+    assert main(command) == 0
+    table = folder / "report" / "tables" / "results.csv"
+    before = table.read_bytes()
+    table.unlink()
+    for name in ("done/fit-given-last-frozen-mean-f1-s0", "done/test-given-last-frozen-mean-f2-s0"):
+        (folder / name).unlink()
+    capfd.readouterr()
+    assert main([*command, "--status"]) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert said[2].split() == ["all", "4", "0", "0", "3"]
+    assert main([*command, "--submit", "local", "--tasks", "1"]) == 0
+    assert "bags: 3 of 7 steps to run, in 1 tasks" in capfd.readouterr().out
+    assert table.read_bytes() == before
+    assert main(command) == 0
+    assert "7 of 7 steps are done" in capfd.readouterr().out
+
+
+def test_submit_without_slurm_is_one_line(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert main(["study", "--config", str(config), "--submit", "slurm"]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: --submit slurm needs srun and sbatch")
+    assert said.count("\n") == 1
+    assert main(["study", "--config", str(config), "--resources.fit.gpu", "1", "--status"]) == 1
+    assert "resources.fit has no setting 'gpu'" in capfd.readouterr().err
 
 
 def test_a_failed_step_fails_the_study_and_keeps_the_rest(
@@ -106,9 +141,9 @@ def test_a_failed_step_fails_the_study_and_keeps_the_rest(
     assert "failed: fit-given-last-frozen-odd-f0-s0, see" in captured.err
     assert "1 steps wait for what failed" in captured.err
     assert "dropout is 7" in captured.out
-    states = json.loads((tmp_path / "study" / "state.json").read_text())
-    assert states["test-given-last-frozen-mean-f0-s0"]["state"] == "done"
-    assert states["test-given-last-frozen-odd-f0-s0"]["state"] == "waiting"
+    states = load_study(tmp_path / "study").states
+    assert states["test-given-last-frozen-mean-f0-s0"].state == "done"
+    assert states["test-given-last-frozen-odd-f0-s0"].state == "waiting"
 
 
 class Killed(BaseException):

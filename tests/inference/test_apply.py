@@ -17,6 +17,8 @@ from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.inference.apply import apply
 from histotransfer_pl.inference.ensemble import find_models
 from histotransfer_pl.runs.model_file import FORMAT, load_model
+from histotransfer_pl.runs.state import mark_done
+from histotransfer_pl.runs.steps import read_plan
 from histotransfer_pl.store.feature_store import FeatureStore
 from tests.tuning import TOPK, attention_array, tuning
 
@@ -242,9 +244,8 @@ def test_the_folds_of_an_arm_are_an_ensemble(away: Path) -> None:
     ]
     plan = {"name": "x", "created": "", "working_folder": str(away), "steps": steps}
     (study / "plan.json").write_text(json.dumps(plan))
-    (study / "state.json").write_text(
-        json.dumps({step["name"]: {"state": "done"} for step in steps})
-    )
+    for step in read_plan(study / "plan.json"):
+        mark_done(study, step)
     assert find_models([study], ["depth=layer4"]) == runs
     with pytest.raises(ConfigError, match=r"2 arms of .* say which .* depth=stem"):
         find_models([study])

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from histotransfer_pl.runs.state import StepState, mark_done, mark_failed
+from histotransfer_pl.runs.steps import read_plan
+
 N_PATIENTS = 30
 
 
@@ -81,7 +84,7 @@ def write_study(
 ) -> Path:
     """A study of encoders and depths with the given quality; some steps may have failed."""
     steps = []
-    state: dict[str, Any] = {}
+    failed: set[str] = set()
     for (encoder, depth), quality in arms.items():
         for fold in folds:
             for seed in seeds:
@@ -92,19 +95,17 @@ def write_study(
                 run = folder / "runs" / name
                 for kind in ("fit", "test"):
                     steps.append(step(f"{kind}-{name}", kind, str(run), factors))
-                    state[f"{kind}-{name}"] = {"state": "done", "seconds": 1.0, "error": ""}
                 if name in missing:
-                    state[f"fit-{name}"] = {
-                        "state": "failed",
-                        "seconds": 1.0,
-                        "error": "disk <full>",
-                    }
-                    state[f"test-{name}"] = {"state": "waiting", "seconds": None, "error": ""}
+                    failed.add(name)
                     continue
                 table = predictions(fold, quality, seed)
                 write_run(run, table, seed, encoder=encoder, depth=depth, fold=fold)
     folder.mkdir(exist_ok=True, parents=True)
     plan = {"name": "a <b>study</b>", "created": "2026-11-22", "steps": steps}
     (folder / "plan.json").write_text(json.dumps(plan))
-    (folder / "state.json").write_text(json.dumps(state))
+    for planned in read_plan(folder / "plan.json"):
+        if planned.run_folder.name not in failed:
+            mark_done(folder, planned, 1.0)
+        elif planned.kind == "fit":
+            mark_failed(folder, planned, StepState("failed", 1.0, "disk <full>"))
     return folder

@@ -1,4 +1,4 @@
-"""A marker in `done/` says that a step is done, whatever `state.json` says."""
+"""A marker in `done/` says that a step is done, whatever one in `failed/` says."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.runs.folders import write_study
 
 @pytest.fixture
 def failed(tmp_path: Path) -> Path:
-    """A study whose state names a failed training."""
+    """A study in which a training failed."""
     return write_study(tmp_path / "s", {("enc", "d1"): 1.0}, missing=["enc-d1-f2-s0"])
 
 
@@ -22,7 +22,7 @@ def steps_of(folder: Path) -> list[Step]:
     return list(read_plan(folder / "plan.json"))
 
 
-def test_a_marker_comes_before_the_state(failed: Path) -> None:
+def test_a_marker_comes_before_an_earlier_failure(failed: Path) -> None:
     for step in steps_of(failed):
         mark_done(failed, step)
     study = load_study(failed)
@@ -32,7 +32,6 @@ def test_a_marker_comes_before_the_state(failed: Path) -> None:
 
 
 def test_a_marker_of_another_command_says_nothing(failed: Path) -> None:
-    (failed / "done").mkdir()
     for step in steps_of(failed):
         (failed / "done" / step.name).write_text("0" * 32 + "\n")
     assert load_study(failed).count(FAILED) == 1

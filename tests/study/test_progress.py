@@ -10,7 +10,6 @@ import pytest
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.runs.state import mark_done
-from histotransfer_pl.runs.steps import Step
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig, Tuning
 from histotransfer_pl.study.plan import make_plan
 from histotransfer_pl.study.progress import duration, estimate, remaining_steps
@@ -18,7 +17,7 @@ from tests.study.conftest import make_config
 
 
 def test_estimate_is_the_median_of_each_kind() -> None:
-    left = [Step(str(i), kind, ()) for i, kind in enumerate(["fit", "fit", "test"])]
+    left = {"fit": 2, "test": 1}
     found = estimate(left, {"fit": [1.0, 100.0, 4.0], "test": [2.0]})
     assert found.seconds == 4 + 4 + 2
     assert found.describe() == "about 10 s left"

@@ -1,6 +1,5 @@
 """Running a plan: order, what is skipped, failures, interruptions."""
 
-import json
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from histotransfer_pl.runs.state import marker, read_states, running
 from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.study.progress import remaining_steps
 from histotransfer_pl.study.runner import Outcome, Runner
@@ -20,9 +20,8 @@ def names(steps: Sequence[Step]) -> list[str]:
     return [step.name for step in steps]
 
 
-def states(folder: Path) -> dict[str, str]:
-    content = json.loads((folder / "state.json").read_text())
-    return {name: item["state"] for name, item in content.items()}
+def states(folder: Path, plan: Plan) -> dict[str, str]:
+    return {name: state.state for name, state in read_states(folder, plan).items()}
 
 
 def failing(main: Main, bad: str, how: Callable[[], int]) -> Main:
@@ -34,7 +33,7 @@ def test_everything_runs_once_and_then_nothing(
 ) -> None:
     outcome = Runner(chain, tmp_path, touch).run()
     assert outcome == Outcome(done=["a", "b", "c", "d"])
-    assert set(states(tmp_path).values()) == {"done"}
+    assert set(states(tmp_path, chain).values()) == {"done"}
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:3] for line in lines] == [
         ["[1/4]", "a", "done"], ["[2/4]", "b", "done"],
@@ -96,7 +95,7 @@ def test_repeating_an_extraction_renews_nothing(chain: Plan, touch: Main, tmp_pa
 def test_a_failure_stops_only_what_needs_it(chain: Plan, touch: Main, tmp_path: Path) -> None:
     outcome = Runner(chain, tmp_path, failing(touch, "b", lambda: 1)).run()
     assert outcome == Outcome(done=["a", "d"], failed=["b"], blocked=["c"])
-    assert states(tmp_path) == {"a": "done", "b": "failed", "c": "waiting", "d": "done"}
+    assert states(tmp_path, chain) == {"a": "done", "b": "failed", "c": "waiting", "d": "done"}
     assert Runner(chain, tmp_path, touch).run() == Outcome(done=["b", "c"])
 
 
@@ -121,8 +120,7 @@ def test_however_a_step_fails_its_last_words_are_kept(
     chain: Plan, touch: Main, tmp_path: Path, how: Callable[[], int], error: str
 ) -> None:
     assert Runner(chain, tmp_path, failing(touch, "b", how)).run().failed == ["b"]
-    state = json.loads((tmp_path / "state.json").read_text())["b"]
-    assert state["error"].startswith(error)
+    assert read_states(tmp_path, chain)["b"].error.startswith(error)
 
 
 def test_a_report_runs_over_what_is_there(chain: Plan, touch: Main, tmp_path: Path) -> None:
@@ -158,7 +156,7 @@ def test_a_signal_stops_the_study_even_if_the_step_swallows_it(
     before = signal.getsignal(number)
     outcome = Runner(chain, tmp_path, failing(touch, "b", interrupted)).run()
     assert outcome == Outcome(done=["a"], interrupted=True)
-    assert states(tmp_path)["b"] == "waiting"
+    assert states(tmp_path, chain)["b"] == "waiting"
     assert signal.getsignal(number) is before
     assert Runner(chain, tmp_path, touch).run() == Outcome(done=["b", "c", "d"])
 
@@ -178,8 +176,31 @@ def test_streams_kept_by_an_earlier_step_write_into_the_present_log(
     assert "handler of c" not in (tmp_path / "logs" / "a.log").read_text()
 
 
-def test_a_damaged_state_file_loses_times_only(chain: Plan, touch: Main, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe", b"0" * 32 + b"\nsoon\n"])
+def test_a_damaged_marker_means_that_the_step_runs_again(
+    chain: Plan, touch: Main, tmp_path: Path, content: bytes
+) -> None:
     Runner(chain, tmp_path, touch).run()
-    (tmp_path / "state.json").write_text("{")
-    assert Runner(chain, tmp_path, touch).run() == Outcome()
-    assert set(states(tmp_path).values()) == {"done"}
+    marker(tmp_path, chain["d"]).write_bytes(content)
+    assert Runner(chain, tmp_path, touch).run() == Outcome(done=["d"])
+    assert set(states(tmp_path, chain).values()) == {"done"}
+
+
+def test_a_step_that_another_process_runs_is_left_to_it(
+    chain: Plan, touch: Main, tmp_path: Path
+) -> None:
+    with running(tmp_path, chain["b"]):
+        assert states(tmp_path, chain)["b"] == "running"
+        outcome = Runner(chain, tmp_path, touch).run()
+    assert outcome == Outcome(done=["a", "d"], blocked=["b", "c"])
+    assert states(tmp_path, chain)["b"] == "waiting"
+    assert Runner(chain, tmp_path, touch).run() == Outcome(done=["b", "c"])
+
+
+def test_a_part_of_the_plan_waits_for_what_others_have_not_done(
+    chain: Plan, touch: Main, tmp_path: Path
+) -> None:
+    outcome = Runner(chain, tmp_path, touch, only={"b", "c", "d"}).run()
+    assert outcome == Outcome(done=["d"], blocked=["b", "c"])
+    assert Runner(chain, tmp_path, touch, only={"a"}).run().done == ["a"]
+    assert Runner(chain, tmp_path, touch, only={"b", "c", "d"}).run().done == ["b", "c"]
