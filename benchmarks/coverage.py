@@ -4,6 +4,7 @@
 """
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import t as student
 
 from benchmarks.simulated import calibrated, simulate, simulate_task
 from histotransfer_pl.analysis.bootstrap import bootstrap_interval
@@ -54,6 +56,10 @@ class Row(NamedTuple):
     cohorts: int
     refused: int
     kept: bool
+    error_ratio: float | None = None
+    """Mean squared standard error of a test over the variance of the differences it judges."""
+    together: float | None = None
+    """Correlation of the size of the difference with its standard error."""
 
 
 def designs() -> list[Design]:
@@ -93,13 +99,15 @@ def rejections(design: Design, n_cohorts: int) -> Iterator[Row]:
     for name, test in design.paired.items():
         for n in design.patients:
             rng = np.random.default_rng(n)
-            found = refused = 0
+            made: list[Comparison] = []
             for _ in range(n_cohorts):
-                try:
-                    found += test(*design.draw(rng, n)).p_value < 0.05
-                except AnalysisError:
-                    refused += 1
-            yield _row(name, design.name, n, (found, n_cohorts, refused), REJECTED)
+                with contextlib.suppress(AnalysisError):
+                    made.append(test(*design.draw(rng, n)))
+            found = sum(one.p_value < 0.05 for one in made)
+            counts = (found, n_cohorts, n_cohorts - len(made))
+            ratio, together = _errors(made)
+            row = _row(name, design.name, n, counts, REJECTED)
+            yield row._replace(error_ratio=ratio, together=together)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,23 +115,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
     parser.add_argument("--cohorts", type=int, default=1000, help="per interval")
     parser.add_argument("--pairs", type=int, default=2000, help="of models per test")
-    parser.add_argument("--only", nargs="+", help="designs to measure anew, by name")
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of table and results")
     options = parser.parse_args(arguments)
-    results = options.folder / "coverage.json"
-    known = json.loads(results.read_text()) if results.exists() else {}
+    rows: list[Row] = []
     for design in designs():
-        if options.only and design.name not in options.only:
-            continue
-        rows: list[Row] = []
         for row in chain(intervals(design, options.cohorts), rejections(design, options.pairs)):
             print(*row, flush=True)
             rows.append(row)
-        known[design.name] = rows
-        results.write_text(json.dumps(known, indent=1) + "\n")
-    every = [Row(*row) for design in designs() for row in known.get(design.name, [])]
-    (options.folder / "coverage.md").write_text(page(every))
-    return int(not all(row.kept for row in every))
+    (options.folder / "coverage.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (options.folder / "coverage.md").write_text(page(rows))
+    return int(not all(row.kept for row in rows))
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -131,23 +132,39 @@ def page(rows: Sequence[Row]) -> str:
     lines = [
         "# What the intervals and tests promise, and how often they keep it",
         "",
-        "Written by `python -m benchmarks.coverage` (classification) and with `--cohorts 600 "
-        "--only survival regression ordinal multilabel`: simulated cohorts with 1 to "
+        "Written by one run of `python -m benchmarks.coverage`: simulated cohorts with 1 to "
         "3 slides per patient, half of the variance of a score being the patient's; two equally "
         "good models share .6 of it. A 95 % "
         f"interval should hold the truth in {COVERED[0]} to {COVERED[1]} of cohorts, a test at "
         f".05 should reject in {REJECTED[0]} to {REJECTED[1]}. Refused: cohorts with fewer than "
-        "three patients of a class, which get one line instead of a number.",
+        "three patients of a class, which get one line instead of a number. Of tests also: the mean "
+        "squared standard error over the true variance of the difference, and the correlation of "
+        "the size of the difference with its standard error.",
         "",
-        "| What | Cohorts | Patients | Share | Number | Refused | Kept |",
-        "|---|---|---|---|---|---|---|",
+        "| What | Cohorts | Patients | Share | Number | Refused | Kept | Error ratio | Correlation |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row.what} | {row.design} | {row.patients} | {row.share:.3f} | {row.cohorts} "
-        f"| {row.refused} | {'yes' if row.kept else '**no**'} |"
+        f"| {row.refused} | {'yes' if row.kept else '**no**'} "
+        f"| {_shown(row.error_ratio)} | {_shown(row.together)} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _errors(made: Sequence[Comparison]) -> tuple[float, float]:
+    """How the standard errors of a test fit the differences: see ``Row``."""
+    differences = np.array([one.difference.estimate for one in made])
+    widths = np.array([(one.difference.high - one.difference.low) / 2 for one in made])
+    freedom = np.array([one.degrees_of_freedom for one in made])
+    errors = widths / student.ppf(0.975, freedom)
+    together = np.corrcoef(np.abs(differences), errors)[0, 1]
+    return float((errors**2).mean() / differences.var()), float(together)
 
 
 def _row(

@@ -229,7 +229,8 @@ def change_a_value(root: Path, draw: random.Random) -> None:
         holder, name = document["attributes"], key.removeprefix("attributes.")
     if name in ("codecs", "chunk_grid"):  # other tools may change how values lie in files
         name = "shape"
-    holder[name] = draw.choice(["x", -1, 10**12, None, [], {}, [[]], 0.5, True])
+    others = ["x", -1, 10**12, None, [], {}, [[]], 0.5, True]
+    holder[name] = draw.choice([value for value in others if value != holder[name]])
     path.write_text(json.dumps(document))
 
 

@@ -98,10 +98,9 @@ def check_seal(document: Json, node: str, name: str, *, required: bool = False) 
     Raises:
         StoreError: They differ.
     """
-    recorded = document["attributes"].get(SEAL)
-    if recorded is None and not required:
+    if SEAL not in document["attributes"] and not required:
         return
-    if recorded != _digest(document, node):
+    if document["attributes"].get(SEAL) != _digest(document, node):
         raise StoreError(
             f"the metadata of {name} have changed or belong to another slide or array: run "
             "`verify --repair true` on the store, then the extraction again"

@@ -145,8 +145,10 @@ def _are_named(document: Json) -> bool:
     """Whether codecs and chunk grid have the form of Zarr 3; zarr-python takes others too."""
     codecs = document["codecs"]
     named = [document["chunk_grid"], document["chunk_key_encoding"]]
-    named += codecs if isinstance(codecs, list) else [None]
-    return all(isinstance(item, dict) and not set(item) - _NAMED for item in named)
+    named += codecs if isinstance(codecs, list) and codecs else [None]
+    return all(
+        isinstance(item, dict) and "name" in item and not set(item) - _NAMED for item in named
+    )
 
 
 def plain_json(attributes: Mapping[str, Any], where: str) -> Json:

@@ -104,6 +104,8 @@ def test_attributes_without_json_form_are_refused(value: object) -> None:
         (b'{"zarr_format": 3, "node_type": "group"}', "no Zarr array"),
         (b'{"zarr_format": 3, "node_type": "array", "shape": [1]}', "lacks data_type, chunk_grid"),
         (_array(attributes=["x"]), "attributes of slide 'a', coords are damaged"),
+        (_array(chunk_grid={}), "codecs or the chunk grid of slide 'a', coords are damaged"),
+        (_array(codecs=[]), "codecs or the chunk grid of slide 'a', coords are damaged"),
         (_array(chunk_key_encoding=3), "codecs or the chunk grid of slide 'a', coords are damaged"),
     ],
 )

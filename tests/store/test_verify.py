@@ -52,6 +52,10 @@ def _forget_checksum(slide: Path) -> None:
     _edit(slide / FEATURES, lambda attributes: [attributes.pop(n) for n in ("checksum", "seal")])
 
 
+def _null_seal(slide: Path) -> None:
+    _edit(slide / FEATURES, lambda attributes: attributes.update(seal=None))
+
+
 def _garble_metadata(slide: Path) -> None:
     (slide / FEATURES / "zarr.json").write_text("{")
 
@@ -68,6 +72,7 @@ def _set_nan(slide: Path) -> None:
         (_cut, "cannot be read: .* has 197 bytes, its metadata says 204"),
         (_remove, "cannot be read: .* is missing"),
         (_forget_checksum, "has no checksum"),
+        (_null_seal, "cannot be read: the metadata of .* have changed"),
         (_garble_metadata, "cannot be read: .* no valid JSON"),
         (_set_nan, "row 5 holds NaN"),
     ],
