@@ -20,6 +20,7 @@ from histotransfer_pl.data.cohort import (
 )
 from histotransfer_pl.data.labels import sort_classes
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError
+from histotransfer_pl.slides.limits import slide_errors
 from histotransfer_pl.slides.reader import SlideReader, open_slide
 
 
@@ -93,11 +94,9 @@ class _Source:
         if "path" not in item:
             return self._from_slide(row, str(item["slide_id"]), int(item["x"]), int(item["y"]))
         path = self.tiles.folder / str(item["path"])
-        try:
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
-        except OSError as error:
-            raise SlideError(f"{path} cannot be read as an image: {error}") from error
+        # Pillow refuses a header of more than 179 megapixels, by an error of its own kind.
+        with slide_errors(path), Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
 
     def _from_slide(self, row: int, slide_id: str, x: int, y: int) -> NDArray[np.uint8]:
         reader = self._reader(slide_id)

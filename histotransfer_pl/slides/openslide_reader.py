@@ -269,7 +269,9 @@ def _open(path: Path, memory_gib: float) -> OpenSlide:
             if not file.read(1):
                 raise SlideError(f"slide {path} is an empty file; copy it again from its source")
         check_tiff(path, memory_gib)
-        return OpenSlide(path)
+        slide = OpenSlide(path)
+        _require_tiles(path, slide, memory_gib)
+        return slide
     except FileNotFoundError as error:
         raise SlideError(f"slide {path} does not exist; check the folder and the name") from error
     except OpenSlideUnsupportedFormatError as error:
@@ -284,6 +286,19 @@ def _open(path: Path, memory_gib: float) -> OpenSlide:
         raise
     except OSError as error:
         raise SlideError(f"slide {path} cannot be opened: {error.strerror}") from error
+
+
+def _require_tiles(path: Path, slide: OpenSlide, memory_gib: float) -> None:
+    """Refuse tiles that would take too much memory, in DICOM and other files without TIFF's tables.
+
+    Nothing was decoded so far. OpenSlide takes memory for a tile before it looks at its bytes, and
+    glib ends the process when there is none.
+    """
+    for level in range(slide.level_count):
+        names = (f"openslide.level[{level}].tile-{side}" for side in ("width", "height"))
+        width, height = (int(slide.properties.get(name, 0)) for name in names)
+        what = f"a tile of {width} x {height} px"
+        require_memory(path, what, width * height * _BYTES_PER_PIXEL, memory_gib)
 
 
 def damaged_tile_error(

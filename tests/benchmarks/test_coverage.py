@@ -20,7 +20,9 @@ def test_it_measures_a_design(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert test.error_ratio is not None
     assert test.error_ratio > 0
     page = (tmp_path / "coverage.md").read_text()
-    assert f"| {test.refused} | {'yes' if test.kept else '**no**'} | {test.error_ratio:.2f} |" in page
+    assert (
+        f"| {test.refused} | {'yes' if test.kept else '**no**'} | {test.error_ratio:.2f} |" in page
+    )
 
 
 def test_the_committed_table_is_that_of_its_numbers() -> None:

@@ -255,4 +255,7 @@ def test_tiles_of_two_sizes_and_broken_tiles_are_named(
     assert "t07.png has the shape (40, 40, 3)" in capsys.readouterr().err
     Path("t07.png").write_text("no image")
     assert main(["gain", *TILES]) == 1
-    assert "t07.png cannot be read as an image" in capsys.readouterr().err
+    assert "t07.png cannot be read (UnidentifiedImageError: " in capsys.readouterr().err
+    Image.new("1", (20_000, 10_000)).save("t07.png")  # 25 kB that would be 600 MB
+    assert main(["gain", *TILES]) == 1
+    assert "t07.png cannot be read (DecompressionBombError: " in capsys.readouterr().err

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tifffile
 from openslide import OpenSlide
+from PIL import Image
 
 from histotransfer_pl.errors import SlideError
 from histotransfer_pl.slides import openslide_reader
@@ -136,6 +137,24 @@ def test_a_thumbnail_takes_no_more_memory_than_a_slide_may(tmp_path: Path) -> No
         open_slide(path, memory_gib=0.99 * need).thumbnail(0.5)
     with pytest.raises(SlideError, match=r"an area of 301 x 301 px would take .*memory_gib"):
         open_slide(path, memory_gib=301**2 * 15 / 2**30).read_patch(0, 0, 301, 0.5)
+
+
+def test_a_tile_of_a_file_that_is_no_tiff_takes_no_more_memory_than_a_slide_may(
+    tmp_path: Path,
+) -> None:
+    """Of a DICOM whose header says 65,500 x 65,500 px OpenSlide would end the process."""
+    for name, side, restart in (("a", 512, 32), ("map", 128, 8), ("macro", 64, 8)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{name}.jpg", restart_marker_blocks=restart)
+    path = tmp_path / "slide.vms"  # Hamamatsu's: JPEG files whose rows of blocks are the tiles
+    path.write_text(
+        "[Virtual Microscope Specimen]\nNoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nSourceLens=20\n"
+        "ImageFile=a.jpg\nMapFile=map.jpg\nMacroImage=macro.jpg\nPhysicalWidth=256000\n"
+        "PhysicalHeight=256000\n"
+    )
+    need = 512 * 16 * 16 / 2**30
+    assert open_slide(path, 0.5, memory_gib=need).dimensions_level0 == (512, 512)
+    with pytest.raises(SlideError, match=r"a tile of 512 x 16 px would take .*slide_memory_gib"):
+        open_slide(path, 0.5, memory_gib=0.99 * need)
 
 
 def test_other_kinds_are_to_be_converted_and_not_copied_again(tmp_path: Path) -> None:
