@@ -137,11 +137,12 @@ def page(rows: Sequence[Row]) -> str:
         "good models share .6 of it. A 95 % "
         f"interval should hold the truth in {COVERED[0]} to {COVERED[1]} of cohorts, a test at "
         f".05 should reject in {REJECTED[0]} to {REJECTED[1]}. Refused: cohorts with fewer than "
-        "three patients of a class, which get one line instead of a number. Of tests also: the mean "
-        "squared standard error over the true variance of the difference, and the correlation of "
-        "the size of the difference with its standard error.",
+        "three patients of a class, which get one line instead of a number. Error ratio: mean "
+        "squared standard error of a test over the variance of the differences that it judges. "
+        "Correlation: of the size of the difference with its standard error.",
         "",
-        "| What | Cohorts | Patients | Share | Number | Refused | Kept | Error ratio | Correlation |",
+        "| What | Cohorts | Patients | Share | Number | Refused | Kept | Error ratio "
+        "| Correlation |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
