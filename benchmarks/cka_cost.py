@@ -57,6 +57,8 @@ def measure(
                 rounds,
                 notes=f"{encoder}, {len(batches)} batches of {batch_size} patches, {patch_px} px",
                 device=device,
+                amount=sum(map(len, batches)),
+                unit="patches",
             )
         )
     return results

@@ -55,13 +55,15 @@ def measure(
                 total += len(bag)
             return total
 
+        size = sum(path.stat().st_size for path in files) / 1e6
         notes = f"{len(files)} bags of {smallest} to {largest} patches, {batch_size} per step"
         against = "epoch, no model, vs np.fromfile of the same bags"
         return [
             compare(f"FeatureDataModule {against}", 1.3, lambda _: epoch(False), raw, rounds,
-                    notes=f"{notes}, read in every epoch"),
+                    notes=f"{notes}, read in every epoch", amount=size, unit="MB"),
             compare(f"FeatureDataModule, bags kept in memory, {against}", 1.3,
-                    lambda _: epoch(True), raw, rounds, notes=f"{notes}, later epochs"),
+                    lambda _: epoch(True), raw, rounds, notes=f"{notes}, later epochs",
+                    amount=size, unit="MB"),
         ]  # fmt: skip
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.material import whole_grid, write_slides
 from benchmarks.program import run
-from benchmarks.result import Result, compare, from_times, seconds
+from benchmarks.result import Result, compare, from_times, rounds_in_time, seconds
+from benchmarks.sparse_slide import write_large_slides
 from histotransfer_pl.callbacks.feature_writer import FeatureWriter
 from histotransfer_pl.callbacks.summary import describe_timings
 from histotransfer_pl.data.patches import PatchDataModule
@@ -107,8 +108,8 @@ class Extraction:
 
 
 def measure(
-    patches: int = 144,
-    slides: int = 16,
+    patches: int | None = None,
+    slides: int | None = None,
     patch_px: int = 224,
     batch_size: int | None = None,
     rounds: int = 4,
@@ -122,8 +123,8 @@ def measure(
     On a GPU the reference is the slower of the encoder and of reading alone.
 
     Args:
-        patches: Patches of all slides, about.
-        slides: Slides of the row with many slides.
+        patches: Patches of all slides, about; by default 144 on the CPU and 25,600 on a GPU.
+        slides: Slides of the row with many slides; by default 16 on the CPU and 30 on a GPU.
         patch_px: Side of a patch.
         batch_size: Patches of a batch; by default 32 on the CPU and 256 on a GPU.
         rounds: Rounds.
@@ -132,13 +133,16 @@ def measure(
         compiled: Let torch.compile make the kernels, in both ways; a row tells what that gains.
     """
     keep_freed_memory()  # for both ways
-    batch_size = batch_size or (256 if device == "cuda" else 32)
+    on_gpu = device == "cuda"
+    patches = patches or (25_600 if on_gpu else 144)
+    batch_size = batch_size or (256 if on_gpu else 32)
+    write = write_large_slides if on_gpu else write_slides
     results = []
-    for count in (1, slides):
+    for count in (1, slides or (30 if on_gpu else 16)):
         side = max(1, round((patches / count) ** 0.5)) * patch_px
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            write_slides(folder / "slides", count, side, source_px=side)
+            write(folder / "slides", count, side)
             work = Extraction(
                 folder,
                 folder / "slides",
@@ -175,13 +179,11 @@ def _network(work: Extraction, *, compiled: bool) -> PatchEncoder:
 
 
 def _batches(work: Extraction, batch_size: int, patch_px: int) -> list[Tensor]:
-    """Random patches, cut into batches as the extraction cuts them."""
+    """The same random patches again and again, cut into batches as the extraction cuts them."""
     full, rest = divmod(work.patches, batch_size)
-    sizes = [batch_size] * full + [rest] * (rest > 0)
-    return [
-        torch.randint(0, 256, (n, patch_px, patch_px, 3), dtype=torch.uint8, device=work.device)
-        for n in sizes
-    ]
+    shape = (batch_size, patch_px, patch_px, 3)
+    batch = torch.randint(0, 256, shape, dtype=torch.uint8, device=work.device)
+    return [batch] * full + ([batch[:rest]] if rest else [])
 
 
 def _compare(work: Extraction, slides: int, batch_size: int, patch_px: int, rounds: int) -> Result:
@@ -190,7 +192,7 @@ def _compare(work: Extraction, slides: int, batch_size: int, patch_px: int, roun
     work.prepare(network.depths)()
     encode(network, batches, work.device)
     ours, alone = [], []
-    for _ in range(rounds):
+    for _ in rounds_in_time(rounds):
         alone.append(seconds(lambda: encode(network, batches, work.device)))
         if work.device == "cuda":
             alone[-1] = max(alone[-1], seconds(work.read_all))

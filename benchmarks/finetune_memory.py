@@ -6,30 +6,19 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from benchmarks.program import run
 from benchmarks.result import Result
-from histotransfer_pl.cli.main import main as command
+from benchmarks.topk_material import prepare
 from histotransfer_pl.data.topk import TopKPatchDataModule
-from histotransfer_pl.encoders.config import EncoderConfig
-from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.encoders.memory import TensorMemory
-from histotransfer_pl.records.grid import GridSettings, TissueSettings
-from histotransfer_pl.slides.files import fingerprint
-from histotransfer_pl.slides.synthetic import write_pyramid
-from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.finetune import TopKFineTuner
 
 _SIDE = 32
 _PATIENTS = 6
-_COLUMNS = 50
-_QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.max_epochs", "1")
-_COHORT = ("--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.n_folds", "3")
+ENCODER = "timm:test_resnet"
 
 
 class StepMemory(Callback):
@@ -89,7 +78,7 @@ def measure(small: int = 1_000, large: int = 20_000, k: int = 64) -> list[Result
     peaks = {}
     for n in (small, large):
         with tempfile.TemporaryDirectory() as folder, chdir(folder):
-            _prepare(n, k)
+            prepare(n, k, _SIDE, ENCODER, _PATIENTS)
             peaks[n] = _finetune()
     few, many = peaks[small], peaks[large]
     notes = (
@@ -99,35 +88,6 @@ def measure(small: int = 1_000, large: int = 20_000, k: int = 64) -> list[Result
     )
     name = f"peak memory of a training step, slides of {large:,} and {small:,} patches"
     return [Result(name, many.training / few.training, 1.05, "bytes / bytes", notes=notes)]
-
-
-def _prepare(n: int, k: int) -> None:
-    """Slides of n patches, a store with features, a stage-1 run and its selection."""
-    rng = np.random.default_rng(0)
-    rows = -(-n // _COLUMNS)
-    pixels = rng.integers(0, 256, (rows * _SIDE, _COLUMNS * _SIDE, 3), np.uint8)
-    slide = Path("slide.tiff").absolute()
-    write_pyramid(slide, pixels, 0.5)
-    settings = GridSettings(patch_px=_SIDE, tissue=TissueSettings(method="none"))
-    encoder = build_encoder(EncoderConfig("timm:test_resnet", "random"))
-    depth = encoder.depths[0]
-    place = np.arange(n)
-    coords = np.stack([place % _COLUMNS, place // _COLUMNS], axis=1).astype(np.int32) * _SIDE
-    attributes = {"path": str(slide), "fingerprint": fingerprint(slide), "slide_mpp": 0.5}
-    facts = {**encoder.provenance, "encoder": encoder.name, "depth": depth}
-    store = FeatureStore.open_or_create("s.zarr", settings.to_json())
-    with store.writing():
-        for i in range(_PATIENTS):  # one file serves all slides
-            added = store.add_slide(f"s{i}", coords, n, attributes)
-            features = rng.standard_normal((n, encoder.dims[depth])).astype(np.float16)
-            added.write(feature_path(encoder.name, depth), features, facts)
-    names = [f"s{i}" for i in range(_PATIENTS)]
-    labels = [i % 2 for i in range(_PATIENTS)]
-    table = pd.DataFrame({"slide_id": names, "patient_id": names, "label": labels})
-    table.to_csv("c.csv", index=False)
-    command(["fit", "--run_dir", "stage1", *_COHORT, *_QUIET])
-    command(["predict", "--run_dir", "stage1", *_COHORT, *_QUIET])
-    command(["select", "--run", "stage1", "--k", str(k), "--name", "top"])
 
 
 def _finetune() -> StepMemory:
@@ -143,7 +103,7 @@ def _finetune() -> StepMemory:
         num_sanity_val_steps=0,
         callbacks=[memory],
     )
-    task = TopKFineTuner(Path("stage1"), "timm:test_resnet", "random")
+    task = TopKFineTuner(Path("stage1"), ENCODER, "random")
     data = TopKPatchDataModule(Path("s.zarr"), Path("c.csv"), "top", n_folds=3, cache_gb=0.01)
     with warnings.catch_warnings():
         # Threads of this process read; BatchNorm layers that keep their statistics are in eval.

@@ -28,14 +28,14 @@ def painted(side_px: int = 2688) -> NDArray[np.uint8]:
     return paint_section(rng, side_px, mix_stain(rng), tumour=True).rgb
 
 
-def write_slides(folder: Path, count: int, side_px: int, source_px: int = 2688) -> list[Path]:
-    """Painted slides of some side, cut out of one section of another."""
+def write_slides(folder: Path, count: int, side_px: int) -> list[Path]:
+    """Painted slides of some side, cut out of one section."""
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = painted(max(source_px, side_px))
+    pixels = painted(max(2688, side_px))
     room = len(pixels) - side_px
     paths = []
     for number in range(count):
-        left, top = (number * 97) % (room + 1), (number * 61) % (room + 1)
+        left, top = (((number * step) + room // 2) % (room + 1) for step in (97, 61))
         path = folder / f"slide_{number:03d}.tiff"
         part = pixels[top : top + side_px, left : left + side_px]
         write_pyramid(path, np.ascontiguousarray(part), SYNTHETIC_MPP)

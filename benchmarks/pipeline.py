@@ -1,6 +1,7 @@
 """The pipeline's own ceiling: an encoder that costs nothing. `python -m benchmarks.pipeline`."""
 
 import os
+import statistics
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
@@ -13,7 +14,7 @@ from typing_extensions import override
 from benchmarks.extraction import Extraction
 from benchmarks.material import write_slides
 from benchmarks.program import run
-from benchmarks.result import Result, from_times, seconds
+from benchmarks.result import Result, from_times, rounds_in_time, seconds
 from histotransfer_pl.data.cores import available_cores
 from histotransfer_pl.data.patch_batch import PatchBatch
 from histotransfer_pl.data.patches import PatchFeed, Reading
@@ -50,7 +51,7 @@ class FreeExtraction(Extraction):
 
 
 def measure(
-    slides: int = 24, patch_px: int = 224, batch_size: int = 64, rounds: int = 5
+    slides: int = 24, patch_px: int = 224, batch_size: int = 64, rounds: int = 4
 ) -> list[Result]:
     """Patches per second into the store by those of the reader alone, at its best setting.
 
@@ -74,12 +75,12 @@ def measure(
         )
         alone: dict[Reading, list[float]] = {way: [] for way in ways}
         ours: list[float] = []
-        for _ in range(rounds + 1):
+        for _ in rounds_in_time(rounds + 1, least=3):  # the first one warms up
             for way, times in alone.items():
                 times.append(seconds(work.read_in(way)))
             ours.append(seconds(work.prepare([])))
         timings = work.writer.timings
-    best = min(alone, key=lambda way: sorted(alone[way])[rounds // 2])
+    best = min(alone, key=lambda way: statistics.median(alone[way]))
     readers = f"{best.workers} processes" if best.workers else f"{best.threads} threads"
     return [
         from_times(

@@ -21,6 +21,9 @@ def run(name: str, measure: Callable[..., list[Result]], quick: Mapping[str, Any
         measure: What measures; its parameters are the options.
         quick: Small sizes, to see that it runs.
     """
+    # Worker processes would import this program first, and torch with it, which takes seconds.
+    program = sys.modules["__main__"]
+    program.__spec__, program.__file__ = None, None
     parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=measure.__doc__)
     parser.add_function_arguments(measure, as_group=False, as_positional=False)
     parser.add_argument("--quick", action="store_true", help="small and fast, to see that it runs")

@@ -1,13 +1,18 @@
 """What a benchmark reports: a ratio to a reference that was measured in the same minutes."""
 
+import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from typing_extensions import override
+
+SECONDS = "BENCHMARK_SECONDS"
+"""The variable that says after how many seconds a program begins no further rounds."""
+_STARTED = time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,20 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def rounds_in_time(rounds: int, least: int = 2) -> Iterator[int]:
+    """Numbers of rounds: all, or some once the program's share of the time is used.
+
+    Args:
+        rounds: How many there would be.
+        least: How many there are at any rate.
+    """
+    limit = float(os.environ.get(SECONDS, "inf"))
+    for number in range(rounds):
+        if number >= least and time.perf_counter() - _STARTED > limit:
+            return
+        yield number
+
+
 def compare(
     name: str,
     goal: float,
@@ -84,7 +103,7 @@ def compare(
     speedup: bool = False,
     notes: str = "",
     device: str = "cpu",
-    amount: int = 0,
+    amount: float = 0,
     unit: str = "",
 ) -> Result:
     """Time two ways of doing the same, turn by turn so that a busy machine hurts both.
@@ -94,11 +113,11 @@ def compare(
         goal: The largest ratio that is good enough.
         work: The project's way; gets the number of the round.
         reference: The plain way; likewise.
-        rounds: How often each is run, after one run each that is not counted.
+        rounds: How often each is run at most, after one run each that is not counted.
         speedup: Give the reference's time by ours, of which more is better.
         notes: Added to the result, after the medians of both.
         device: Where it runs.
-        amount: How much a round does; then rates are told beside times.
+        amount: How much a round does; then rates stand beside times.
         unit: Of what.
 
     Returns:
@@ -109,7 +128,7 @@ def compare(
     ours: list[float] = []
     theirs: list[float] = []
     pairs = [(work, ours), (reference, theirs)]
-    for number in range(rounds):
+    for number in rounds_in_time(rounds):
         for run, times in pairs if number % 2 else pairs[::-1]:
             times.append(seconds(partial(run, number)))
     return from_times(
@@ -131,7 +150,7 @@ def from_times(
     speedup: bool = False,
     notes: str = "",
     device: str = "cpu",
-    amount: int = 0,
+    amount: float = 0,
     unit: str = "",
 ) -> Result:
     """The result of rounds that were timed one after the other, in seconds.
@@ -144,7 +163,7 @@ def from_times(
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     times = f"{_short(ours)} against {_short(theirs)}, {len(ratios)} rounds"
     if amount:
-        rates = [f"{amount / statistics.median(each):.0f}" for each in (ours, theirs)]
+        rates = [_rate(amount / statistics.median(each)) for each in (ours, theirs)]
         times += f"; {rates[0]} against {rates[1]} {unit}/s"
     return Result(
         name,
@@ -157,6 +176,10 @@ def from_times(
         notes=f"{times}; {notes}" if notes else times,
         device=device,
     )
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _short(times: Sequence[float]) -> str:

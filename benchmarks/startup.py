@@ -11,7 +11,7 @@ from benchmarks.result import Result
 VERBS = ("verify", "tile", "import", "export", "doctor")
 
 
-def measure(rounds: int = 3) -> list[Result]:
+def measure(rounds: int = 2) -> list[Result]:
     """CPU seconds of ``VERB --help`` by those of ``python -c 'import torch'``.
 
     Args:

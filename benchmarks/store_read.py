@@ -1,5 +1,6 @@
 """Reading bags, rows and large stores: `python -m benchmarks.store_read`."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from benchmarks.program import run
 from benchmarks.result import Result, compare
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import encode_key, feature_path
+from histotransfer_pl.store.layout import METADATA, encode_key, feature_path
 
 FEATURES = feature_path("resnet18", "layer4")
 PROVENANCE = {
@@ -58,15 +59,21 @@ def measure_bags(root: Path, sizes: tuple[int, ...], width: int, factor: float) 
         def plain(number: int, files: list[str] = files) -> object:
             return np.fromfile(files[number], np.float16).reshape(-1, width)
 
+        def both(number: int, files: list[str] = files) -> object:
+            """The least that reads and checks a bag of which nothing is known yet."""
+            metadata = json.loads((Path(files[number]).parents[2] / METADATA).read_bytes())
+            return metadata, np.fromfile(files[number], np.float16).reshape(-1, width)
+
         def later(number: int, store: FeatureStore = store, ids: list[str] = ids) -> object:
             return store.slide(ids[number]).read(FEATURES)
 
         def first(number: int, fresh: list[FeatureStore] = fresh, ids: list[str] = ids) -> object:
             return fresh[number].slide(ids[number]).read(FEATURES)
 
-        name = f"bag read, {rows} rows, vs np.fromfile"
-        results.append(compare(name, 1.15, later, plain, rounds))
-        results.append(compare(f"{name}, first epoch", 1.15, first, plain, rounds))
+        name, size = f"bag read, {rows} rows, vs np.fromfile", rows * width * 2 / 1e6
+        results.append(compare(name, 1.15, later, plain, rounds, amount=size, unit="MB"))
+        name = f"first read of a bag of {rows} rows, vs np.fromfile and json.loads of its metadata"
+        results.append(compare(name, 1.15, first, both, rounds, amount=size, unit="MB"))
     return results
 
 

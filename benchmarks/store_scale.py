@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -54,11 +55,14 @@ def _measure(root: Path, table: Path, slides: int, rounds: int) -> list[Result]:
         join = join_cohort(table, FeatureStore.open(root), [FEATURES], "label", strict=True)
         return len(join.labelled)
 
+    rate: dict[str, Any] = {"amount": slides, "unit": "slides"}
     against = f"{slides} slides, vs os.listdir and one small read each"
     return [
-        compare(f"open and list {against}", 2.0, open_and_list, plain, rounds),
-        compare(f"open and find features of {against}", 2.0, open_and_find, plain, rounds),
-        compare(f"open and read n_patches of {against}", 2.0, open_and_count, plain, rounds),
+        compare(f"open and list {against}", 2.0, open_and_list, plain, rounds, **rate),
+        compare(f"open and find features of {against}", 2.0, open_and_find, plain, rounds, **rate),
+        compare(
+            f"open and read n_patches of {against}", 2.0, open_and_count, plain, rounds, **rate
+        ),
         compare(
             f"open and join a cohort of {against}",
             2.0,
@@ -66,6 +70,7 @@ def _measure(root: Path, table: Path, slides: int, rounds: int) -> list[Result]:
             plain,
             rounds,
             notes=_after_joining(root, table),
+            **rate,
         ),
     ]
 

@@ -23,7 +23,7 @@ from histotransfer_pl.store.feature_store import FeatureStore
 
 
 def measure(
-    slides: int = 1000, shards: int = 32, patches: int = 200, kills: int = 20, complete: int = 2000
+    slides: int = 1000, shards: int = 32, patches: int = 200, kills: int = 5, complete: int = 2000
 ) -> list[Result]:
     """Shards at once against one process, with and without kills; looking at what is complete.
 

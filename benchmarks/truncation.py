@@ -12,9 +12,17 @@ DEPTHS = ["layer1", "layer2", "layer3", "layer4"]
 
 
 def measure(
-    batch_size: int = 8, side_px: int = 224, rounds: int = 20, device: str = "cpu"
+    batch_size: int | None = None, side_px: int = 224, rounds: int = 12, device: str = "cpu"
 ) -> list[Result]:
-    """The ratios of ResNet18; the batch lies in memory, so only the encoder is timed."""
+    """The ratios of ResNet18; the batch lies in memory, so only the encoder is timed.
+
+    Args:
+        batch_size: Patches of the batch; by default 8 on the CPU and 256 on a GPU.
+        side_px: Side of a patch.
+        rounds: Rounds.
+        device: cpu or cuda.
+    """
+    batch_size = batch_size or (256 if device == "cuda" else 8)
     shape = (batch_size, side_px, side_px, 3)
     patches = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     together = _resnet18(DEPTHS, device)

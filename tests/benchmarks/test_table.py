@@ -5,14 +5,15 @@ import json
 import subprocess
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from openslide import OpenSlide
 
-from benchmarks.__main__ import PROGRAMS, devices, main, merge, page, plan
-from benchmarks.huge_slide import write_sparse
-from benchmarks.result import Result, from_times, left_out
+from benchmarks.__main__ import GPU_FIRST, PROGRAMS, devices, main, merge, page, plan
+from benchmarks.result import SECONDS, Result, from_times, left_out, rounds_in_time
+from benchmarks.sparse_slide import write_sparse
 from histotransfer_pl.slides.reader import open_slide
 
 
@@ -37,11 +38,21 @@ def test_page_tells_missed_goals_and_what_was_not_measured() -> None:
     assert "| patches/s | 3.2 | 3.00 to 3.50 | ≥ 3 | met |" in cpu
     assert "- not measured: patches/s of an Aperio: set HISTOTRANSFER_DATA" in cpu
     assert "- not measured: peers: `python -m benchmarks --device cpu --only peers`" in cpu
-    assert "not measured: extraction: `python -m benchmarks --device cuda --only extraction`" in gpu
+    wanted = "- not measured: extraction, default settings, vs encoder or reader alone, ≥ 0.9: "
+    assert f"{wanted}`python -m benchmarks --device cuda --only extraction`" in gpu
     assert "Did not run: scaling (cpu)." in gpu
 
 
 MACHINE = {"memory": "8 GiB"}
+
+
+def test_a_row_that_lacks_its_input_now_keeps_what_was_measured() -> None:
+    row = {**Result("vs another tool", 2.0, 1.0, at_least=True).to_dict(), "program": "peers"}
+    before = merge({"machines": {}, "rows": []}, [row], MACHINE)
+    now = {**left_out("vs another tool", 1.0, "install it").to_dict(), "program": "peers"}
+    after = merge(before, [now, {**row, "name": "another row"}], MACHINE)
+    assert [(row["ratio"], row["machine"]) for row in after["rows"]] == [(2.0, "1"), (2.0, "2")]
+    assert merge({"machines": {}, "rows": []}, [now], MACHINE)["rows"][0]["left_out"]
 
 
 def test_a_run_on_one_device_keeps_the_rows_of_the_other() -> None:
@@ -63,7 +74,7 @@ def test_a_run_on_one_device_keeps_the_rows_of_the_other() -> None:
 def test_a_gpu_runs_what_can_run_there() -> None:
     assert plan(["scaling", "peers"], "cuda") == [("peers", "cuda")]
     assert all("cpu" in where for _, where in plan(None, "cpu"))
-    for name, _ in plan(None, "cuda"):
+    for name in GPU_FIRST:
         measure = import_module(f"benchmarks.{name}").measure
         assert "device" in inspect.signature(measure).parameters
 
@@ -71,8 +82,11 @@ def test_a_gpu_runs_what_can_run_there() -> None:
 def test_a_program_that_fails_or_takes_too_long_does_not_end_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fake(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+    limits: list[tuple[float, float]] = []
+
+    def fake(command: list[str], **given: Any) -> subprocess.CompletedProcess[str]:
         name = command[2].removeprefix("benchmarks.")
+        limits.append((float(given["env"]["BENCHMARK_SECONDS"]), given["timeout"]))
         if name == "store_read":
             return subprocess.CompletedProcess(command, 1, "", "Traceback: no memory")
         if name == "store_scale":
@@ -86,9 +100,11 @@ def test_a_program_that_fails_or_takes_too_long_does_not_end_the_others(
     assert main(arguments) == 1
     out, err = capsys.readouterr()
     assert "  epoch: 1 (met)" in out
-    assert "store_scale on cpu: no time left" in out
+    assert "store_scale on cpu: stopped after 0 s" in out
     assert "did not run: store_read (cpu), store_scale (cpu)" in out
     assert "Traceback: no memory" in err
+    assert [round(share) for share, _ in limits] == [100, 150, 300]  # of what is left
+    assert all(timeout == pytest.approx(4 * share, rel=0.01) for share, timeout in limits)
     assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 1
 
 
@@ -97,6 +113,13 @@ def test_speedup_is_the_median_of_the_rounds_and_wants_to_be_large() -> None:
     assert result.ratio == 3.0
     assert result.met
     assert not from_times("n", 1.15, [4.0, 6.0], [1.0, 2.0]).met
+
+
+def test_rounds_end_when_the_time_of_the_program_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(rounds_in_time(5)) == [0, 1, 2, 3, 4]
+    monkeypatch.setenv(SECONDS, "0")
+    assert list(rounds_in_time(5)) == [0, 1]
+    assert list(rounds_in_time(5, least=3)) == [0, 1, 2]
 
 
 def test_one_program_runs_through(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
