@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.functions import SLIDES_FAILED, run_function
+from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.cli.outcomes import print_outcomes
 from histotransfer_pl.cli.parser import FileParser, expand_shard
 from histotransfer_pl.data.slide_source import SlideSource
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.done import SLIDES_FAILED, Done
+from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.merge import merge_stores
 
 
 def tile(arguments: list[str]) -> int:
@@ -41,7 +45,7 @@ def _paint(
     size_px: int = 2688,
     n_foci: int | None = None,
     focus_scale: float = 1.0,
-) -> int:
+) -> Path:
     """Paint H&E-like slides of two classes, several a patient.
 
     Args:
@@ -55,47 +59,84 @@ def _paint(
     """
     from histotransfer_pl.slides.synthetic import paint_cohort
 
-    table = paint_cohort(folder, patients, slides_per_patient, seed, size_px, n_foci, focus_scale)
-    print_line(f"painted slides and labels in {table}")
-    return 0
+    return paint_cohort(folder, patients, slides_per_patient, seed, size_px, n_foci, focus_scale)
 
 
-def mosaic(arguments: list[str]) -> int:
-    """Labelled tiles -> small slides of tiles of one class."""
-    return run_function(_mosaic, arguments, "mosaic")
+def verify(arguments: list[str]) -> int:
+    """Read a whole store and name what is damaged."""
+    return run_function(_verify, arguments, "verify")
 
 
-def _mosaic(
-    tiles: Path,
-    folder: Path,
-    label: str = "label",
-    group: str = "group",
-    classes: list[str] | None = None,
-    where: dict[str, list[str]] | None = None,
-    groups_per_slide: int = 2,
-    tiles_per_row: int = 2,
-    mpp: float = 1.0,
-    seed: int = 0,
-) -> int:
-    """Lay labelled tiles out as small slides, each of one class and of several sources.
+def _verify(store: str, repair: bool = False) -> Done:
+    """Read every array of a store and compare it with its checksum.
 
     Args:
-        tiles: CSV table with ``path`` and the two columns below.
-        folder: Where ``slides/`` and ``cohort.csv`` go.
-        label: Column of the class.
-        group: Column of what must stay together: the patient or the larger tile it was cut from.
-        classes: Classes to take; all when null.
-        where: Take only tiles with one of these values in these columns, such as
-            ``{split: [val, test]}``.
-        groups_per_slide: Groups whose tiles make one slide.
-        tiles_per_row: Tiles side by side.
-        mpp: Micrometres per pixel to write into the slides.
-        seed: Seed of the draw.
+        store: The store, a folder or a URL.
+        repair: Remove what is broken, so that the same ``extract`` makes it again.
     """
-    from histotransfer_pl.data.mosaic import lay_out_tiles
-
-    table = lay_out_tiles(
-        tiles, folder, label, group, classes, where, groups_per_slide, tiles_per_row, mpp, seed
+    opened = FeatureStore.open(store)
+    slides = len(opened.slide_ids())
+    problems = opened.verify(repair=repair)
+    lines = [*map(str, problems), f"{slides} slides read, {len(problems)} problems"]
+    if repair and problems:
+        lines.append("what was broken is removed: run the extraction again")
+    return Done(
+        lines, failures={f"{p.slide_id}/{p.array}": p.what for p in problems}, failure_code=1
     )
-    print_line(f"slides of tiles and their labels in {table}")
-    return 0
+
+
+def merge(arguments: list[str]) -> int:
+    """Stores that were written apart -> one store."""
+    return run_function(_merge, arguments, "merge")
+
+
+def _merge(stores: list[str], out: str, reference: bool = False) -> Done:
+    """Put the slides of several stores into one; each is compared with its checksums first.
+
+    Args:
+        stores: Stores of one grid, folders or URLs.
+        out: The store to write, a folder or a URL; made if missing.
+        reference: Link the slides of local stores instead of copying them.
+    """
+    problems = merge_stores(map(FeatureStore.open, stores), out, reference=reference)
+    slides = len(FeatureStore.open(out).slide_ids())
+    failures = {problem.slide_id: str(problem) for problem in problems}
+    last = f"{slides} slides in {out}; {len(failures)} damaged and left out"
+    return Done([*map(str, problems), last], [out], {"slides": slides}, failures, failure_code=1)
+
+
+def import_bags(arguments: list[str]) -> int:
+    """Features of other programs, or plain arrays -> a store."""
+    return run_function(_import_bags, arguments, "import")
+
+
+def _import_bags(
+    store: Path,
+    cohort: Path,
+    features: Path | None = None,
+    arrays: Path | None = None,
+    slides: Path | None = None,
+    encoder: str = "given",
+    depth: str = "last",
+) -> Done:
+    """Import features of CLAM, TRIDENT or STAMP, or bags of plain arrays, into a store.
+
+    Args:
+        store: Store to write.
+        cohort: With ``features``: your cohort table, which says the patients; with ``arrays``:
+            the cohort table to write, in which every bag is its own patient.
+        features: Folder of ``.h5`` files (CLAM, TRIDENT, STAMP) or ``.pt`` tensors, called after
+            the slides.
+        arrays: ``.npz`` file with ``X`` (instances, D), ``bag`` (instances,) and ``y`` (bags,),
+            where ``y[i]`` belongs to the i-th smallest bag. Bags are whole numbers or text.
+        slides: Folder of the slides, so that attention can be drawn on them.
+        encoder: Name of the features in the store.
+        depth: Name of their depth in the store.
+    """
+    if (features is None) == (arrays is None):
+        raise ConfigError("give --features FOLDER, or --arrays FILE.npz")
+    from histotransfer_pl.data.importing import import_arrays_of, import_features_of
+
+    if features is not None:
+        return import_features_of(features, store, cohort, slides, encoder, depth)
+    return import_arrays_of(Path(str(arrays)), store, cohort, encoder, depth)

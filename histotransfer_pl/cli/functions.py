@@ -1,23 +1,49 @@
 """Verbs that are functions: the signature is the command line, the docstring its help."""
 
 from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
 
+from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.records.done import Done
 
-SLIDES_FAILED = 3
-"""Exit code of a verb that ended, but lost slides; it says which and why."""
+_SEVERAL: dict[str, type] = {"slide_ids": str, "stores": str, "runs": Path}
+"""Settings of which several values may be given one behind the other."""
 
 
-def run_function(function: Callable[..., int], arguments: list[str], verb: str) -> int:
-    """Call a function with arguments from the command line or a YAML file."""
+def run_function(
+    function: Callable[..., Done | Path | int], arguments: list[str], verb: str
+) -> int:
+    """Call a function with arguments from the command line or a YAML file; say what it did.
+
+    Args:
+        function: Returns what it did, the file it wrote, or an exit code.
+        arguments: Words of the command line.
+        verb: Name of the verb.
+    """
     parser = FileParser(
         prog=f"python -m histotransfer_pl {verb}",
         description=(function.__doc__ or "").split("\n\n", 1)[0],
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with the settings below.")
-    parser.add_function_arguments(function, as_positional=False)
+    several = _SEVERAL.keys() & signature(function).parameters.keys()
+    for name in several:
+        parser.add_argument(f"--{name}", nargs="+", type=_SEVERAL[name], help="One or several.")
+    parser.add_function_arguments(function, as_positional=False, skip={*several})
     config = parser.parse_args(arguments)
     values = parser.instantiate_classes(config).as_dict()
     values.pop("config", None)
-    return function(**values)
+    result = function(**values)
+    if isinstance(result, int):
+        return result
+    return print_done(Done([f"wrote {result}"], [result]) if isinstance(result, Path) else result)
+
+
+def print_done(done: Done) -> int:
+    """Print what was done and note it for ``--json``; the exit code."""
+    for line in done.lines:
+        print_line(line)
+    record(files=tuple(done.files), metrics=done.metrics, failures=done.failures)
+    return done.exit_code

@@ -5,10 +5,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
 from histotransfer_pl import __version__
 from histotransfer_pl.cli.answer import Answer, as_json
+from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.cli.help import has_short_help, short_help
 from histotransfer_pl.cli.words import nearest_verb, translate_words
 from histotransfer_pl.errors import HistoTransferError
@@ -21,7 +23,8 @@ _FOREIGN = (OSError, ValueError, TypeError, RuntimeError, LookupError, Arithmeti
 """What libraries raise for a setting that they do not take, and the system for a path."""
 
 _VERBS: dict[str, tuple[str, str]] = {
-    # verb: (module:function, what it does)
+    # verb: (module of cli : function of the words behind the verb, what it does)
+    # verb: (room.module : function whose signature is the command line, what it does)
     "demo": ("start:demo", "the main job on painted slides, to its report, in minutes"),
     "init": ("start:init", "a commented YAML for your slides, or for a study"),
     "tile": ("files:tile", "slides -> patch coordinates and QC thumbnails"),
@@ -29,28 +32,34 @@ _VERBS: dict[str, tuple[str, str]] = {
     "fit": ("network:run", "train"),
     "validate": ("network:run", "metrics of the validation part"),
     "test": ("network:run", "metrics of the test part"),
-    "select": ("select:select", "attention of a run -> the patches of each slide to tune on"),
+    "select": (
+        "tasks.selecting:select_patches",
+        "attention of a run -> the patches of each slide to tune on",
+    ),
     "predict": ("network:run", "predictions and attention of every slide"),
-    "package": ("model:package", "a run -> one model file"),
-    "apply": ("model:apply", "a model, or several, on new slides: predictions, attention, a page"),
+    "package": ("inference.package:package", "a run -> one model file"),
+    "apply": ("apply:apply", "a model, or several, on new slides: predictions, attention, a page"),
     "report": ("report:report", "finished runs -> one HTML page, tables, figures"),
     "export": (
-        "export:export",
+        "report.export:export_slides",
         "attention -> QuPath and figures; features -> CLAM, TRIDENT, STAMP",
     ),
     "import": (
-        "imports:import_bags",
+        "files:import_bags",
         "features of CLAM, TRIDENT, STAMP, or plain arrays -> a store",
     ),
     "doctor": ("doctor:doctor", "slides, labels, weights, space: what would go wrong"),
-    "verify": ("verify:verify", "read a whole store and name what is damaged"),
-    "merge": ("merge:merge", "stores that were written apart -> one store"),
+    "verify": ("files:verify", "read a whole store and name what is damaged"),
+    "merge": ("files:merge", "stores that were written apart -> one store"),
     "encoders": ("encoders:encoders", "the catalogue of encoders"),
     "similarity": ("similarity:similarity", "two encoders, the same patches -> CKA by block"),
-    "gain": ("gain:gain", "a linear probe per layer: pretrained against random weights"),
+    "gain": (
+        "tasks.gain:measure_gain",
+        "a linear probe per layer: pretrained against random weights",
+    ),
     "study": ("study:study", "a whole comparison from one YAML"),
     "paint": ("files:paint", "painted slides for a trial"),
-    "mosaic": ("files:mosaic", "labelled tiles -> small slides of tiles of one class"),
+    "mosaic": ("data.mosaic:lay_out_tiles", "labelled tiles -> slides of tiles of one class"),
 }
 
 
@@ -146,10 +155,11 @@ def usage() -> str:
 def _load(verb: str) -> Callable[[list[str]], int]:
     """Import late: torch and Lightning take seconds, help and mistypings should not."""
     module, name = _VERBS[verb][0].split(":")
-    function: Callable[[list[str]], int] = getattr(
-        import_module(f"histotransfer_pl.cli.{module}"), name
-    )
-    return function
+    room = "histotransfer_pl" if "." in module else "histotransfer_pl.cli"
+    function: Callable[..., int] = getattr(import_module(f"{room}.{module}"), name)
+    if room == "histotransfer_pl.cli":
+        return function
+    return partial(run_function, function, verb=verb)
 
 
 def _unknown(verb: str) -> int:

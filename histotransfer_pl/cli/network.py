@@ -24,13 +24,13 @@ from histotransfer_pl.callbacks.run_record import RunIdentity, RunRecordWriter
 from histotransfer_pl.callbacks.summary import describe_timings
 from histotransfer_pl.callbacks.tuned_encoder import FILE, TunedEncoderWriter
 from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.functions import SLIDES_FAILED
 from histotransfer_pl.cli.network_parser import Parser
 from histotransfer_pl.cli.outcomes import print_outcomes
 from histotransfer_pl.cli.parser import expand_shard
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.done import SLIDES_FAILED
 from histotransfer_pl.records.run import RunRecord
 from histotransfer_pl.runs.checkpoints import read_checkpoint, read_record
 from histotransfer_pl.runs.own_config import refuse_finished, with_own_config

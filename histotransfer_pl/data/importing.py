@@ -1,7 +1,6 @@
 """Features of other programs, and bags of plain arrays, with a cohort table -> a store."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 from histotransfer_pl.data.arrays import name_bags, read_arrays
 from histotransfer_pl.data.cohort import read_cohort, shorten, slides_from_cohort
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError
+from histotransfer_pl.records.done import Done
 from histotransfer_pl.records.tables import table_text, write_table
 from histotransfer_pl.slides.files import fingerprint
 from histotransfer_pl.slides.reader import open_slide
@@ -18,35 +18,10 @@ from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.importer import import_arrays
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What came of an import.
-
-    Attributes:
-        lines: In words.
-        files: What was written.
-        counts: Slides or bags, and patches or instances.
-        failures: Why a slide could not be imported.
-    """
-
-    lines: list[str]
-    files: list[Path]
-    counts: dict[str, int]
-    failures: dict[str, str] = field(default_factory=dict)
-
-
 def import_features_of(
     features: Path, store: Path, cohort: Path, slides: Path | None, encoder: str, depth: str
-) -> Imported:
-    """Import features of CLAM, TRIDENT or STAMP.
-
-    Args:
-        features: Folder of ``.h5`` files or ``.pt`` tensors, called after the slides.
-        store: Store to write.
-        cohort: The cohort table, which says the patients.
-        slides: Folder of the slides, so that attention can be drawn on them.
-        encoder: Name of the features in the store.
-        depth: Name of their depth in the store.
+) -> Done:
+    """Import the features of CLAM, TRIDENT or STAMP that a folder holds.
 
     Raises:
         CohortError: None of the table's slides has a file.
@@ -70,18 +45,11 @@ def import_features_of(
     patches = sum(outcome.n_patches for outcome in outcomes)
     done = len(outcomes) - len(failures)
     lines.append(f"{done} slides, {patches} patches in {store}; {len(failures)} failed")
-    return Imported(lines, [store], {"slides": done, "patches": patches}, failures)
+    return Done(lines, [store], {"slides": done, "patches": patches}, failures)
 
 
-def import_arrays_of(arrays: Path, store: Path, cohort: Path, encoder: str, depth: str) -> Imported:
+def import_arrays_of(arrays: Path, store: Path, cohort: Path, encoder: str, depth: str) -> Done:
     """Import bags of plain arrays, and write their cohort table.
-
-    Args:
-        arrays: ``.npz`` file with ``X`` (instances, D), ``bag`` (instances,) and ``y`` (bags,).
-        store: Store to write.
-        cohort: Table to write; every bag is its own patient.
-        encoder: Name of the features in the store.
-        depth: Name of their depth in the store.
 
     Raises:
         ConfigError: Another table stands there.
@@ -100,7 +68,7 @@ def import_arrays_of(arrays: Path, store: Path, cohort: Path, encoder: str, dept
     write_table(cohort, table)
     shape = f"{len(ids)} bags, {len(features)} instances of {features.shape[1]} features"
     counts = {"bags": len(ids), "instances": len(features)}
-    return Imported([f"{shape} in {store}", f"labels in {cohort}"], [store, cohort], counts)
+    return Done([f"{shape} in {store}", f"labels in {cohort}"], [store, cohort], counts)
 
 
 def _facts_of_slides(

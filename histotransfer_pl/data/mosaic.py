@@ -6,7 +6,6 @@ which says nothing of patients where the set does not name them. It serves to co
 """
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +23,10 @@ _GLASS = 255  # grey level of places without a tile
 def lay_out_tiles(
     tiles: Path,
     folder: Path,
-    label: str,
-    group: str,
-    classes: Sequence[str] | None = None,
-    where: Mapping[str, Sequence[str]] | None = None,
+    label: str = "label",
+    group: str = "group",
+    classes: list[str] | None = None,
+    where: dict[str, list[str]] | None = None,
     groups_per_slide: int = 2,
     tiles_per_row: int = 2,
     mpp: float = 1.0,
@@ -43,9 +42,10 @@ def lay_out_tiles(
         tiles: CSV table with ``path``, the class and the group of each tile.
         folder: Where to write; made if missing.
         label: Column of the class.
-        group: Column of what must stay together.
+        group: Column of what must stay together: the patient or the larger tile it was cut from.
         classes: Classes to take, at least two; all when None.
-        where: Take only tiles with one of these values in these columns.
+        where: Take only tiles with one of these values in these columns, such as
+            ``{split: [val, test]}``.
         groups_per_slide: Groups whose tiles make one slide.
         tiles_per_row: Tiles side by side.
         mpp: Micrometres per pixel to write into the slides.

@@ -8,6 +8,7 @@ import yaml
 from histotransfer_pl.encoders.catalogue import CATALOGUE
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.inference.encoder import encoder_weights, may_copy
+from histotransfer_pl.records.done import Done
 from histotransfer_pl.runs.model import SlideClassifier
 from histotransfer_pl.runs.model_file import load_model, save_model
 
@@ -16,10 +17,10 @@ _METRICS = ("auroc", "auprc", "balanced_accuracy", "f1", "brier", "ece")
 
 def package(
     run_dir: str | Path,
-    out: str | Path,
+    out: str | Path = "model.safetensors",
     weights: str | Path | None = None,
     embed: bool | None = None,
-) -> str:
+) -> Done:
     """Write a run as one file that ``apply`` and ``load_model`` open anywhere.
 
     Args:
@@ -28,9 +29,6 @@ def package(
         weights: File of the encoder's weights, if not where the encoder itself looks.
         embed: Whether the encoder's weights are copied into the file; by default where their
             licence allows it. Otherwise their hash goes in, and where to get them.
-
-    Returns:
-        What was written, in words.
 
     Raises:
         ConfigError: No finished run, or a file of another ending.
@@ -61,7 +59,7 @@ def package(
         words = f"with the weights of {spec.name} ({licence})"
     else:
         words = f"without the weights of {spec.name} ({licence}): they must be on the machine"
-    return f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB, {words}"
+    return Done([f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB, {words}"], [out])
 
 
 def model_card(model: SlideClassifier, run_dir: Path, licence: str) -> str:

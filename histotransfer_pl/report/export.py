@@ -3,19 +3,16 @@
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from histotransfer_pl.errors import AnalysisError, ConfigError, HistoTransferError, StoreError
-from histotransfer_pl.records.tables import read_table
-from histotransfer_pl.report.attention_figure import SlideWords
-from histotransfer_pl.report.attention_files import write_attention_files
+from histotransfer_pl.records.done import Done
 from histotransfer_pl.runs.attention import attention_array, read_attention
-from histotransfer_pl.runs.record import load_run
-from histotransfer_pl.runs.thresholds import ALL_PREDICTIONS
+from histotransfer_pl.runs.record import ALL_PREDICTIONS, load_run
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.foreign import FeatureFormat, write_foreign
 from histotransfer_pl.store.layout import COORDS, encode_key, feature_path
@@ -24,45 +21,31 @@ from histotransfer_pl.store.slide import StoredSlide
 _log = logging.getLogger(__name__)
 
 
-@dataclass
-class Exported:
-    """What was written.
-
-    Attributes:
-        slides: How many slides.
-        files: Their files.
-        failures: Why the others have none.
-    """
-
-    slides: int = 0
-    files: list[Path] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-
-
 def export_slides(
-    store: str | Path,
-    out: Path,
+    store: Path,
+    out: Path = Path("export"),
     what: Literal["attention", "features"] = "attention",
-    *,
     run_dir: str | None = None,
     encoder: str | None = None,
     depth: str | None = None,
-    kind: FeatureFormat = "h5",
+    format: FeatureFormat = "h5",  # noqa: A002 - the word of the command line
     top_k: int = 64,
     slide_ids: list[str] | None = None,
-) -> Exported:
-    """Write attention of each slide (GeoJSON, PNG, SVG), or its features.
+) -> Done:
+    """Write files for other programs: attention of each slide, or its features.
 
     Args:
         store: Store that holds them.
         out: Folder to write.
-        what: ``attention`` or ``features``.
-        run_dir: Run folder whose attention is meant; may be left out if there is one.
+        what: ``attention``: ``<slide>.geojson`` for QuPath, ``<slide>.png`` and ``<slide>.svg`` for
+            print; ``features``: one file per slide.
+        run_dir: Run folder whose ``predict`` wrote the attention; may be left out if there is one.
         encoder: Encoder of the features.
         depth: Depth of the features.
-        kind: Whose files the features become.
-        top_k: At most so many patches of a slide are top attention.
-        slide_ids: Slides; all that have the array when None.
+        format: Whose files the features become: ``clam``, ``trident``, ``stamp``, ``pt`` (tensors),
+            or ``h5``, which also has the provenance.
+        top_k: At most so many patches of a slide are of the class ``Top attention`` in QuPath.
+        slide_ids: Slides; all that have the array by default.
 
     Raises:
         ConfigError: Features without encoder and depth, or attention of several runs.
@@ -73,7 +56,7 @@ def export_slides(
         if encoder is None or depth is None:
             raise ConfigError("export of features needs --encoder and --depth")
         array = feature_path(encoder, depth)
-        export_one = _features_exporter(opened, array, kind, out)
+        export_one = _features_exporter(opened, array, format, out)
         has = _has_array(opened, array)
         missing = f"{array}: run extract, or name another encoder and depth"
     else:
@@ -85,15 +68,17 @@ def export_slides(
     if not chosen:
         raise StoreError(f"no slide of {opened.location} has {missing}")
     out.mkdir(parents=True, exist_ok=True)
-    done = Exported()
+    files: list[Path | str] = []
+    failures: dict[str, str] = {}
     for slide_id in chosen:
         try:
-            done.files += export_one(slide_id)
-            done.slides += 1
+            files += export_one(slide_id)
         except HistoTransferError as error:
-            done.failures[slide_id] = str(error)
+            failures[slide_id] = str(error)
             _log.warning(f"{slide_id}: {error}")
-    return done
+    slides = len(chosen) - len(failures)
+    line = f"wrote {what} of {slides} slides into {out}; {len(failures)} failed"
+    return Done([line], files, {"slides": slides}, failures)
 
 
 @dataclass(frozen=True)
@@ -131,6 +116,8 @@ def _outcomes(folder: Path) -> dict[str, str]:
     path = folder / ALL_PREDICTIONS
     if not path.is_file():
         return {}
+    from histotransfer_pl.records.tables import read_table  # pandas: not for the help of the verb
+
     table = read_table(path, ("slide_id", "patient_id", "part", "label", "predicted"))
     if "slide_id" not in table:
         return {}
@@ -153,6 +140,10 @@ def _has_attention(store: FeatureStore, run: _NamedRun) -> Callable[[str], bool]
 def _attention_exporter(
     store: FeatureStore, run: _NamedRun, out: Path, top_k: int
 ) -> Callable[[str], tuple[Path, ...]]:
+    # matplotlib takes a second, which the help of the verb should not
+    from histotransfer_pl.report.attention_figure import SlideWords
+    from histotransfer_pl.report.attention_files import write_attention_files
+
     def export_one(slide_id: str) -> tuple[Path, ...]:
         slide = store.slide(slide_id)
         weights = read_attention(slide, *run.names)

@@ -16,6 +16,8 @@ from histotransfer_pl.records.yaml_files import YamlError, read_yaml
 
 RUN_FILE = "run.json"
 CONFIG = "config.yaml"
+ALL_PREDICTIONS = "predictions.csv"
+"""What ``predict`` writes."""
 CHECKPOINT = Path("checkpoints") / "best.ckpt"
 VERSION = 2
 

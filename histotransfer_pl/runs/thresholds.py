@@ -8,9 +8,9 @@ from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.records.tables import read_table
 from histotransfer_pl.runs.arms import Arm
 from histotransfer_pl.runs.predictions import as_table
+from histotransfer_pl.runs.record import ALL_PREDICTIONS
 from histotransfer_pl.runs.run import Run
 
-ALL_PREDICTIONS = "predictions.csv"
 _TEXT = ("slide_id", "patient_id", "part", "label", "predicted")
 
 

@@ -19,6 +19,7 @@ from histotransfer_pl.encoders.cost import DepthCost, count_costs
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder, configured_entry
 from histotransfer_pl.errors import AnalysisError, ConfigError, StoreMismatchError
 from histotransfer_pl.records.attributes import encoder_spec
+from histotransfer_pl.records.done import Done
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -66,7 +67,7 @@ def measure_gain(
     probe: ProbeSettings = ProbeSettings(),  # noqa: B008 - frozen
     batch_size: int = 64,
     device: str = "cpu",
-) -> list[str]:
+) -> Done:
     """Probe every layer of an encoder, and of the same network with random weights.
 
     Either on labelled tiles, which are encoded here, or on the mean features of labelled slides
@@ -95,9 +96,6 @@ def measure_gain(
         probe: Folds and penalties of the probe.
         batch_size: Tiles of a batch.
         device: Where tiles are encoded, ``cpu`` or ``cuda``.
-
-    Returns:
-        What was measured, line by line.
 
     Raises:
         ConfigError: Settings that do not go together.
@@ -330,7 +328,7 @@ def _write(
     costs: dict[str, DepthCost],
     probe: ProbeSettings,
     output: Path,
-) -> list[str]:
+) -> Done:
     table = found.table(costs)
     write_table(output, table)
     facts |= {
@@ -342,9 +340,10 @@ def _write(
         "sweet_spot_rule": "shallowest layer within one standard error of the best",
     }
     write_text(output.with_suffix(".json"), json.dumps(facts, indent=1))
-    return [
+    lines = [
         f"knowledge gain of {facts['encoder']}, {facts['n']} {facts['unit']}, {probe.score}",
         table.to_string(index=False, float_format="{:.3f}".format),
         f"sweet spot: {facts['sweet_spot']} ({facts['sweet_spot_rule']})",
         f"wrote {output}",
     ]
+    return Done(lines, [output])

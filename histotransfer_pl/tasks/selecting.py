@@ -24,6 +24,7 @@ from histotransfer_pl.data.selection import (
 )
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.records.attributes import encoder_spec
+from histotransfer_pl.records.done import Done
 from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.runs.own_config import read_run_config
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -35,57 +36,58 @@ _POOL = 4
 
 
 def select_patches(
-    run: Path,
-    k: int,
-    rule: Rule,
+    run_dir: Path,
+    top_k: int = 64,
+    rule: Rule = "attention",
     name: str | None = None,
     store: Path | None = None,
-    *,
     pool: int | None = None,
     seed: int = 0,
     patch_class: str | None = None,
     gallery: Path | None = None,
     slides: Path | None = None,
     overwrite: bool = False,
-) -> Iterator[str]:
-    """Choose k patches of every slide of a run, and save which, with how they were chosen.
+) -> Done:
+    """Choose k patches of every slide, and save which, with how they were chosen, in the store.
 
     Args:
-        run: Folder of a stage-1 run, after ``fit`` and ``predict``.
-        k: Patches of a slide; a slide with fewer gives all it has.
-        rule: How they are ranked.
+        run_dir: Folder of a stage-1 run, after ``fit`` and ``predict``.
+        top_k: Patches of a slide (k); a slide with fewer gives all it has.
+        rule: ``attention`` or ``patch_logit`` (highest first), or a control with the same k:
+            ``random``, ``bottom`` (least attention) or ``uniform_grid`` (spread over the tissue).
         name: Name of the selection; by default ``<run>-<rule>-<k>``.
         store: The store; by default that of the run.
-        pool: Patches per slide to keep in order of preference; by default 4 times k.
+        pool: Patches per slide to keep in order of preference, at least k: those behind the k-th
+            replace unreadable ones, and are candidates when the selection is refreshed. By
+            default 4 times k.
         seed: Seed of ``random``.
-        patch_class: Class whose patch logit counts.
+        patch_class: Class whose patch logit counts; by default the second of two classes.
         gallery: Folder for a picture of the selected patches of each slide.
-        slides: Folder of the slides, if they were moved; for the gallery.
+        slides: Folder of the slides, if they were moved since ``extract``; for the gallery.
         overwrite: Replace a selection of this name that was made otherwise.
-
-    Yields:
-        What was done, line by line.
 
     Raises:
         ConfigError: Numbers out of their range, or a rule that this run has no scores for.
         StoreMismatchError: Other features than the run's, or another selection of this name.
     """
-    pool = _POOL * k if pool is None else pool
-    if k < 1 or pool < k:
-        raise ConfigError(f"k is {k} and pool {pool}: expected k from 1, and a pool of at least k")
-    stage1 = read_stage1(run)
-    source, own = _store_and_slides(run, store)
+    pool = _POOL * top_k if pool is None else pool
+    if top_k < 1 or pool < top_k:
+        raise ConfigError(
+            f"k is {top_k} and pool {pool}: expected k from 1, and a pool of at least k"
+        )
+    stage1 = read_stage1(run_dir)
+    source, own = _store_and_slides(run_dir, store)
     features = stage1.record.features
     array = feature_path(features.store_name, features.depths[0])
     stored = list(_slides(source, array, stage1, own))
-    yield from _check_k(stored, k, rule)
-    chooser = _Chooser(stage1, run, rule, seed, patch_class)
-    name = f"{run.name}-{rule}-{k}" if name is None else name
-    facts = {**chooser.facts(), "k": k, "pool": pool}
+    lines = _check_k(stored, top_k, rule)
+    chooser = _Chooser(stage1, run_dir, rule, seed, patch_class)
+    name = f"{run_dir.name}-{rule}-{top_k}" if name is None else name
+    facts = {**chooser.facts(), "k": top_k, "pool": pool}
     scores = {slide.slide_id: chooser.scores(slide) for slide in stored}
     chooser.check(scores)
     chosen = {
-        slide.slide_id: Selection(chooser.rank(slide, scores[slide.slide_id], pool), k, facts)
+        slide.slide_id: Selection(chooser.rank(slide, scores[slide.slide_id], pool), top_k, facts)
         for slide in stored
     }
     with source.joining():
@@ -95,14 +97,15 @@ def select_patches(
             write_selection(slide, name, chosen[slide.slide_id], overwrite=True)
     if gallery is not None:
         _draw(_pixels(source, stored, slides), gallery, chosen, scores)
-        yield f"wrote {gallery}"
+        lines.append(f"wrote {gallery}")
     counts = [len(selection.rows) for selection in chosen.values()]
-    short = sum(count < k for count in counts)
-    yield (
+    short = sum(count < top_k for count in counts)
+    lines.append(
         f"selection {name} in {source.location}: {sum(counts)} of "
         f"{sum(slide.n_patches for slide in stored)} patches of {len(stored)} slides by rule "
-        f"{rule}; {short} slides have fewer than {k} and are kept whole"
+        f"{rule}; {short} slides have fewer than {top_k} and are kept whole"
     )
+    return Done(lines, [] if gallery is None else [gallery])
 
 
 @dataclass(frozen=True)
@@ -254,14 +257,15 @@ def _refuse_other(slide: StoredSlide, name: str, facts: dict[str, Any]) -> None:
         raise StoreMismatchError(f"{error}; or replace it with --overwrite true") from error
 
 
-def _check_k(slides: list[StoredSlide], k: int, rule: Rule) -> Iterator[str]:
+def _check_k(slides: list[StoredSlide], k: int, rule: Rule) -> list[str]:
     """A control on slides that are all kept whole would be the very selection it is to test."""
     largest = max(slide.n_patches for slide in slides)
     if k >= largest:
         message = f"k is {k}, but the largest slide has {largest} patches, so every rule keeps all"
         if rule in CONTROLS:
             raise ConfigError(f"{message}: lower k, or there is nothing to control")
-        yield f"{message} patches of all slides"
+        return [f"{message} patches of all slides"]
+    return []
 
 
 def _pixels(store: FeatureStore, stored: list[StoredSlide], moved: Path | None) -> PatchCache:

@@ -1,36 +1,9 @@
-"""The verbs of trained models: ``package`` and ``apply``."""
+"""The verb ``apply``: a trained model on new slides."""
 
 from pathlib import Path
 
-from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.functions import SLIDES_FAILED, run_function
-
-
-def package(arguments: list[str]) -> int:
-    """A run -> one model file."""
-    return run_function(_package, arguments, "package")
-
-
-def _package(
-    run_dir: Path,
-    out: Path = Path("model.safetensors"),
-    weights: Path | None = None,
-    embed: bool | None = None,
-) -> int:
-    """Write a run as one file that apply opens anywhere.
-
-    Args:
-        run_dir: Folder of a finished run, best after ``test``.
-        out: File to write, ``.safetensors``.
-        weights: File of the encoder's weights, if not where the encoder itself looks.
-        embed: Whether the encoder's weights are copied into the file; by default where their
-            licence allows it.
-    """
-    from histotransfer_pl.inference.package import package
-
-    print_line(package(run_dir, out, weights, embed))
-    record(files=(out,))
-    return 0
+from histotransfer_pl.cli.functions import run_function
+from histotransfer_pl.records.done import Done
 
 
 def apply(arguments: list[str]) -> int:
@@ -52,7 +25,7 @@ def _apply(
     threads: int | None = None,
     batch_size: int | None = None,
     trainer: dict[str, str | int | float | bool | None] | None = None,
-) -> int:
+) -> Done:
     """Classify slides that no table of the training knows: no labels, cohort or network needed.
 
     Args:
@@ -88,19 +61,11 @@ def _apply(
         trainer=trainer,
         data={key: value for key, value in data.items() if value is not None},
     )
-    for slide_id, reason in applied.failed.items():
-        print_line(f"failed: {slide_id}: {reason}")
-    page = " and index.html" if pictures else ""
-    print_line(
-        f"{len(applied.predictions)} slides classified, {len(applied.failed)} failed; wrote "
-        f"{applied.out}/predictions.csv{page}"
+    written = ["predictions.csv", *(["index.html"] if pictures else [])]
+    lines = [f"failed: {slide_id}: {reason}" for slide_id, reason in applied.failed.items()]
+    lines.append(
+        f"{len(applied.predictions)} classified, {len(applied.failed)} slides failed; wrote "
+        f"{applied.out}/{' and '.join(written)}"
     )
-    record(
-        files=(
-            applied.out / "predictions.csv",
-            *([applied.out / "index.html"] if pictures else []),
-        ),
-        metrics={"slides": len(applied.predictions)},
-        failures=dict(applied.failed),
-    )
-    return SLIDES_FAILED if applied.failed else 0
+    metrics = {"slides": len(applied.predictions)}
+    return Done(lines, [applied.out / name for name in written], metrics, dict(applied.failed))
