@@ -1,65 +1,123 @@
-"""Weights & Biases as a guest: a board that fails costs one line, never a run."""
+"""Loggers as guests: one that fails costs one line, never a run."""
 
 import logging
 import netrc
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import wandb
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from typing_extensions import override
+
+from histotransfer_pl.callbacks.media import Media, log_media
 
 _log = logging.getLogger(__name__)
 _SECONDS = 3.0
-_FAILURES = (wandb.Error, OSError, RuntimeError, ValueError)
-"""What the client raises when its service, its folder or its host is not there."""
+_LOCAL = ("", "file", "sqlite")
+"""Schemes of addresses on this machine."""
 
 
-class Board(WandbLogger):
-    """A W&B logger that ends with one line where Lightning's own would end the run.
+class Board(Logger):
+    """Another logger, left out with one line where its own failure would end the run.
 
     Attributes:
+        logger: The other logger.
         online: Whether what is logged leaves the machine.
+        broken: Whether it has failed.
     """
 
-    def __init__(self, *, online: bool, **kwargs: Any) -> None:
-        super().__init__(offline=not online, **kwargs)
-        self.online = online
+    def __init__(self, logger: Logger) -> None:
+        super().__init__()
+        self.logger = logger
+        self.online = leaves_the_machine(logger)
         self.broken = False
-        # Lightning 2.6 passes it on, W&B 0.31 warns that it means nothing.
-        self._wandb_init.pop("anonymous", None)
 
     def attempt(self, action: Callable[[], Any]) -> Any:
-        """Do something with the board; once that has failed, nothing more is done with it."""
+        """Do something with the logger; once that has failed, nothing more is done with it."""
         if self.broken:
             return None
         try:
             return action()
-        except _FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - each client raises what it likes
             self.broken = True
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            _log.warning("W&B failed and is left out from here on: %s", reason[0])
+            _log.warning("%s failed and is left out from here on: %s", self.title, reason[0])
             return None
 
+    @property
+    def title(self) -> str:
+        """What people call the logger."""
+        return "W&B" if isinstance(self.logger, WandbLogger) else type(self.logger).__name__
+
+    @property
     @override
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        self.attempt(lambda: super(Board, self).log_metrics(metrics, step))
+    def name(self) -> str | None:
+        return self.logger.name
+
+    @property
+    @override
+    def version(self) -> int | str | None:
+        version: int | str | None = self.attempt(lambda: self.logger.version)
+        return version
+
+    @property
+    @override
+    def save_dir(self) -> str | None:
+        return self.logger.save_dir
+
+    @property
+    def experiment(self) -> Any:
+        """The client of the logger."""
+        return getattr(self.logger, "experiment", None)
+
+    @override
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.attempt(lambda: self.logger.log_metrics(metrics, step))
 
     @override
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self.attempt(lambda: super(Board, self).log_hyperparams(params))
+        self.attempt(lambda: self.logger.log_hyperparams(params, *args, **kwargs))
+
+    @override
+    def save(self) -> None:
+        self.attempt(self.logger.save)
 
     @override
     def finalize(self, status: str) -> None:
-        self.attempt(lambda: super(Board, self).finalize(status))
+        self.attempt(lambda: self.logger.finalize(status))
 
-    def log_media(self, media: dict[str, Any]) -> None:
-        """Log figures and tables."""
-        self.attempt(lambda: self.experiment.log(media))
+    def log_media(self, media: Mapping[str, Media], step: int = 0) -> None:
+        """Log figures, pictures and tables."""
+        self.attempt(lambda: log_media(self.logger, media, step))
+
+
+def as_board(logger: Logger) -> Board:
+    """A logger of the user's choice as a guest; one whose host does not answer is left out."""
+    board = Board(logger)
+    if isinstance(logger, MLFlowLogger) and board.online:
+        # Its client would ask seven times, for two minutes each.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        address = str(logger._tracking_uri)
+        if urlsplit(address).hostname and not reachable(address):
+            board.broken = True
+            _log.warning("%s: %s does not answer; it is left out", board.title, address)
+    return board
+
+
+def leaves_the_machine(logger: Logger) -> bool:
+    """Whether a logger sends what it gets to another host; True of one that is not known."""
+    if isinstance(logger, WandbLogger):
+        return not logger._offline
+    if isinstance(logger, TensorBoardLogger):
+        return urlsplit(str(logger.save_dir)).scheme not in _LOCAL
+    if isinstance(logger, MLFlowLogger):
+        return urlsplit(str(logger._tracking_uri)).scheme not in _LOCAL
+    return True
 
 
 def make_board(
@@ -83,8 +141,8 @@ def make_board(
         online = False
         if first_process:
             _log.warning("W&B: %s does not answer within %.0f s; going on offline", host, _SECONDS)
-    board = Board(
-        online=online,
+    logger = WandbLogger(
+        offline=not online,
         name=name or f"{folder.name}-{stage}",
         group=group or folder.name,
         job_type=stage,
@@ -92,6 +150,9 @@ def make_board(
         save_dir=folder,
         settings=wandb.Settings(silent=True, console="off"),
     )
+    # Lightning 2.6 passes it on, W&B 0.31 warns that it means nothing.
+    logger._wandb_init.pop("anonymous", None)
+    board = Board(logger)
     board.attempt(lambda: board.experiment)
     if not online and first_process and not board.broken:
         _log.info(f"W&B is offline; to upload later: wandb sync {folder}/wandb/offline-run-*")

@@ -1,11 +1,10 @@
-"""Figures and tables for Weights & Biases."""
+"""Figures, tables and patches for the loggers that show them."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import wandb
+import pandas as pd
 from lightning import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -13,6 +12,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
 from typing_extensions import override
 
 from histotransfer_pl.callbacks.board import Board
+from histotransfer_pl.callbacks.media import CaptionedImage, Media
 from histotransfer_pl.callbacks.predictions import prediction_row
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.tile import slide_file
@@ -27,17 +27,18 @@ from histotransfer_pl.tasks.slide_model import feature_data
 
 
 class Dashboard(Callback):
-    """Logs a ROC curve, a confusion matrix, predictions and top-attended patches to W&B.
+    """Logs a ROC curve, a confusion matrix, predictions and top-attended patches.
 
-    Without a W&B logger it does nothing. Figures are those of the last validation epoch of a fit,
-    and of ``validate`` and ``test``. Patches are those of the finished fit; while an encoder is
-    tuned they are shown after every validation epoch, since what it attends to changes.
+    Weights & Biases, TensorBoard and MLflow get them; CSV files hold numbers only. Figures are
+    those of the last validation epoch of a fit, and of ``validate`` and ``test``. Patches are those
+    of the finished fit; while an encoder is tuned they are shown after every validation epoch,
+    since what it attends to changes.
 
     Args:
         slides: Validation slides whose top-attended patches are shown.
         patches: Patches of each of them; at most 8 of a run that tunes the encoder.
-        patient_data: Whether an online board gets names of slides and pictures of tissue, too;
-            an offline one, whose files stay here, always does.
+        patient_data: Whether a board on another host gets names of slides and pictures of tissue;
+            one whose files stay here always does.
     """
 
     def __init__(self, slides: int = 4, patches: int = 8, *, patient_data: bool = False) -> None:
@@ -62,9 +63,9 @@ class Dashboard(Callback):
         self._log(trainer, pl_module, "test")
 
     def _log(self, trainer: Trainer, module: LightningModule, name: str) -> None:
-        board = _board(trainer)
+        boards = _boards(trainer)
         predictions = getattr(module, "last_predictions", None)
-        if board is None or predictions is None:
+        if not boards or predictions is None:
             return
         data = feature_data(module)
         figures = {
@@ -77,22 +78,20 @@ class Dashboard(Callback):
                 predictions.indices.tolist(), predictions.probabilities.cpu().numpy(), strict=True
             )
         ]
-        media: dict[str, Any] = {key: wandb.Image(figure) for key, figure in figures.items()}
-        if self._private_board(trainer) is not None:
-            table = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-            media[f"{name}/predictions"] = table
-        board.log_media(media)
+        for board in boards:
+            board.log_media(figures, trainer.global_step)
+        for board in self._private_boards(trainer):
+            board.log_media({f"{name}/predictions": pd.DataFrame(rows)}, trainer.global_step)
         for figure in figures.values():
             plt.close(figure)
 
-    def _private_board(self, trainer: Trainer) -> Board | None:
-        """The board if it may get what could name a patient."""
-        board = _board(trainer)
-        return board if board is not None and (self.patient_data or not board.online) else None
+    def _private_boards(self, trainer: Trainer) -> list[Board]:
+        """The boards that may get what could name a patient."""
+        return [board for board in _boards(trainer) if self.patient_data or not board.online]
 
     def _log_patches(self, trainer: Trainer, module: LightningModule) -> None:
-        board = self._private_board(trainer)
-        if board is None or not isinstance(module, AttentionMIL):
+        boards = self._private_boards(trainer)
+        if not boards or not isinstance(module, AttentionMIL):
             return
         data = feature_data(module)
         grid = data.store.grid
@@ -100,28 +99,32 @@ class Dashboard(Callback):
             return
         settings = GridSettings.from_json(grid)
         bags = data.bags[data.bags["part"] == "validation"].head(self.slides)
+        media: dict[str, Media] = {}
         for slide_id in [slides[0] for slides in bags["slide_ids"]]:
             images = top_patches(module, data, settings, slide_id, self.patches)
             if images:
-                board.log_media({f"val/top_patches/{slide_id}": images})
+                media[f"val/top_patches/{slide_id}"] = images
+        for board in boards:
+            board.log_media(media, trainer.global_step)
 
     def _log_attended(self, trainer: Trainer, module: TopKFineTuner) -> None:
         """What validation saw, so nothing is encoded again and few patches are read."""
-        board = self._private_board(trainer)
-        if board is None:
+        boards = self._private_boards(trainer)
+        if not boards:
             return
         data = topk_data(module)
-        media: dict[str, Any] = {"epoch": trainer.current_epoch}
+        media: dict[str, Media] = {}
         for index in sorted(module.attended)[: self.slides]:
-            patches = module.attended[index][: self.patches]
-            name = data.bags.loc[index]["bag_id"]
-            media[f"val/top_patches/{name}"] = attended_patches(data, index, patches)
-        board.log_media(media)
+            images = attended_patches(data, index, module.attended[index][: self.patches])
+            if images:
+                media[f"val/top_patches/{data.bags.loc[index]['bag_id']}"] = images
+        for board in boards:
+            board.log_media(media, trainer.global_step)
 
 
 def attended_patches(
     data: TopKPatchDataModule, index: int, patches: Sequence[tuple[int, float]]
-) -> list[wandb.Image]:
+) -> list[CaptionedImage]:
     """Pictures of patches of a bag, given by their place in it and their attention.
 
     Those that cannot be read have no attention, and are left out.
@@ -133,8 +136,8 @@ def attended_patches(
         slide_id, row = rows[place]
         pixels = data.cache.read(slide_id, row)
         if pixels is not None:
-            caption = f"{slide_id} row {row} attention {weight:.3f}"
-            images.append(wandb.Image(pixels, caption=caption))
+            caption = f"{slide_id} row {row}: {in_multiples(weight, len(rows))}"
+            images.append(CaptionedImage(pixels, caption))
     return images
 
 
@@ -144,8 +147,8 @@ def top_patches(
     settings: GridSettings,
     slide_id: str,
     k: int,
-) -> list[wandb.Image]:
-    """The k patches of a slide with the most attention; none if the file cannot be read."""
+) -> list[CaptionedImage]:
+    """The k patches of a slide with the most attention; one that says why if it is unreadable."""
     attention = module.attend(data.read_bag([slide_id])).numpy()  # (N,)
     slide = data.store.slide(slide_id)
     coords = slide.coords()
@@ -156,12 +159,23 @@ def top_patches(
         for row in best:
             x, y = (int(v) for v in coords[row])
             pixels: NDArray[np.uint8] = reader.read_patch(x, y, settings.patch_px, settings.mpp)
-            images.append(wandb.Image(pixels, caption=f"({x}, {y}) attention {attention[row]:.3f}"))
+            caption = f"({x}, {y}): {in_multiples(attention[row], len(attention))}"
+            images.append(CaptionedImage(pixels, caption))
         reader.close()
     except SlideError as error:
         # A picture on the dashboard is no reason to lose a finished fit.
-        return [wandb.Image(np.zeros((8, 8, 3), np.uint8), caption=f"cannot be read: {error}")]
+        return [CaptionedImage(np.zeros((8, 8, 3), np.uint8), f"cannot be read: {error}")]
     return images
+
+
+def in_multiples(weight: float, n_patches: int) -> str:
+    """Attention as everywhere else, in multiples of uniform attention.
+
+    Example:
+        >>> in_multiples(0.05, 100)
+        '5.0 x uniform attention'
+    """
+    return f"{weight * n_patches:.1f} x uniform attention"
 
 
 def roc_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
@@ -193,8 +207,8 @@ def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure
     return figure
 
 
-def _board(trainer: Trainer) -> Board | None:
-    """The W&B logger, on the one rank that may write to it."""
+def _boards(trainer: Trainer) -> list[Board]:
+    """The loggers that show figures, on the one rank that may write to them."""
     if not trainer.is_global_zero:
-        return None
-    return next((item for item in trainer.loggers if isinstance(item, Board)), None)
+        return []
+    return [logger for logger in trainer.loggers if isinstance(logger, Board)]

@@ -1,4 +1,4 @@
-"""Loggers of a run: Weights & Biases, and CSV files beside it."""
+"""Loggers of a run: Weights & Biases or those that one names, and CSV files beside them."""
 
 import os
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 
-from histotransfer_pl.callbacks.board import make_board
+from histotransfer_pl.callbacks.board import Board, as_board, make_board
 
 
 def default_loggers(run_dir: Path, stage: str, epochs_done: int = 0) -> list[Logger]:
@@ -32,10 +33,14 @@ def default_loggers(run_dir: Path, stage: str, epochs_done: int = 0) -> list[Log
 
 
 def with_csv(loggers: Sequence[Logger], run_dir: Path, stage: str) -> list[Logger]:
-    """Loggers of the user's choice, and the CSV files that are always written beside them."""
-    if any(isinstance(logger, CSVLogger) for logger in loggers):
-        return list(loggers)
-    return [*loggers, CSVLogger(save_dir=run_dir, name="metrics", version=stage)]
+    """Loggers of the user's choice as guests, and the CSV files that are always written."""
+    ours = (Board, CSVLogger, DummyLogger)  # Lightning's own for `fast_dev_run` takes anything
+    guests: list[Logger] = [
+        logger if isinstance(logger, ours) else as_board(logger) for logger in loggers
+    ]
+    if any(isinstance(logger, CSVLogger) for logger in guests):
+        return guests
+    return [*guests, CSVLogger(save_dir=run_dir, name="metrics", version=stage)]
 
 
 def keep_metrics(logger: CSVLogger, epochs: int) -> None:

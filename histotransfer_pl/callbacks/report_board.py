@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import wandb
 from PIL import Image
 
 from histotransfer_pl.callbacks.board import make_board
+from histotransfer_pl.callbacks.media import CaptionedImage, Media
 
 
 def log_report(
@@ -31,14 +33,14 @@ def log_report(
     board = make_board(folder, "report", name=f"{name}-report", group=name)
     if board is None:
         return
-    media: dict[str, Any] = {key: _image(*figure) for key, figure in figures.items()}
+    media: dict[str, Media] = {key: [_image(*figure)] for key, figure in figures.items()}
     # One column holds numbers and words where a value is missing; W&B wants one type.
-    media |= {f"tables/{key}": wandb.Table(dataframe=t.astype(str)) for key, t in tables.items()}
+    media |= {f"tables/{key}": table.astype(str) for key, table in tables.items()}
     board.log_media(media)
     board.attempt(lambda: board.experiment.summary.update(dict(summary)))
     board.attempt(wandb.finish)
 
 
-def _image(png: bytes, caption: str) -> wandb.Image:
+def _image(png: bytes, caption: str) -> CaptionedImage:
     with io.BytesIO(png) as file:
-        return wandb.Image(Image.open(file).convert("RGB"), caption=caption)
+        return CaptionedImage(np.asarray(Image.open(file).convert("RGB")), caption)

@@ -46,7 +46,7 @@ def _paint(
     n_foci: int | None = None,
     focus_scale: float = 1.0,
 ) -> Path:
-    """Paint H&E-like slides of two classes, several a patient.
+    """Paint H&E-like slides of two classes, several per patient.
 
     Args:
         folder: Where ``slides/`` and ``cohort.csv`` go.

@@ -197,3 +197,5 @@ def _quieten() -> None:
     ):
         warnings.filterwarnings("ignore", message)
     os.environ.setdefault("WANDB_SILENT", "true")
+    # A folder of files is what Lightning's MLFlowLogger writes; newer MLflow refuses it unasked.
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -54,7 +54,7 @@ def _demo(folder: Path = Path("demo"), browser: bool = True) -> int:
             return code
     if browser and has_display():
         webbrowser.open(page.resolve().as_uri())
-    print_line(f"\nNext: histotransfer_pl init --file my.yaml\nThe report: {page}")
+    print_line(f"\nNext, for your own slides: histotransfer_pl init\nThe report: {page}")
     return 0
 
 
@@ -72,17 +72,24 @@ def init(arguments: list[str]) -> int:
     return run_function(_init, arguments, "init")
 
 
-def _init(preset: Literal["slides", "study"] = "slides", file: Path = Path("my.yaml")) -> int:
+def _init(
+    preset: Literal["slides", "study"] = "slides",
+    file: Path = Path("my.yaml"),
+    slides: Path = Path("slides"),
+    cohort: Path = Path("cohort.csv"),
+) -> int:
     """Write a commented YAML file of at most 15 lines, for ``study --config``.
 
     Args:
         preset: ``slides``: from your slides to a report with one encoder; ``study``: every
             depth of an encoder against random weights and colour.
         file: File to write; one that is there is never overwritten.
+        slides: Folder of your slides.
+        cohort: Table with one row per slide: ``slide_id``, ``patient_id``, ``label``.
     """
     if file.exists():
         raise ConfigError(f"{file} is there already: give another --file")
-    write_text(file, preset_text(preset).format(file=file))
+    write_text(file, preset_text(preset).format(file=file, slides=slides, cohort=cohort))
     record(files=(file,))
     print_line(f"wrote {file}: edit it, then run")
     print_line(f"histotransfer_pl doctor --config {file}")

@@ -132,7 +132,7 @@ def one_network(found: Sequence[FoundNetwork], name: str) -> FoundNetwork:
 
 
 def state_dicts(content: object) -> list[str]:
-    """MovedPaths of all dicts of tensors in a checkpoint."""
+    """Places of all dicts of tensors in a checkpoint."""
     return [place for place, _ in _state_dicts(content)]
 
 

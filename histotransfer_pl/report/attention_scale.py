@@ -57,7 +57,7 @@ class AttentionScale:
         return np.round(ATTENTION_COLOURS(self.position(relative))[:, :3] * 255).astype(np.uint8)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """MovedPaths on the scale with their labels, from the lower to the upper end.
+        """Places on the scale with their labels, from the lower to the upper end.
 
         Example:
             >>> AttentionScale(limit=16).ticks()

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import wandb
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from histotransfer_pl.callbacks.board import Board, has_key, make_board, reachable
+from histotransfer_pl.callbacks.board import Board, as_board, has_key, make_board, reachable
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_listening_host_is_reachable() -> None:
 def test_a_board_that_fails_is_left_out_with_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    board = Board(online=False, save_dir=tmp_path, name="x")
+    board = Board(WandbLogger(offline=True, save_dir=tmp_path, name="x"))
     calls = []
 
     def fail() -> None:
@@ -67,3 +68,22 @@ def test_a_board_that_fails_is_left_out_with_one_line(
     assert calls == [1]
     assert caplog.text.count("W&B failed and is left out from here on: no service") == 1
     assert "more lines" not in caplog.text
+
+
+def test_only_what_stays_here_is_told_patients(
+    tmp_path: Path, closed_port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    assert not as_board(TensorBoardLogger(tmp_path)).online
+    assert as_board(TensorBoardLogger("memory://runs")).online
+    local = f"file:{tmp_path / 'mlruns'}"
+    assert not as_board(MLFlowLogger(tracking_uri=local)).online
+    assert as_board(MLFlowLogger(tracking_uri=closed_port)).online
+
+
+def test_a_host_that_does_not_answer_is_left_out_at_once(
+    closed_port: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    board = as_board(MLFlowLogger(tracking_uri=closed_port))
+    board.log_metrics({"val/loss": 1.0}, 0)  # would ask for minutes
+    assert caplog.text.count("does not answer; it is left out") == 1

@@ -1,4 +1,4 @@
-"""What W&B is given: figures, tables and the patches a network looks at."""
+"""What loggers are given: figures, tables and the patches a network looks at."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
+from histotransfer_pl.callbacks.dashboard import in_multiples
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.tasks.attended import most_attended
@@ -71,3 +74,49 @@ def test_a_fit_on_features_shows_figures_a_table_and_patches(
     assert len(list((folder / "images/val/top_patches").iterdir())) == 4 * 8
     (table,) = (folder / "table/val").glob("predictions_*.json")
     assert len(json.loads(table.read_text())["data"]) == 4
+
+
+LOGGERS = """
+trainer:
+  logger:
+    - {class_path: TensorBoardLogger, init_args: {save_dir: logs, name: tb, version: fit}}
+    - {class_path: MLFlowLogger, init_args: {tracking_uri: "file:logs/mlruns"}}
+"""
+
+
+def test_tensorboard_and_mlflow_get_numbers_and_figures(
+    tuning_cohort: Path,
+) -> None:
+    Path("loggers.yaml").write_text(LOGGERS)
+    assert tuning("fit", "--config", "loggers.yaml", "--run_dir", "a", epochs=1) == 0
+    events = EventAccumulator("logs/tb/fit", size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert "val/auroc" in tags["scalars"]
+    patches = [tag for tag in tags["images"] if tag.startswith("val/top_patches/")]
+    assert len(patches) == 4
+    assert {"val/roc", "val/confusion"} <= set(tags["images"])
+    assert "val/predictions/text_summary" in tags["tensors"]
+    (run,) = Path("logs/mlruns").glob("*/*/artifacts")
+    made = {path.relative_to(run).as_posix().rpartition("-")[0] for path in run.rglob("*.*")}
+    assert {"val/roc", "val/confusion", "val/predictions", *patches} == made
+    assert (run.parent / "metrics/val/auroc").is_file()
+    assert Path("a/metrics/fit/metrics.csv").is_file()
+
+
+def test_a_logger_that_fails_costs_one_line(
+    tuning_cohort: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError("disk is full")
+
+    monkeypatch.setattr(SummaryWriter, "add_figure", fail)
+    Path("loggers.yaml").write_text(LOGGERS.rpartition("    - ")[0])
+    assert tuning("fit", "--config", "loggers.yaml", "--run_dir", "a", epochs=1) == 0
+    said = capsys.readouterr().err
+    assert said.count("TensorBoardLogger failed and is left out from here on: disk is full") == 1
+    assert Path("a/metrics/fit/metrics.csv").is_file()
+
+
+def test_captions_are_in_multiples_of_uniform_attention() -> None:
+    assert in_multiples(0.5, 4) == "2.0 x uniform attention"
