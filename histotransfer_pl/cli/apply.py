@@ -34,7 +34,7 @@ def _apply(
             and ``patient_id``, which models whose bags are patients need.
         out: Folder of the results; the same command goes on where it was interrupted.
         store: Store with features of these models; then ``slides`` may be a table of some of them.
-        arm: Which arm of a study, such as ``[encoder=resnet18, depth=layer3]``.
+        arm: Which arm of a study, such as ``encoder=resnet18 depth=layer3``.
         slide_mpp: Micrometres per pixel of slides whose file does not say it.
         weights: File with the encoder's weights, where the model file does not hold them.
         pictures: Draw attention and the page.

@@ -1,15 +1,18 @@
 """Verbs that are functions: the signature is the command line, the docstring its help."""
 
-from collections.abc import Callable
-from inspect import signature
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from itertools import pairwise
 from pathlib import Path
 
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.records.done import Done
 
-_SEVERAL: dict[str, type] = {"slide_ids": str, "stores": str, "runs": Path}
-"""Settings of which several values may be given one behind the other."""
+_SEVERAL: dict[str, type] = {
+    "slide_ids": str, "stores": str, "runs": Path, "model": Path, "arm": str
+}  # fmt: skip
+"""Settings of which several values may be given one behind the other, or in brackets."""
 
 
 def run_function(
@@ -28,17 +31,38 @@ def run_function(
         allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with the settings below.")
-    several = _SEVERAL.keys() & signature(function).parameters.keys()
+    parameters = signature(function).parameters
+    several = [name for name in _SEVERAL if name in parameters]
     for name in several:
-        parser.add_argument(f"--{name}", nargs="+", type=_SEVERAL[name], help="One or several.")
+        needed = parameters[name].default is Parameter.empty
+        parser.add_argument(
+            f"--{name}", nargs="+", type=_SEVERAL[name], help="One or several.", required=needed
+        )
     parser.add_function_arguments(function, as_positional=False, skip={*several})
-    config = parser.parse_args(arguments)
+    config = parser.parse_args(without_brackets(arguments, several))
     values = parser.instantiate_classes(config).as_dict()
     values.pop("config", None)
     result = function(**values)
     if isinstance(result, int):
         return result
     return print_done(Done([f"wrote {result}"], [result]) if isinstance(result, Path) else result)
+
+
+def without_brackets(arguments: Sequence[str], several: Sequence[str]) -> list[str]:
+    """Lists of a YAML file as words, for options that take several.
+
+    Example:
+        >>> without_brackets(["--runs", "[a, b]", "--out", "[c]"], ["runs"])
+        ['--runs', 'a', 'b', '--out', '[c]']
+    """
+    found: list[str] = []
+    for before, word in pairwise(["", *arguments]):
+        listed = word.startswith("[") and word.endswith("]")
+        if listed and before.removeprefix("--") in several:
+            found += [part.strip() for part in word[1:-1].split(",")]
+        else:
+            found.append(word)
+    return found
 
 
 def print_done(done: Done) -> int:

@@ -40,7 +40,7 @@ def _runs_of_arm(folder: Path, arm: Sequence[str]) -> list[PlannedRun]:
         listed = {" ".join(f"{k}={v}" for k, v in sorted(f.items())) for f in _factors(runs)}
         raise ConfigError(
             f"{len(arms)} arms of {folder} have {' '.join(arm) or 'no condition'}: say which with "
-            f"--arm '[key=value, ...]'; its arms are: {'; '.join(sorted(listed))}"
+            f"--arm key=value ...; its arms are: {'; '.join(sorted(listed))}"
         )
     own = next(iter(arms.values()))
     unfinished = [run for run in own if run.problem]
