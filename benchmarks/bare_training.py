@@ -32,10 +32,12 @@ class Setting:
 SETTINGS = {
     "paper": Setting("Adam", 1e-3, 0.0, 1, False, 20),
     "paper, standardised": Setting("Adam", 1e-3, 0.0, 1, True, 20),
-    "1e-4, 8 bags": Setting("AdamW", 1e-4, 0.01, 8, True, 60, 10),
-    "1e-4, 8 bags, raw": Setting("AdamW", 1e-4, 0.01, 8, False, 60, 10),
-    "2e-4, 8 bags": Setting("AdamW", 2e-4, 0.01, 8, True, 60, 10),
-    "5e-4, 8 bags": Setting("AdamW", 5e-4, 0.01, 8, True, 60, 10),
+    "5e-4, 8 bags": Setting("AdamW", 5e-4, 0.01, 8, True, 30, 6),  # configs/idc_heads.yaml
+    "2e-4, 8 bags": Setting("AdamW", 2e-4, 0.01, 8, True, 50, 10),
+    "1e-4, 8 bags": Setting("AdamW", 1e-4, 0.01, 8, True, 50, 10),
+    "5e-4, 8 bags, raw": Setting("AdamW", 5e-4, 0.01, 8, False, 50, 10),
+    "2e-4, 8 bags, raw": Setting("AdamW", 2e-4, 0.01, 8, False, 50, 10),
+    "1e-4, 8 bags, raw": Setting("AdamW", 1e-4, 0.01, 8, False, 50, 10),
 }
 
 

@@ -1,8 +1,8 @@
 """Every depth beside its controls: pretrained, random networks at the same depth, colour alone.
 
-Attention heads in bare loops over stored features, on the splits of `fit`, with the settings of
-docs/results/defaults.md; or, much faster, logistic regression on the mean of each bag, its penalty
-chosen on the validation part:
+Attention heads in bare loops over stored features, on the splits and with the defaults of `fit`;
+or, much faster, logistic regression on the mean of each bag, its penalty chosen on the validation
+part:
 
     python -m benchmarks.depth_controls --store S.zarr --cohort C.csv --output arms.csv --head mean
 
@@ -33,7 +33,7 @@ from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
-SETTING = "2e-4, 8 bags"
+SETTING = "5e-4, 8 bags, raw"  # the defaults of `fit`
 _RESAMPLES = 1000
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Inverse penalties of the logistic regression."""
@@ -100,8 +100,7 @@ def predict(
     for name in ("train", "validation", "test"):
         slides = split.part(name)
         parts[name] = ([bags[s] for s in slides], torch.tensor(label[slides].to_numpy()))
-    parts = standardized(parts)
-    return regress(parts) if head == "mean" else attend(parts, seed, [256, 64])
+    return regress(standardized(parts)) if head == "mean" else attend(parts, seed, [256, 64])
 
 
 def run(arguments: argparse.Namespace) -> pd.DataFrame:

@@ -32,7 +32,7 @@ class BareLoop:
         self.head = AttentionHead(bags[0].shape[1], 2).to(device)
         assert self.head.patch_classifier is not None
         self.head.patch_classifier.requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.head.parameters(), lr=1e-3)
+        self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=5e-4, weight_decay=0.01)
         self.device = device
 
     def epoch(self) -> None:

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import torch
 
-from benchmarks.bare_training import SETTINGS, Bags, Setting, epochs, measure, pack
+from benchmarks.bare_training import SETTINGS, Bags, Setting, epochs, measure, pack, standardized
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
@@ -26,7 +26,7 @@ MONITORS = {"val_loss": True, "val_auroc": False, "val_accuracy": False}
 
 
 def bags_of(data: FeatureDataModule, part: str) -> Bags:
-    """The bags of a part in memory, scaled as in training."""
+    """The bags of a part in memory."""
     rows = data.bags[data.bags["part"] == part]
     number = {name: i for i, name in enumerate(data.classes)}
     features = [data.read_bag(ids) for ids in rows["slide_ids"]]
@@ -56,20 +56,18 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
         cohort.to_csv(table, index=False)
         for encoder in arguments.encoders:
             for fold in range(arguments.folds):
-                for standardize in (False, True):
-                    data = FeatureDataModule(
-                        arguments.store, table, encoder, arguments.depth, fold=fold,
-                        n_folds=arguments.folds, standardize=standardize,
-                    )  # fmt: skip
-                    data.setup("fit")
-                    parts = {p: bags_of(data, p) for p in ("train", "validation", "test")}
-                    for name in arguments.settings:
-                        if SETTINGS[name].standardize != standardize:
-                            continue
-                        for seed in range(arguments.seeds):
-                            frame = train(parts, SETTINGS[name], seed, arguments.hidden)
-                            facts = {"encoder": encoder, "setting": name, "fold": fold}
-                            frames.append(frame.assign(**facts, seed=seed))
+                place = {"fold": fold, "n_folds": arguments.folds}
+                data = FeatureDataModule(arguments.store, table, encoder, arguments.depth, **place)
+                data.setup("fit")
+                raw = {part: bags_of(data, part) for part in ("train", "validation", "test")}
+                scaled = standardized(raw)
+                for name in arguments.settings:
+                    parts = scaled if SETTINGS[name].standardize else raw
+                    for seed in range(arguments.seeds):
+                        frame = train(parts, SETTINGS[name], seed, arguments.hidden)
+                        facts = {"encoder": encoder, "setting": name, "fold": fold}
+                        frames.append(frame.assign(**facts, seed=seed))
+                print(f"{encoder} fold {fold}", flush=True)
     return pd.concat(frames, ignore_index=True)
 
 

@@ -70,7 +70,9 @@ def finished_stage1(tmp_path_factory: pytest.TempPathFactory) -> Path:
         grid = ["--data.grid.patch_px", str(PATCH_PX), "--data.grid.tissue.method", "none"]
         common = ["--data.store", "s.zarr", "--data.cohort", "c.csv", "--data.qc", "false"]
         assert main(["extract", *common, *grid, *ENCODER]) == 0
-        assert tuning("fit", "--run_dir", "stage1", "--model.beta", "0.1") == 0
+        adam = "{class_path: torch.optim.Adam, init_args: {lr: 0.001}}"
+        paper = ["--model.optimizer", adam, "--data.batch_size", "1", "--data.standardize", "false"]
+        assert tuning("fit", "--run_dir", "stage1", "--model.beta", "0.1", *paper) == 0
         assert tuning("predict", "--run_dir", "stage1", "--model.beta", "0.1") == 0
         assert main(["select", "--run_dir", "stage1", "--top_k", "3", "--name", "top3"]) == 0
     return folder

@@ -1,4 +1,4 @@
-"""Which epoch is kept, and a word where that choice is doubtful."""
+"""Which epoch is kept, when training ends, and a word where that choice is doubtful."""
 
 import logging
 import math
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
 
@@ -14,6 +14,8 @@ _log = logging.getLogger(__name__)
 
 _COUNTERPART = {"val/loss": "val/auroc"}
 """What else to look at for a monitor; ``val/loss`` for every other one."""
+_LESS_IS_BETTER = ("loss", "brier", "ece")
+"""How the names of metrics end of which the least is best."""
 _CLEAR_RISE = 0.05
 """Rise of the AUROC, or fall of the loss as a share of itself, that is worth a word."""
 
@@ -22,16 +24,37 @@ class BestCheckpoint(ModelCheckpoint):
     """Keeps the epoch that ``monitor`` says is best.
 
     Args:
+        mode: Whether the ``min`` or ``max`` of ``monitor`` is best; by default what the metric
+            says: the least loss, Brier score or calibration error, the most of every other one.
+        patience: Training ends after so many epochs without a better one; by default never.
         ties: Which of several equally good epochs: the ``earliest``, as Lightning does, or the
             ``latest``, as HistoTransfer did. Accuracy on few slides is often tied.
         kwargs: Those of ``ModelCheckpoint``.
     """
 
-    def __init__(self, *, ties: Literal["earliest", "latest"] = "earliest", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        patience: int | None = None,
+        ties: Literal["earliest", "latest"] = "earliest",
+        **kwargs: Any,
+    ) -> None:
+        mode = mode or ("min" if str(monitor).endswith(_LESS_IS_BETTER) else "max")
+        super().__init__(monitor=monitor, mode=mode, **kwargs)
+        self.patience = patience
         self.ties = ties
         self._other = _COUNTERPART.get(str(self.monitor), "val/loss")
         self._seen: list[tuple[float, float]] = []
+
+    def early_end(self, given: Sequence[Callback]) -> list[Callback]:
+        """What ends training by the same metric, unless ``given`` callbacks do."""
+        if self.patience is None or any(isinstance(one, EarlyStopping) for one in given):
+            return []
+        end = EarlyStopping(str(self.monitor), patience=self.patience, mode=self.mode, strict=False)
+        end.check_finite = False  # a part of one class has no AUROC
+        return [end]
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -19,7 +19,7 @@ _OURS = {
     "extract": ("FeatureExtractor", "PatchDataModule"),
 }
 _TRAINER = {
-    "trainer.max_epochs": "epochs at most (default: 20)",
+    "trainer.max_epochs": "epochs at most (default: 50)",
     "trainer.accelerator": "cpu, gpu ... (default: auto)",
     "trainer.devices": "how many of them (default: auto)",
     "trainer.strategy": "ddp for several devices (default: auto)",
@@ -31,7 +31,8 @@ _RUN = {
     "overwrite": "replace a run that is in the folder",
     "output_dir": "where test and predict write, if not into the run folder",
     "ckpt_path": "fit: last, to go on; test, predict: another checkpoint than the best",
-    "checkpoint.monitor": "which validation metric chooses the epoch (default: val/auroc)",
+    "checkpoint.monitor": "which validation metric chooses the epoch (default: val/loss)",
+    "checkpoint.patience": "fit ends after so many epochs without a better one (default: 10)",
     "seed_everything": "seed of everything random (default: 0)",
 }
 

@@ -42,7 +42,7 @@ INTERRUPTED, TERMINATED = 130, 143
 
 _HEADER = [f"histotransfer_pl=={__version__}"]
 _TRAINER_DEFAULTS: dict[str, Any] = {
-    "max_epochs": 20,
+    "max_epochs": 50,
     "num_sanity_val_steps": 0,
     # Bags are shared out to ranks by our own sampler, which counts none twice.
     "use_distributed_sampler": False,
@@ -70,8 +70,8 @@ class RunCLI(LightningCLI):
                     "class_path": f"{FeatureDataModule.__module__}.{FeatureDataModule.__name__}"
                 },
                 "checkpoint.filename": "best",
-                "checkpoint.monitor": "val/auroc",
-                "checkpoint.mode": "max",
+                "checkpoint.monitor": "val/loss",
+                "checkpoint.patience": 10,
                 "checkpoint.enable_version_counter": False,
                 "checkpoint.auto_insert_metric_name": False,
             }
@@ -126,7 +126,7 @@ class RunCLI(LightningCLI):
         kwargs["default_root_dir"] = config.output_dir or config.run_dir
         kwargs["plugins"] = with_atomic_checkpoints(config.trainer.plugins)
         folder = checkpoint_folder(config.run_dir)
-        best: ModelCheckpoint = config.checkpoint
+        best: BestCheckpoint = config.checkpoint
         best.dirpath = best.dirpath or str(folder)
         if config.trainer.logger is None:
             epochs = self._epochs_done if self.subcommand == "fit" else 0
@@ -136,6 +136,7 @@ class RunCLI(LightningCLI):
             *self.trainer_defaults["callbacks"],
             Dashboard(patient_data=config.wandb_patient_data),
             last_checkpoint(folder),
+            *best.early_end(config.trainer.callbacks or ()),
         ]
         self.trainer_defaults = {**self.trainer_defaults, "callbacks": always}
         trainer = super().instantiate_trainer(**kwargs)

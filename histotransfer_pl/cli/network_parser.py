@@ -2,8 +2,10 @@
 
 import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser
@@ -15,6 +17,18 @@ from histotransfer_pl.models.heads import MILHead
 
 class Parser(OneLineError, LightningArgumentParser):  # noqa: N818 - a parser
     """Parser of the verbs that drive a Trainer."""
+
+    @override
+    def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Defaults that say which class, and leave its settings to the class.
+
+        A class given instead would else inherit those that have the same name in both.
+        """
+        defaults = super().get_defaults(*args, **kwargs)
+        for section in ("data", "model"):
+            if isinstance(chosen := defaults.get(section), Namespace):
+                chosen.pop("init_args", None)
+        return defaults
 
     @override
     def known_options(self) -> set[str]:

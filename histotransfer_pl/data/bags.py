@@ -10,8 +10,29 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from typing_extensions import override
 
+from histotransfer_pl.errors import StoreError
 from histotransfer_pl.store.joined import Store
 from histotransfer_pl.store.slide import StoredSlide
+
+
+def require_finite(features: Tensor, bag: str, *, stored: bool = True) -> None:
+    """Name the bag whose features (N, D) are to blame, rather than the learning rate.
+
+    Args:
+        features: Features of the bag.
+        bag: Its name.
+        stored: Whether they come from a store, which can be mended.
+
+    Raises:
+        StoreError: They hold NaN or infinite values.
+    """
+    bad = (~features.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+    if bad:
+        remedy = "; run verify on the store and extract that slide again" if stored else ""
+        raise StoreError(
+            f"features of {bag} hold NaN or infinite values in {len(bad)} of {len(features)} rows "
+            f"(first: {bad[0]}){remedy}"
+        )
 
 
 class BagBatch(NamedTuple):

@@ -15,7 +15,15 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from histotransfer_pl.data.bag_table import EXTERNAL, PARTS, bag_table, new_bag_table
-from histotransfer_pl.data.bags import Bag, BagBatch, BagDataset, BagItem, BagSampler, pack
+from histotransfer_pl.data.bags import (
+    Bag,
+    BagBatch,
+    BagDataset,
+    BagItem,
+    BagSampler,
+    pack,
+    require_finite,
+)
 from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.join import Join, join_cohort, join_unlabelled
 from histotransfer_pl.data.refusals import (
@@ -72,7 +80,9 @@ class FeatureDataModule(LightningDataModule):
             be left out for numbers and for words such as negative and positive.
         batch_size: Bags of a step on each device.
         max_patches: In training keep at most so many random patches of a bag.
-        standardize: Scale features to mean 0 and deviation 1 over the training patches.
+        standardize: Scale features to mean 0 and deviation 1 over the training patches: helps
+            numbers of different scale, such as those of another program, and costs a little on
+            the features of an encoder.
         strict: Refuse labelled slides whose features are missing.
         num_workers: Processes that read bags.
         cache_gb: Keep the bags of a part in memory when they take no more than this.
@@ -91,7 +101,7 @@ class FeatureDataModule(LightningDataModule):
         fold_column: str | None = None,
         bag: Literal["slide", "patient"] = "slide",
         positive: str | None = None,
-        batch_size: int = 1,
+        batch_size: int = 8,
         max_patches: int | None = None,
         standardize: bool = False,
         strict: bool = True,
@@ -239,6 +249,7 @@ class FeatureDataModule(LightningDataModule):
         squares = torch.zeros(self.in_features, dtype=torch.float64)  # (D,)
         for slide_id in self.split.train:
             features = self.read_bag([slide_id]).double()  # (N, D)
+            require_finite(features, repr(slide_id))
             count += len(features)
             total += features.sum(0)
             squares += features.square().sum(0)

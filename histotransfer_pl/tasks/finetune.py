@@ -35,7 +35,7 @@ from histotransfer_pl.tasks.optimization import (
 )
 from histotransfer_pl.tasks.out_of_memory import explain_out_of_memory
 from histotransfer_pl.tasks.refresh import REFRESHABLE, rank_all
-from histotransfer_pl.tasks.slide_model import HeadCallable, SlideModel, SlidePrediction, adam
+from histotransfer_pl.tasks.slide_model import HeadCallable, SlideModel, SlidePrediction, adamw
 from histotransfer_pl.tasks.transfer import Stage1, check_stage1, read_stage1, transfer_head
 
 SHOWN_PATCHES = 8
@@ -99,7 +99,7 @@ class TopKFineTuner(SlideModel):
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
         schedule: Schedule = "constant",
-        optimizer: OptimizerCallable = adam,
+        optimizer: OptimizerCallable = adamw,
         freeze_until: str | None = None,
         batchnorm: BatchNormMode = "frozen_statistics",
         chunk_patches: int = 64,

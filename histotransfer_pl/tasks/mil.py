@@ -7,15 +7,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
 
-from histotransfer_pl.data.bags import BagBatch, Bags, as_batch
-from histotransfer_pl.errors import ConfigError, StoreError
+from histotransfer_pl.data.bags import BagBatch, Bags, as_batch, require_finite
+from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
 from histotransfer_pl.records.run import TargetSpec
 from histotransfer_pl.tasks.slide_model import (
     HeadCallable,
     SlideModel,
     SlidePrediction,
-    adam,
+    adamw,
     optional_data,
     plain_record,
 )
@@ -53,7 +53,7 @@ class AttentionMIL(SlideModel):
         alpha: float = 1.0,
         beta: float = 0.0,
         class_weights: Literal["none", "balanced"] | list[float] = "none",
-        optimizer: OptimizerCallable = adam,
+        optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         in_features: int | None = None,
         classes: Sequence[str] | None = None,
@@ -112,11 +112,5 @@ class AttentionMIL(SlideModel):
             return
         pieces = batch.features.split(batch.lengths.tolist())
         for index, features in zip(batch.indices, pieces, strict=True):
-            bad = (~features.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
-            if bad:
-                remedy = "; run verify on the store and extract that slide again"
-                raise StoreError(
-                    f"features of {self.bag_names(index[None])} hold NaN or infinite values in "
-                    f"{len(bad)} of {len(features)} rows (first: {bad[0]})"
-                    + (remedy if optional_data(self) else "")
-                )
+            stored = optional_data(self) is not None
+            require_finite(features, self.bag_names(index[None]), stored=stored)

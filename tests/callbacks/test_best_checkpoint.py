@@ -1,11 +1,12 @@
-"""Which epoch is kept when several are equally good."""
+"""Which epoch is kept, and when training ends."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
@@ -35,7 +36,9 @@ class Scripted(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def kept_epoch(folder: Path, values: list[float], mode: str, **settings: Any) -> int:
+def kept_epoch(
+    folder: Path, values: list[float], mode: Literal["min", "max"], **settings: Any
+) -> int:
     best = BestCheckpoint(
         dirpath=folder, filename="best", monitor="val/accuracy", mode=mode,
         enable_version_counter=False, **settings,
@@ -67,9 +70,47 @@ def kept_epoch(folder: Path, values: list[float], mode: str, **settings: Any) ->
     ],
 )
 def test_the_latest_of_equally_good_epochs_is_kept_where_asked_for(
-    tmp_path: Path, values: list[float], mode: str, settings: dict[str, Any], epoch: int
+    tmp_path: Path,
+    values: list[float],
+    mode: Literal["min", "max"],
+    settings: dict[str, Any],
+    epoch: int,
 ) -> None:
     assert kept_epoch(tmp_path, values, mode, **settings) == epoch
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val/loss", "min"), ("val/brier", "min"), ("val/auroc", "max"), ("val/accuracy", "max")],
+)
+def test_the_metric_says_whether_less_is_better(monitor: str, mode: str) -> None:
+    assert BestCheckpoint(monitor=monitor).mode == mode
+    assert BestCheckpoint(monitor=monitor, mode="max").mode == "max"
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers", "ignore:The number of training batches"
+)
+@pytest.mark.parametrize(
+    ("patience", "epochs"),
+    [(2, 4), (None, 6)],  # epoch 1 is the best one, and two without a better one follow
+)
+def test_training_ends_when_no_better_epoch_comes(
+    tmp_path: Path, patience: int | None, epochs: int
+) -> None:
+    best = BestCheckpoint(dirpath=tmp_path, monitor="val/accuracy", patience=patience)
+    trainer = Trainer(
+        max_epochs=6, callbacks=[best, *best.early_end([])], logger=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    batches = DataLoader(TensorDataset(torch.ones(1)))
+    trainer.fit(Scripted([0.5, 0.7, 0.6, float("nan"), 0.8, 0.9]), batches, batches)
+    assert trainer.current_epoch == epochs
+
+
+def test_an_early_end_of_the_users_own_is_the_only_one() -> None:
+    best = BestCheckpoint(monitor="val/loss", patience=3)
+    assert best.early_end([EarlyStopping("val/loss")]) == []
 
 
 LOSS_GROWS = [(0.69, 0.55), (0.8, 0.6), (1.1, 0.7), (1.4, 0.68)]
