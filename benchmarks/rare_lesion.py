@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
-from skimage.measure import points_in_poly
 
 from histotransfer_pl import extract, fit, predict, test
 from histotransfer_pl.cli.main import main as run_verb
-from histotransfer_pl.data.selection import read_selection
+from histotransfer_pl.data.selection import Rule, read_selection
 from histotransfer_pl.runs.evaluation import evaluate_table
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.tasks.selecting import select_patches
@@ -28,7 +28,7 @@ from histotransfer_pl.tasks.selecting import select_patches
 ENCODER = "tf_efficientnet_lite0"
 PATCH_PX = 112
 GRID = {"patch_px": PATCH_PX, "mpp": 0.5}
-RULES = ("attention", "random", "bottom")
+RULES: tuple[Rule, ...] = ("attention", "random", "bottom")
 TRAINER = {"enable_progress_bar": False}
 
 
@@ -39,7 +39,8 @@ def in_lesion(coords: NDArray[np.int32], outlines: Path) -> NDArray[np.bool_]:
     features = json.loads(outlines.read_text())["features"]
     middles = coords + PATCH_PX / 2
     rings = [one["geometry"]["coordinates"][0] for one in features]
-    return np.any([points_in_poly(middles, ring) for ring in rings], axis=0)
+    inside = [Outline(ring).contains_points(middles) for ring in rings]  # each (N,)
+    return np.asarray(np.any(inside, axis=0), np.bool_)
 
 
 def shares(folder: Path, names: list[str], slides: list[str]) -> pd.DataFrame:
@@ -65,8 +66,7 @@ def run_fold(arguments: argparse.Namespace, fold: int) -> tuple[pd.DataFrame, li
         predict(before, trainer=TRAINER)
     names = [f"{rule}-{fold}-{arguments.k}" for rule in RULES]
     for rule, name in zip(RULES, names, strict=True):
-        for _ in select_patches(before, arguments.k, rule, name):
-            pass
+        select_patches(before, arguments.k, rule, name)
     runs = [before]
     for name in names[: 2 if fold < arguments.tuned_folds else 0]:
         data = {**place, "selection": name, "batch_size": 4, "eval_patches": 128}

@@ -46,8 +46,7 @@ def tune(
     before = stage1(arguments, cohort, seed)
     run: Path = before.parent / f"k{k}-{lr:g}-{freeze}"
     selection = f"tuning-{arguments.encoder}-{seed}-{k}"
-    for _ in select_patches(before, k, "attention", selection):
-        pass
+    select_patches(before, k, "attention", selection)
     data = {
         "class_path": "TopKPatchDataModule",
         "init_args": {
@@ -103,7 +102,7 @@ def main() -> None:
                     rows.append(curve.assign(**facts, cpu_s=time.process_time() - started))
                     print(rows[-1].to_string(index=False, header=False), flush=True)
         own = read_curve(stage1(arguments, cohort, seed))
-        best = own.loc[own["val/loss"].idxmin()]
+        best = own.sort_values("val/loss").iloc[0]
         print(f"seed {seed}: stage 1 {best['val/loss']:.3f} {best['val/auroc']:.3f}", flush=True)
     table = pd.concat(rows)
     table.to_csv(arguments.folder / f"{arguments.encoder}.csv", index=False)

@@ -58,8 +58,9 @@ def test_each_loader_reads_its_part_and_only_training_samples_patches(tmp_path: 
         for name in names:
             values = np.ones((9, 4), np.float32)
             store.add_slide(name, None, 9).write(feature_path("e", "d"), values, {})
-    place = {"n_folds": 3, "max_patches": 5, "batch_size": 1}
-    data = FeatureDataModule(tmp_path / "s.zarr", tmp_path / "c.csv", **place)
+    data = FeatureDataModule(
+        tmp_path / "s.zarr", tmp_path / "c.csv", n_folds=3, max_patches=5, batch_size=1
+    )
     for stage in ("fit", "test", "predict"):
         data.setup(stage)
     loaders = {
