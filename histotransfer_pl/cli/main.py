@@ -14,7 +14,6 @@ from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.cli.help import has_short_help, short_help
 from histotransfer_pl.cli.words import nearest_verb, translate_words
 from histotransfer_pl.errors import HistoTransferError
-from histotransfer_pl.tasks.heap import keep_freed_memory
 
 DEBUG = "HISTOTRANSFER_DEBUG"
 """Environment variable that shows the traceback of what is answered in one line otherwise."""
@@ -91,7 +90,6 @@ def main(arguments: Sequence[str]) -> int:
 def _run(verb: str, rest: list[str], answer: Answer | None = None) -> int:
     """Run a verb; what is known to go wrong is one line on stderr."""
     function = _load(verb)
-    keep_freed_memory()
     _quieten()
     words = translate_words(verb, ["--help" if word == "--help_all" else word for word in rest])
     try:

@@ -35,6 +35,7 @@ from histotransfer_pl.records.run import RunRecord
 from histotransfer_pl.runs.checkpoints import read_checkpoint, read_record
 from histotransfer_pl.runs.own_config import refuse_finished, with_own_config
 from histotransfer_pl.tasks.extract import FeatureExtractor, default_precision
+from histotransfer_pl.tasks.heap import keep_freed_memory
 from histotransfer_pl.tasks.mil import AttentionMIL
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -175,6 +176,7 @@ _OVERWRITE = "Whether fit may replace a run that is in the folder."
 
 def run(arguments: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict``."""
+    keep_freed_memory()
     try:
         cli = RunCLI(
             LightningModule,

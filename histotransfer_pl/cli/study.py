@@ -2,18 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import reduce
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
-from jsonargparse import get_loader
 
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.parser import FileParser
@@ -32,11 +28,10 @@ from histotransfer_pl.runs.steps import ADDING, PLAN, Plan, read_plan
 from histotransfer_pl.runs.study import SETTINGS, Study, load_study
 from histotransfer_pl.study.batches import make_batches
 from histotransfer_pl.study.config import StudyConfig
-from histotransfer_pl.study.heads import check_heads
-from histotransfer_pl.study.options import merge, override
 from histotransfer_pl.study.plan import make_plan
 from histotransfer_pl.study.progress import remaining_steps
 from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
+from histotransfer_pl.study.settings import parse_settings
 from histotransfer_pl.study.snakefile import snakefile
 from histotransfer_pl.study.status import (
     count_kinds,
@@ -55,9 +50,6 @@ from histotransfer_pl.study.submit import (
     run_here,
     submit_batches,
 )
-
-_PASSED_ON = ("fit", "extract", "tuning.fit", "heads", "resources")
-"""Sections whose settings belong to other verbs."""
 
 _SLIDES_LOST = 3
 _FAILED = 1
@@ -87,13 +79,7 @@ def study(arguments: list[str]) -> int:
     )
     parser.add_argument("--tasks", type=int, default=4, help="Processes of each stage, at most.")
     parser.add_argument("--status", action="store_true", help="Print how each step stands.")
-    arguments, changes = split_overrides(arguments)
-    parsed = parser.parse_args(arguments)
-    merge_files(arguments, parsed)
-    for section, name, value in changes:
-        override(parsed[section], name, value)
-    # What was overridden the parser has not seen: its own checks would end in a traceback.
-    check_heads(parsed["heads"])
+    parsed = parse_settings(parser, arguments)
     resolved = parser.dump(parsed, skip_none=False, format="yaml")
     values: dict[str, Any] = parser.instantiate(parsed).as_dict()
     dry_run, target = values.pop("dry_run"), values.pop("snakefile")
@@ -119,88 +105,6 @@ def study(arguments: list[str]) -> int:
         if engine is not None:
             return submit(plan, config, engine, tasks)
         return run(plan, config)
-
-
-def split_overrides(arguments: list[str]) -> tuple[list[str], list[tuple[str, str, Any]]]:
-    """Take ``--fit.trainer.max_epochs 3`` and the like out of the arguments.
-
-    The parser would put them in the place of the whole section.
-
-    Returns:
-        The other arguments; and section, dotted name and value of each of these.
-    """
-    kept: list[str] = []
-    changes: list[tuple[str, str, Any]] = []
-    words = iter(arguments)
-    for word in words:
-        option, equals, value = word.partition("=")
-        section = next((s for s in _PASSED_ON if option.startswith(f"--{s}.")), None)
-        if section is None:
-            kept.append(word)
-            continue
-        text = value if equals else next(words, None)
-        if text is None or text.startswith("--"):
-            raise ConfigError(f"{option} has no value")
-        changes.append((section, option.removeprefix(f"--{section}."), read_value(text, option)))
-    return kept, changes
-
-
-def read_value(text: str, where: str) -> Any:
-    """What a text means to the parser, to which 1e-4 is a number and a date is a word.
-
-    Raises:
-        ConfigError: It is no YAML.
-    """
-    try:
-        return get_loader("yaml")(text)
-    except (yaml.YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{where} has {text!r}, expected YAML ({reason}): correct it, or put it in quotes"
-        ) from error
-
-
-def merge_files(arguments: Sequence[str], parsed: Any) -> None:
-    """Settings of other verbs, key by key over several files.
-
-    The parser does so with all others; of these it keeps what the last file says.
-    """
-    files = [read_file(word) for word in values_of("--config", arguments)]
-    if len(files) < 2:
-        return
-    for section in _PASSED_ON:
-        *outer, _ = section.split(".")
-        if any(values_of(f"--{name}", arguments) for name in (section, *outer)):
-            # A whole section on the command line is what it says.
-            continue
-        found = [reduce(_inside, section.split("."), content) for content in files]
-        if merged := reduce(merge, found):
-            parsed[section] = merged
-
-
-def _inside(settings: dict[str, Any], key: str) -> dict[str, Any]:
-    inner = settings.get(key)
-    return inner if isinstance(inner, dict) else {}
-
-
-def values_of(option: str, arguments: Sequence[str]) -> list[str]:
-    """The values of an option that may be given several times."""
-    found: list[str] = []
-    for word, following in pairwise([*arguments, ""]):
-        name, equals, value = word.partition("=")
-        if name == option:
-            found.append(value if equals else following)
-    return found
-
-
-def read_file(path: str) -> dict[str, Any]:
-    """The settings of a file that the parser has accepted; `tuning.fit: ...` as nested ones."""
-    text = Path(path).read_text(encoding="utf-8") if Path(path).is_file() else path
-    settings: dict[str, Any] = {}
-    for name, value in read_value(text, path).items():
-        nested = reduce(lambda inner, key: {key: inner}, reversed(str(name).split(".")), value)
-        settings = merge(settings, nested)
-    return settings
 
 
 def record(plan: Plan, config: StudyConfig, resolved: str) -> None:
