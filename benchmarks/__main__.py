@@ -21,6 +21,7 @@ GPU_FIRST = {
     "peers": "extraction vs the peers' way, ≥ 2",
     "mil_epoch": "AttentionMIL epoch through the Trainer vs a bare loop, ≤ 1.15",
     "topk_step": "top-k training step of 4 slides vs a bare step, ≤ 1.25",
+    "stacked_folds": "one step of five stacked heads vs one after the other, ≥ 3",
     "truncation": "four depths in one pass and a cut encoder, ≤ 0.45, 1.05, 0.75",
     "cka_cost": "CKA of all layers vs the forward passes, ≤ 1.3",
 }
@@ -34,6 +35,7 @@ PROGRAMS = (
     "datamodule_epoch",
     "mil_epoch",
     "topk_step",
+    "stacked_folds",
     "extraction",
     "pipeline",
     "peers",

@@ -21,9 +21,6 @@ def run(name: str, measure: Callable[..., list[Result]], quick: Mapping[str, Any
         measure: What measures; its parameters are the options.
         quick: Small sizes, to see that it runs.
     """
-    # Worker processes would import this program first, and torch with it, which takes seconds.
-    program = sys.modules["__main__"]
-    program.__spec__, program.__file__ = None, None
     parser = ArgumentParser(prog=f"python -m benchmarks.{name}", description=measure.__doc__)
     parser.add_function_arguments(measure, as_group=False, as_positional=False)
     parser.add_argument("--quick", action="store_true", help="small and fast, to see that it runs")
@@ -33,6 +30,10 @@ def run(name: str, measure: Callable[..., list[Result]], quick: Mapping[str, Any
     arguments = parser.parse_args().as_dict()
     as_json = arguments.pop("json")
     del arguments["quick"]
+    # Worker processes would import this program first, and torch with it, which takes seconds.
+    program = sys.modules["__main__"]
+    program.__spec__ = None
+    vars(program).pop("__file__", None)
     os.environ.setdefault("WANDB_MODE", "disabled")
     with warnings.catch_warnings(), redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")  # Lightning's advice on loaders and loggers
