@@ -4,7 +4,7 @@ What a study could gain by training the folds of an arm as one job; docs/decisio
 does not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +54,9 @@ def training(models: int, bag: Tensor) -> tuple[Callable[[int], Tensor], Callabl
     heads = [AttentionHead(bag.shape[1], 2, patch_head=False).to(bag.device) for _ in range(models)]
     lengths, label = torch.tensor([len(bag)]), torch.ones(1, dtype=torch.long, device=bag.device)
 
-    def loss(params: dict[str, Tensor]) -> Tensor:
-        return F.cross_entropy(functional_call(heads[0], params, (bag, lengths)).logits, label)
+    def loss(params: Mapping[str, Tensor]) -> Tensor:
+        logits = functional_call(heads[0], dict(params), (bag, lengths)).logits
+        return F.cross_entropy(logits, label)
 
     stacked, _ = stack_module_state(list(heads))  # each (M, ...), a copy
     each = vmap(loss)

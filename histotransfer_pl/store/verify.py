@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from histotransfer_pl.errors import StoreError
 from histotransfer_pl.store.checksum import CHECKSUM, SEAL, checksum_like
+from histotransfer_pl.store.convert import all_finite
 from histotransfer_pl.store.files import Files, is_url, metadata_key
 from histotransfer_pl.store.layout import COORDS, FORMAT_VERSION, METADATA, encode_key
 from histotransfer_pl.store.metadata import ArrayInfo, from_bytes
@@ -160,9 +161,9 @@ def _value_problems(slide: StoredSlide, array: str, info: ArrayInfo) -> Iterator
     for start in range(0, info.shape[0], step):
         values = slide.read(array, slice(start, start + step), check=False)  # (K, ...)
         checksum.update(_little_endian_bytes(values))
-        if first_bad is None and values.dtype.kind == "f":
+        if first_bad is None and values.dtype.kind == "f" and not all_finite(values):
             bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-            first_bad = start + int(bad[0]) if bad.size else None
+            first_bad = start + int(bad[0])
         if array.startswith("selections/"):
             outside |= bool(((values < 0) | (values >= slide.n_patches)).any())
     if recorded is not None and recorded != checksum.text:
