@@ -48,7 +48,7 @@ def describe_cohort(
         name: Name of the table of splits.
     """
     # Features of tuned encoders exist for the slides of one fold only.
-    frozen = [arm for arm in arms if arm.key.variant in ("", "frozen")] or list(arms)
+    frozen = [arm for arm in arms if arm.key.variant.frozen] or list(arms)
     run = frozen[0].runs[0]
     data, features = run.data, run.record.features
     try:

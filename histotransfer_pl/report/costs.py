@@ -229,7 +229,7 @@ def _curve(
     key = own[0].arm.key
     words = [encoder_label(key)]
     for name in ("head", "variant", "settings"):
-        value = getattr(key, name)
+        value = str(getattr(key, name))
         if value and len({getattr(r.arm.key, name) for r in results}) > 1:
             words.append(value)
     found = [costs_of(table, r.arm.key) for r in own]

@@ -53,11 +53,21 @@ class Similarity:
     @property
     def sides(self) -> tuple[str, str]:
         """Names of both networks."""
-        known = [k for k in _PAIRS if all(isinstance(self.facts.get(name), str) for name in k)]
-        if not known:
+        if not self._named:
             return ("first network", "second network")
-        first, second = known[0]
-        return (_display_name(str(self.facts[first])), _display_name(str(self.facts[second])))
+        return (self._network("x"), self._network("y"))
+
+    @property
+    def _named(self) -> bool:
+        return isinstance(self.facts.get("x"), str) and isinstance(self.facts.get("y"), str)
+
+    def _network(self, side: str) -> str:
+        """One network in words; of a tuned one the encoder, on which patches and in which fold."""
+        known = self.facts.get(f"encoder_{side}")
+        if not isinstance(known, Mapping) or "tuned_rule" not in known:
+            return str(self.facts[side])
+        rule = {"attention": "top-k"}.get(known["tuned_rule"], known["tuned_rule"])
+        return f"{known['encoder']} tuned on {rule} (fold {known.get('tuned_fold')})"
 
     @property
     def diagonal(self) -> dict[str, float]:
@@ -72,9 +82,8 @@ class Similarity:
     @property
     def title(self) -> str:
         """Both networks in words."""
-        known = any(all(isinstance(self.facts.get(n), str) for n in k) for k in _PAIRS)
         maps = ", feature maps" if self.facts.get("space") == "flattened" else ""
-        return " and ".join(self.sides) + maps if known else self.name
+        return " and ".join(self.sides) + maps if self._named else self.name
 
     def as_table(self) -> Table:
         """The matrix as numbers."""
@@ -82,15 +91,6 @@ class Similarity:
         frame.insert(0, "layer", list(self.layers_x))
         page = frame.map(lambda v: v if isinstance(v, str) else f"{v:.3f}")
         return Table(f"cka_{encode_key(self.name)}", f"CKA, {self.n}", frame, page)
-
-
-_PAIRS = (("x", "y"), ("first", "second"), ("encoder_x", "encoder_y"))
-
-
-def _display_name(name: str) -> str:
-    """A network as the page calls it: what a study tuned bears the fold in its name."""
-    base, _, fold = name.partition("@tuned-f")
-    return f"{base} tuned on top-k (fold {fold})" if fold else name
 
 
 def read_similarities(study_dir: Path | None) -> tuple[list[Similarity], list[str]]:

@@ -7,7 +7,6 @@ from histotransfer_pl.report.gain import GainCurve
 from histotransfer_pl.report.similarity import Similarity
 from histotransfer_pl.report.summary import Answer
 from histotransfer_pl.runs.arms import Arm, encoder_label
-from histotransfer_pl.runs.run import TUNED_ON
 from histotransfer_pl.runs.study import Study
 from histotransfer_pl.store.feature_store import FeatureStore
 
@@ -20,7 +19,7 @@ _CONTROLS = {"random": "random patches", "bottom": "the patches with the least a
 _PLAIN_TUNING = (
     "In some runs the encoder was tuned too: on selected patches of each slide, encoder and head "
     "were trained further, together. Such a run is tested with the head it was tuned with; after "
-    "“tuned on” stands the name of its selection."
+    "“tuned on” stand the rule and the number of patches."
 )
 
 
@@ -76,9 +75,7 @@ def _patches(store: FeatureStore | None) -> list[str]:
 
 
 def _features(arms: Sequence[Arm]) -> str:
-    encoders = list(
-        dict.fromkeys(encoder_label(a.key) for a in arms if a.key.variant in ("", "frozen"))
-    )
+    encoders = list(dict.fromkeys(encoder_label(a.key) for a in arms if a.key.variant.frozen))
     depths = list(dict.fromkeys(a.key.depth for a in arms))
     heads = list(dict.fromkeys(a.key.head for a in arms))
     cut = (
@@ -106,12 +103,10 @@ def _folds(arms: Sequence[Arm]) -> str:
 
 
 def _tuning(study: Study, arms: Sequence[Arm]) -> list[str]:
-    variants = [arm.key.variant for arm in arms]
-    if any(variant.startswith(TUNED_ON) for variant in variants):
+    variants = [arm.key.variant for arm in arms if not arm.key.variant.frozen]
+    if any(variant.plain for variant in variants):
         return [_PLAIN_TUNING]
-    names = [variant.partition("-")[0].partition("+") for variant in variants]
-    rules = list(dict.fromkeys(rule for rule, _, _ in names))
-    tuned = [rule for rule in rules if rule not in ("", "frozen")]
+    tuned = list(dict.fromkeys(variant.rule for variant in variants))
     if not tuned:
         return []
     found = {step.option("top_k") or step.option("k") for step in study.plan.of_kind("select")}

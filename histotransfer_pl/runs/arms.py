@@ -12,7 +12,7 @@ from histotransfer_pl.analysis.metrics import auroc, evaluate
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.runs.predictions import PredictionTable
-from histotransfer_pl.runs.run import TUNED_ON, ArmKey, Cell, Run, Task, read_run
+from histotransfer_pl.runs.run import ArmKey, Cell, Run, Task, read_run
 from histotransfer_pl.runs.study import PlannedRun
 
 
@@ -227,31 +227,10 @@ def describe(key: ArmKey, varied: Iterable[str]) -> dict[str, str]:
     """Factor to word: the encoder, and the other factors that the study varies."""
     words = {name: str(getattr(key, name)) for name in ("encoder", *varied) if getattr(key, name)}
     if "variant" in words:
-        words["variant"] = variant_label(key.variant)
+        words["variant"] = key.variant.label
     if "settings" in words:
         words["settings"] = f"settings of {key.settings}"
     return {**words, "encoder": encoder_label(key)}
-
-
-_TUNED = {
-    "topk": "tuned on top-k",
-    "random": "tuned on random patches",
-    "bottom": "tuned on bottom-k",
-}
-
-
-_METHODS = {"lora": "adapters", "last_blocks": "last blocks"}
-
-
-def variant_label(variant: str) -> str:
-    """How the page calls a variant: ``random`` alone could be mistaken for random weights."""
-    if variant.startswith(TUNED_ON):
-        # a plain run: its selection bears any name
-        return variant
-    name, _, joint = variant.partition("-")
-    rule, _, method = name.partition("+")
-    label = _TUNED.get(rule, rule) + (f" ({_METHODS.get(method, method)})" if method else "")
-    return f"{label}, its own head" if joint == "joint" else label
 
 
 def encoder_label(key: ArmKey) -> str:

@@ -97,21 +97,22 @@ def _differ_only_in(
     if question == "depth":
         return _deepest(a, order) or _deepest(b, order)
     if question == "variant":
-        return _frozen(a) or _frozen(b) or _against_control(a, b) or _against_control(b, a)
+        return (
+            a.variant.frozen or b.variant.frozen or _against_control(a, b) or _against_control(b, a)
+        )
     return True
 
 
 def _against_control(a: ArmKey, b: ArmKey) -> bool:
     """Top-k patches against random or bottom ones, both read in the same way."""
-    (rule, _, way), (_, _, other_way) = a.variant.partition("-"), b.variant.partition("-")
-    return rule == "topk" and way == other_way
+    return a.variant.rule == "topk" and a.variant.own_head == b.variant.own_head
 
 
 def _orient(question: str, a: Arm, b: Arm, order: Mapping[str, Sequence[str]]) -> tuple[Arm, Arm]:
     """The reference comes second: the deepest cut, the frozen encoder, random weights."""
     turned = (
         (question == "depth" and _deepest(a.key, order))
-        or (question == "variant" and (_frozen(a.key) or _against_control(b.key, a.key)))
+        or (question == "variant" and (a.key.variant.frozen or _against_control(b.key, a.key)))
         or (question == "encoder" and _random(a.key) and not _random(b.key))
     )
     return (b, a) if turned else (a, b)
@@ -120,10 +121,6 @@ def _orient(question: str, a: Arm, b: Arm, order: Mapping[str, Sequence[str]]) -
 def _deepest(key: ArmKey, order: Mapping[str, Sequence[str]]) -> bool:
     depths = order.get(key.encoder, ())
     return bool(depths) and depths[-1] == key.depth
-
-
-def _frozen(key: ArmKey) -> bool:
-    return key.variant in ("", "frozen")
 
 
 def _random(key: ArmKey) -> bool:

@@ -11,13 +11,12 @@ import pandas as pd
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.records.run import RunRecord
 from histotransfer_pl.runs.predictions import PredictionTable, read_predictions
-from histotransfer_pl.runs.record import CHECKPOINT, RUN_FILE, RunFolder, init_args, load_run
+from histotransfer_pl.runs.record import CHECKPOINT, RUN_FILE, RunFolder, load_run
 from histotransfer_pl.runs.settings import training_settings
 from histotransfer_pl.runs.study import PlannedRun
+from histotransfer_pl.runs.variant import Variant, variant_of_selection
 
 PREDICTIONS, METRICS = "test_predictions.csv", "test_metrics.json"
-TUNED_ON = "tuned on "
-"""How the variant of a plain run begins whose encoder was trained too."""
 
 
 class ArmKey(NamedTuple):
@@ -28,7 +27,7 @@ class ArmKey(NamedTuple):
         weights: Its weights; empty for plain runs.
         depth: Where it is cut.
         head: The network on the bag.
-        variant: Frozen, or on which patches the encoder was tuned.
+        variant: Frozen, or how the encoder was tuned.
         weights_kind: Whether they are random, pretrained ...; empty where nobody recorded it.
         settings: Of plain runs that agree in all of this and yet were trained otherwise: the
             first run of these settings.
@@ -38,7 +37,7 @@ class ArmKey(NamedTuple):
     weights: str
     depth: str
     head: str
-    variant: str
+    variant: Variant = Variant()
     weights_kind: str = ""
     settings: str = ""
 
@@ -171,7 +170,10 @@ def refuse_outdated(source: RunFolder, folder: Path) -> None:
 
 
 def _arm(factors: Mapping[str, Any]) -> ArmKey:
-    return ArmKey(*(str(factors.get(name) or "") for name in ArmKey._fields))
+    words = {name: str(factors.get(name) or "") for name in ArmKey._fields if name != "variant"}
+    variant = factors["variant"]
+    read = variant if isinstance(variant, Variant) else Variant.read(str(variant))
+    return ArmKey(**words, variant=read)
 
 
 def _factors(source: RunFolder) -> dict[str, Any]:
@@ -185,20 +187,5 @@ def _factors(source: RunFolder) -> dict[str, Any]:
         "weights_kind": weights.kind,
         "depth": "+".join(features.depths),
         "head": f"{name}, gated" if gated else name,
-        "variant": _variant(source),
+        "variant": variant_of_selection(source.record.selection),
     }
-
-
-def _variant(source: RunFolder) -> str:
-    """Whether the encoder was trained too, and on which patches."""
-    model = source.config.get("model")
-    name = model.get("class_path") if isinstance(model, Mapping) else None
-    if str(name).rsplit(".", 1)[-1] != "TopKFineTuner":
-        return "frozen"
-    # By default a selection is called after its stage-1 run, which differs from fold to fold.
-    stage1 = Path(str(init_args(model).get("stage1") or ""))
-    run = stage1.parent.parent.name if stage1.suffix == ".ckpt" else stage1.name
-    chosen = str(source.data.get("selection") or "selected patches")
-    for prefix in (run, run.removeprefix("fit-")):  # a study calls it without the verb
-        chosen = chosen.removeprefix(f"{prefix}-") if prefix else chosen
-    return TUNED_ON + chosen

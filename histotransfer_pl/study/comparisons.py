@@ -7,6 +7,7 @@ from typing import Any
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.runs.steps import Step, step_name
+from histotransfer_pl.runs.variant import Variant
 from histotransfer_pl.study.commands import (
     feature_facts,
     place_options,
@@ -160,11 +161,11 @@ def _encoder(config: StudyConfig, name: str, where: str) -> EncoderConfig:
 
 def _tuned(before: Sequence[Step], name: str, method: str) -> Step:
     """The first run that tuned an encoder on its top-k patches, by a method if one is named."""
-    wanted = {"": "topk", "full": "topk-"}.get(method, f"topk+{method}-")
     for step in before:
-        top = str(step.factors.get("variant", "")).startswith(wanted)
-        if step.kind == "finetune" and step.factors["encoder"] == name and top:
-            return step
+        if step.kind == "finetune" and step.factors["encoder"] == name:
+            variant = Variant.read(step.factors["variant"])
+            if variant.rule == "topk" and method in ("", variant.method):
+                return step
     raise ConfigError(
         f"similarity compares {name} with itself tuned, but this study does not tune it: add topk "
         "to variants and the encoder to tuning.encoders"

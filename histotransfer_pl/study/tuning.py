@@ -6,6 +6,7 @@ from typing import Any
 
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.runs import variant as tuned
 from histotransfer_pl.runs.steps import Step, joint_digest
 from histotransfer_pl.study.commands import (
     Features,
@@ -20,9 +21,6 @@ from histotransfer_pl.study.config import StudyConfig, Variant
 
 RULES: Mapping[Variant, str] = {"topk": "attention", "random": "random", "bottom": "bottom"}
 """How `select` calls the variants."""
-
-END_TO_END = "{variant}-joint"
-"""Variant of the tuned encoder with the very head it was tuned with."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,9 @@ def _tuned_runs(
     method: Method,
 ) -> Iterator[Step]:
     """Tune, test, extract again, fit and test: one way of tuning on one selection."""
-    name = variant if method == "full" else f"{variant}+{method}"
-    joint = stage1.factors(encoder.weights, END_TO_END.format(variant=name))
+    made = tuned.Variant(variant, method)
+    name = str(made)
+    joint = stage1.factors(encoder.weights, str(made._replace(own_head=True)))
     tune = finetune_step(config, before[1], encoder, joint, method)
     yield tune
     yield test_step(tune)

@@ -232,4 +232,6 @@ def _dims(widths: Mapping[str, tuple[int, ...]], names: Mapping[str, str]) -> di
 def facts_of(encoder: PatchEncoder) -> dict[str, Any]:
     """What identifies the network, as plain JSON types."""
     kept = ("encoder", "weights", "weights_sha256", "input_px", "pooling")
-    return {key: encoder.provenance[key] for key in kept}
+    tuned = encoder.provenance.get("tuned", {})
+    how = {key: tuned[key] for key in ("tuned_rule", "tuned_fold") if key in tuned}
+    return {key: encoder.provenance[key] for key in kept} | how

@@ -20,6 +20,7 @@ from histotransfer_pl.runs.arms import Arm
 from histotransfer_pl.runs.run import ArmKey, Task
 from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.runs.study import Network, Study, load_runs, load_study
+from histotransfer_pl.runs.variant import Variant
 from tests.runs.folders import predictions, write_run, write_study
 
 ARMS = {("enc", "d1"): 0.3, ("enc", "d2"): 1.5, ("enc", "d3"): 1.5, ("other", "d3"): 0.5}
@@ -125,9 +126,21 @@ def test_the_page_says_what_was_done_and_what_networks_have_in_common(report: Re
     assert "the same, initial BatchNorm" in (report.folder / "figures" / "gain_enc.svg").read_text()
 
 
+def test_a_tuned_network_is_named_by_its_record(tmp_path: Path) -> None:
+    (tmp_path / "similarity").mkdir()
+    (tmp_path / "similarity" / "m.csv").write_text("layer,d1\nd1,1.0\n")
+    known = {"encoder": "net", "tuned_rule": "random", "tuned_fold": 2}
+    facts = {"x": "net@tuned-f7", "y": "any", "encoder_x": {"encoder": "net"}, "encoder_y": known}
+    (tmp_path / "similarity" / "m.json").write_text(json.dumps(facts))
+    (found,), problems = read_similarities(tmp_path)
+    assert not problems
+    assert found.sides == ("net@tuned-f7", "net tuned on random (fold 2)")
+
+
 def test_tuning_is_told_with_its_controls() -> None:
     variants = ["frozen", "topk", "topk-joint", "random"]
-    arms = [Arm(ArmKey("e", "default", "d", "h", v), Task("c", "t", "slide"), {}) for v in variants]
+    keys = [ArmKey("e", "default", "d", "h", Variant.read(v)) for v in variants]
+    arms = [Arm(key, Task("c", "t", "slide"), {}) for key in keys]
     plain, told = (
         answer_questions(Study(Plan("s", steps), ()), some, None)
         for steps, some in (
@@ -137,7 +150,7 @@ def test_tuning_is_told_with_its_controls() -> None:
     )
     assert len(told) == len(plain) + 1
     assert "taught nothing" not in plain[0]
-    key = ArmKey("e", "random", "d", "h", "frozen", "random")
+    key = ArmKey("e", "random", "d", "h", weights_kind="random")
     untaught = Arm(key, Task("c", "t", "slide"), {})
     assert "taught nothing" in answer_questions(Study(Plan("s", ()), ()), [untaught], None)[0]
     assert "the 16 patches of each slide with the most attention" in told[-1]
@@ -207,7 +220,7 @@ def test_two_tasks_are_shown_apart(tmp_path: Path) -> None:
 def test_costs_of_random_weights_are_those_of_the_network(study: Path) -> None:
     table, note = read_costs(study, {"enc": Network("enc"), "untrained": Network("enc")})
     assert note == ""
-    row = costs_of(table, ArmKey("untrained", "random", "d2", "h", "frozen"))
+    row = costs_of(table, ArmKey("untrained", "random", "d2", "h"))
     assert row is not None
     assert row["parameters"] == 1e5
 

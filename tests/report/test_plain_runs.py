@@ -1,13 +1,16 @@
 """Plain run folders: what was trained otherwise is never pooled, what is dropped is said."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from histotransfer_pl.records.run import SelectionSpec
 from histotransfer_pl.report.build import Settings, make_page
 from histotransfer_pl.report.page import render
+from histotransfer_pl.runs import record
 from histotransfer_pl.runs.arms import Arm, group_arms, read_runs
 from histotransfer_pl.runs.study import load_runs
 from tests.runs.folders import predictions, write_run
@@ -24,9 +27,11 @@ def changed(folder: Path, **model: Any) -> Path:
     return folder
 
 
-def tuned(folder: Path, seed: int, stage1: Path, selection: str) -> Path:
-    """A run whose encoder was trained too."""
-    write_run(folder, predictions(0, 2.0, seed), seed, selection=selection)
+def tuned(folder: Path, seed: int, stage1: Path) -> Path:
+    """A run whose encoder was trained too, on a selection whose name says nothing."""
+    write_run(folder, predictions(0, 2.0, seed), seed, selection=f"{folder.name}-random-2")
+    selection = SelectionSpec(f"{folder.name}-random-2", "attention", 8)
+    record.write_run(folder, "id", replace(record.load_run(folder).record, selection=selection))
     path = folder / "config.yaml"
     config = yaml.safe_load(path.read_text())
     config["model"]["class_path"] = "histotransfer_pl.tasks.finetune.TopKFineTuner"
@@ -44,20 +49,20 @@ def arms_of(folders: list[Path]) -> list[Arm]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_tuned_run_is_an_arm_of_its_own(tmp_path: Path, seed: int) -> None:
     frozen = write_run(tmp_path / "frozen", predictions(0, 1.0))
-    joint = tuned(tmp_path / "joint", seed, frozen, "frozen-attention-8")
+    joint = tuned(tmp_path / "joint", seed, frozen)
     arms = arms_of([frozen, joint])
     assert [len(arm.runs) for arm in arms] == [1, 1]
     assert [arm.label for arm in arms] == ["enc · frozen", "enc · tuned on attention-8"]
     page = make_page(load_runs([frozen, joint]), QUICK)
     assert page.notice == ""
-    assert "after “tuned on” stands the name of its selection" in " ".join(page.story)
+    assert "after “tuned on” stand the rule and the number of patches" in " ".join(page.story)
 
 
 def test_tuned_runs_of_several_folds_are_one_arm(tmp_path: Path) -> None:
     first = [write_run(tmp_path / f"s{i}", predictions(i, 1.0), fold=i) for i in range(2)]
     joint = [
-        tuned(tmp_path / "j0", 0, first[0], "s0-attention-8"),
-        tuned(tmp_path / "j1", 1, first[1] / "checkpoints" / "best.ckpt", "s1-attention-8"),
+        tuned(tmp_path / "j0", 0, first[0]),
+        tuned(tmp_path / "j1", 1, first[1] / "checkpoints" / "best.ckpt"),
     ]
     assert [len(arm.runs) for arm in arms_of([*first, *joint])] == [2, 2]
     # A stage 1 that was trained otherwise is another training.

@@ -18,6 +18,7 @@ from histotransfer_pl.runs.contrasts import planned_contrasts, ranking_contrasts
 from histotransfer_pl.runs.results import ArmResult, best_result, evaluate_arms
 from histotransfer_pl.runs.run import ArmKey, Task, read_run
 from histotransfer_pl.runs.study import load_runs, load_study
+from histotransfer_pl.runs.variant import Variant
 from tests.runs.folders import predictions, write_run, write_study
 
 ARMS = {("good", "last"): 2.0, ("bad", "last"): 0.2}
@@ -90,9 +91,11 @@ def test_depths_are_held_against_the_deepest_and_nothing_else(tmp_path: Path) ->
 
 def test_tuned_arms_are_held_against_frozen_and_against_their_controls() -> None:
     variants = ["frozen", "topk", "random", "bottom", "topk-joint"]
-    arms = [Arm(ArmKey("e", "default", "d", "h", v), Task("c", "t", "slide"), {}) for v in variants]
+    keys = [ArmKey("e", "default", "d", "h", Variant.read(v)) for v in variants]
+    arms = [Arm(key, Task("c", "t", "slide"), {}) for key in keys]
     results = [ArmResult(arm, {}, complete=True) for arm in arms]
-    pairs = [(c.first.key.variant, c.second.key.variant) for c in planned_contrasts(results, {})]
+    contrasts = planned_contrasts(results, {})
+    pairs = [(str(c.first.key.variant), str(c.second.key.variant)) for c in contrasts]
     assert set(pairs) == {
         *((v, "frozen") for v in variants[1:]),
         ("topk", "random"),
@@ -187,7 +190,7 @@ def test_a_run_that_is_there_twice_is_left_out_once(tmp_path: Path) -> None:
         ("test_predictions.csv", "slide_id,patient_id,label,p_0,p_1\na,a,1,nan,1\n", "not finite"),
         ("test_predictions.csv", "slide_id,patient_id,label,p_0,p_1\na,a,2,.5,.5\n", "none of the"),
         ("config.yaml", None, "nobody knows what ran"),
-        ("config.yaml", "a: [", "not YAML"),
+        ("config.yaml", "a: [", "line 2: did not find expected node content"),
         ("config.yaml", "data: 3", "does not say"),
     ],
 )
