@@ -97,7 +97,10 @@ def study(arguments: list[str]) -> int:
     if target is not None:
         # The report of a study that Snakemake runs reads the same record.
         record(plan, config, resolved)
-        write_text(target, snakefile(plan, config.folder, environment(config), accepted(config)))
+        write_text(
+            target,
+            snakefile(plan, config.folder, environment(config), accepted(config), config.resources),
+        )
         print_line(f"wrote {target}: {len(plan)} rules")
         return 0
     with only_one(config.folder), variables(environment(config)):

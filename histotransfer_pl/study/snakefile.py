@@ -2,20 +2,23 @@
 
 Snakemake schedules, we plan: every step becomes a rule with the same command. Rules hand on the
 markers `done/<step>` of the study's folder, which hold the digest of the command, so that a study
-that Snakemake ran is finished for this program too, and the other way round.
+that Snakemake ran is finished for this program too, and the other way round. Rules of one `group`
+that follow each other are one job of a cluster; `--group-components` puts more of them together.
 """
 
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from histotransfer_pl.runs.state import marker
 from histotransfer_pl.runs.steps import ADDING, Plan, Step
+from histotransfer_pl.study.batches import Chain, make_chains
+from histotransfer_pl.study.resources import Resources
 
-WRITES_STORE = frozenset({"prepare", "extract", "extract_tuned", "predict", "select"})
-"""Kinds that need the store for themselves."""
+_FITS_PER_JOB = 20
 
 
 def snakefile(
@@ -23,6 +26,7 @@ def snakefile(
     folder: Path,
     environment: dict[str, str],
     accepted: Mapping[str, int] | None = None,
+    resources: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of a Snakefile.
 
@@ -31,14 +35,20 @@ def snakefile(
         folder: Folder of the study.
         environment: Variables of every command.
         accepted: Exit codes of a kind of step that count as done, beside 0.
+        resources: What kinds of steps ask for.
     """
+    chains = make_chains(plan, plan.steps, resources or {})
     markers = [str(marker(folder, step)) for step in plan]
     blocks = [
-        f"# snakemake --snakefile THIS_FILE --cores 4 --resources store=1\n"
-        f"# {plan.name}: the plan of a histotransfer_pl study; run it from {Path.cwd()}.\n"
-        "# store=1: one step at a time writes the store.\n",
+        "# snakemake --snakefile THIS_FILE --cores 4\n"
+        "# snakemake --snakefile THIS_FILE --executor slurm --jobs 50 "
+        f"--group-components {_components(chains.values())}\n"
+        f"# {plan.name}: the plan of a histotransfer_pl study; run it from {Path.cwd()}.\n",
         f"rule all:\n    input:\n{_lines(markers)}",
-        *(_rule(plan, step, folder, _shell(step, environment, accepted or {})) for step in plan),
+        *(
+            _rule(plan, step, folder, chains[step.name], _shell(step, environment, accepted or {}))
+            for step in plan
+        ),
     ]
     return "\n\n".join(blocks) + "\n"
 
@@ -48,7 +58,7 @@ def rule_name(step: Step) -> str:
     return re.sub(r"\W", lambda found: f"_{ord(found[0]):x}_", step.name.replace("-", "__"))
 
 
-def _rule(plan: Plan, step: Step, folder: Path, shell: str) -> str:
+def _rule(plan: Plan, step: Step, folder: Path, chain: Chain, shell: str) -> str:
     needs = []
     for need in step.needs:
         text = json.dumps(str(marker(folder, plan[need])))
@@ -61,10 +71,32 @@ def _rule(plan: Plan, step: Step, folder: Path, shell: str) -> str:
     if needs:
         lines.append("    input:\n" + _lines(needs, quote=False))
     lines += [f"    output:\n{_lines([own])}", f"    log:\n{_lines([_log(folder, step)])}"]
-    if step.kind in WRITES_STORE:
-        lines.append("    resources:\n        store=1,")
+    lines.append(f"    group:\n        {json.dumps(chain.group)}")
+    if chain.resources.cpus is not None:
+        lines.append(f"    threads: {chain.resources.cpus}")
+    lines.append(f"    resources:\n{_resources(chain.resources)}")
     lines.append(f"    shell:\n        {json.dumps(shell)}")
     return "\n".join(lines)
+
+
+def _resources(asked: Resources) -> str:
+    """As Snakemake's executors call them."""
+    options = [f"--{name}={value}" for name, value in asked.sbatch.items()]
+    found = {
+        "runtime": asked.minutes,
+        "mem_mb": None if asked.mem_gb is None else round(asked.mem_gb * 1024),
+        "slurm_partition": asked.partition,
+        "gpu": asked.gpus,
+        "slurm_extra": shlex.join(options) or None,
+    }
+    given = {name: value for name, value in found.items() if value is not None}
+    return "\n".join(f"        {name}={json.dumps(value)}," for name, value in given.items())
+
+
+def _components(chains: Iterable[Chain]) -> str:
+    """The groups of fits, which are many and short, a few to a job."""
+    groups = {chain.group for chain in chains if chain.steps[0].kind == "fit"}
+    return " ".join(f"{group}={_FITS_PER_JOB}" for group in sorted(groups))
 
 
 def _shell(step: Step, environment: dict[str, str], accepted: Mapping[str, int]) -> str:

@@ -62,10 +62,32 @@ def test_rules_wait_for_the_markers_of_what_they_need(plan: Plan, tmp_path: Path
         assert str(marker(folder, step)) in found["all"]
 
 
-def test_only_writers_of_the_store_ask_for_it(plan: Plan, tmp_path: Path) -> None:
-    found = rules(snakefile(plan, tmp_path / "study", {}))
-    asking = {step.kind for step in plan if "store=1" in found[rule_name(step)]}
-    assert asking == {"extract", "extract_tuned", "predict", "select"}
+def test_rules_that_follow_each_other_are_one_group_and_say_what_they_ask(
+    plan: Plan, tmp_path: Path
+) -> None:
+    asked = {
+        "all": {"mem_gb": 2, "sbatch": {"account": "a lab"}},
+        "extract": {"gpus": 1, "partition": "gpu", "minutes": 30, "cpus": 8},
+    }
+    text = snakefile(plan, tmp_path / "study", {}, {}, asked)
+    found = rules(text)
+
+    def part(step: Step, name: str) -> list[str]:
+        after = found[rule_name(step)].split(f"    {name}:\n", 1)[1]
+        return [line.strip() for line in after.split("    shell:")[0].splitlines()]
+
+    extract = plan.of_kind("extract")[0]
+    assert part(extract, "resources") == [
+        "runtime=30,", "mem_mb=2048,", 'slurm_partition="gpu",', "gpu=1,",
+        "slurm_extra=\"'--account=a lab'\",",
+    ]  # fmt: skip
+    assert "    threads: 8\n" in found[rule_name(extract)]
+    fit = plan.of_kind("fit")[0]
+    assert part(fit, "resources")[:2] == ["runtime=240,", "mem_mb=2048,"]
+    for step in plan.of_kind("test"):
+        assert part(step, "group")[0] == part(plan[step.needs[0]], "group")[0]
+    assert part(fit, "group")[0] != part(extract, "group")[0]
+    assert "--group-components fit_1=20" in text
 
 
 def test_a_step_that_the_shell_ran_is_done_here_too(tmp_path: Path) -> None:
