@@ -32,6 +32,8 @@ PROGRAMS = (
     "store_scale",
     "store_shards",
     "store_objects",
+    "remote_extraction",
+    "study_plan",
     "datamodule_epoch",
     "mil_epoch",
     "topk_step",

@@ -38,6 +38,7 @@ class Extraction:
         *,
         compiled: bool = False,
         num_workers: int | None = None,
+        store: str | None = None,
     ) -> None:
         self.device = device
         self.encoder = encoder
@@ -45,7 +46,7 @@ class Extraction:
         self.runs = 0
         self.writer = FeatureWriter()
         self._arguments = {
-            "store": folder / f"{slides.name}.zarr",
+            "store": store or folder / f"{slides.name}.zarr",
             "slides": slides,
             "grid": whole_grid(patch_px, patch_mpp),
             "qc": False,

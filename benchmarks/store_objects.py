@@ -41,7 +41,7 @@ def measure(rows: int = 20_000, width: int = 1024, rounds: int = 7) -> list[Resu
         width: Features of a row.
         rounds: Rounds.
     """
-    with tempfile.TemporaryDirectory() as cache, _s3() as endpoint:
+    with tempfile.TemporaryDirectory() as cache, local_s3() as endpoint:
         os.environ.update(HISTOTRANSFER_CACHE=cache, HISTOTRANSFER_CACHE_GB="0")
         store = FeatureStore.open_or_create(f"s3://{BUCKET}/s.zarr", None)
         values = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float16)
@@ -102,7 +102,7 @@ class _Plain:
 
 
 @contextmanager
-def _s3() -> Iterator[str]:
+def local_s3() -> Iterator[str]:
     """A server in a process of its own."""
     command, quiet = [sys.executable, "-c", _SERVER], subprocess.DEVNULL
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=quiet) as server:

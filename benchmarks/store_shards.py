@@ -3,6 +3,8 @@
 import os
 import random
 import resource
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,12 @@ from histotransfer_pl.store.feature_store import FeatureStore
 
 
 def measure(
-    slides: int = 1000, shards: int = 32, patches: int = 200, kills: int = 5, complete: int = 2000
+    slides: int = 1000,
+    shards: int = 32,
+    patches: int = 200,
+    kills: int = 5,
+    complete: int = 10_000,
+    rounds: int = 3,
 ) -> list[Result]:
     """Shards at once against one process, with and without kills; looking at what is complete.
 
@@ -33,12 +40,13 @@ def measure(
         patches: Patches of a slide, of 512 numbers each.
         kills: How often four shards are written with every one killed once.
         complete: Slides of the complete store.
+        rounds: How often four shards are written.
     """
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         return [
-            _cpu(root, 4, slides, patches),
-            _cpu(root, shards, slides, patches),
+            *_cpu(root, 4, slides, patches, rounds),
+            *_cpu(root, shards, slides, patches, 1),
             _kills(root, kills, max(40, slides // 10), patches),
             _complete(root, complete),
         ]
@@ -59,9 +67,20 @@ def _cpu_of(work: Callable[[], None]) -> float:
 
 
 def _run(root: Path, count: int, slides: int, patches: int) -> None:
-    for process in [_start(root, n, count, slides, patches) for n in range(count)]:
-        if process.wait() != 0:
-            raise RuntimeError("a shard failed")
+    """All shards at once."""
+    _end([_start(root, n, count, slides, patches) for n in range(count)])
+
+
+def _run_in_turn(root: Path, count: int, slides: int, patches: int) -> None:
+    """All shards, one after the other."""
+    for number in range(count):
+        _end([_start(root, number, count, slides, patches)])
+
+
+def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    codes = [process.wait() for process in processes]
+    if any(codes):
+        raise RuntimeError("a shard failed")
 
 
 def _check(root: Path, slides: int, patches: int) -> None:
@@ -76,19 +95,38 @@ def _check(root: Path, slides: int, patches: int) -> None:
         raise RuntimeError("something was left over")
 
 
-def _cpu(root: Path, count: int, slides: int, patches: int) -> Result:
-    one = _cpu_of(lambda: _run(root / f"one{count}.zarr", 1, slides, patches))
-    start = _cpu_of(lambda: _run(root / f"one{count}.zarr", 1, 0, patches))
-    many = _cpu_of(lambda: _run(root / f"many{count}.zarr", count, slides, patches))
-    _check(root / f"one{count}.zarr", slides, patches)
-    _check(root / f"many{count}.zarr", slides, patches)
-    notes = (
-        f"{many:.1f} against {one:.1f} CPU-s, of which each process spends {start:.2f} on its "
-        "start; values and verify equal"
-    )
-    name = f"{count} shards at once, {slides} slides of {patches} patches, vs one process"
-    ratio = (many - count * start) / (one - start)
-    return Result(name, ratio, 1.05, unit="CPU / CPU, without start", notes=notes)
+def _cpu(root: Path, count: int, slides: int, patches: int, rounds: int) -> list[Result]:
+    """CPU time of shards in turn and at once: processes that share cores and caches cost more."""
+    ways = {"one": _run, "in turn": _run_in_turn, "at once": _run}
+    spent: dict[str, list[float]] = {"start": [], **{way: [] for way in ways}}
+    for number in range(rounds):
+        place = root / f"start{count}-{number}.zarr"
+        spent["start"].append(_cpu_of(lambda place=place: _run(place, 1, 0, patches)))
+        for way, work in ways.items():
+            place = root / f"{way}{count}-{number}.zarr"
+            parts = 1 if way == "one" else count
+            spent[way].append(_cpu_of(lambda w=work, p=place, n=parts: w(p, n, slides, patches)))
+            _check(place, slides, patches)
+            shutil.rmtree(place)
+    start, one = (statistics.median(spent[way]) for way in ("start", "one"))
+    results = []
+    for way in ("in turn", "at once"):
+        ratios = [
+            (many - count * start) / (single - start)
+            for many, single in zip(spent[way], spent["one"], strict=True)
+        ]
+        notes = (
+            f"{statistics.median(spent[way]):.1f} against {one:.1f} CPU-s, of which each process "
+            f"spends {start:.2f} on its start; values and verify equal"
+        )
+        name = f"{count} shards {way}, {slides} slides of {patches} patches, vs one process"
+        results.append(
+            Result(
+                name, statistics.median(ratios), 1.05, "CPU / CPU, without start",
+                min(ratios), max(ratios), notes=notes,
+            )
+        )  # fmt: skip
+    return results
 
 
 def _kills(root: Path, times: int, slides: int, patches: int) -> Result:
@@ -138,4 +176,8 @@ def _complete(root: Path, slides: int) -> Result:
 
 
 if __name__ == "__main__":
-    run("store_shards", measure, {"slides": 40, "shards": 8, "kills": 2, "complete": 50})
+    run(
+        "store_shards",
+        measure,
+        {"slides": 40, "shards": 8, "kills": 2, "complete": 50, "rounds": 1},
+    )

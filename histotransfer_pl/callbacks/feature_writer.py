@@ -20,6 +20,8 @@ from histotransfer_pl.data.patch_batch import PatchBatch
 from histotransfer_pl.data.patches import PatchDataModule, Reading
 from histotransfer_pl.data.tile import SlideOutcome
 from histotransfer_pl.errors import ConfigError, StoreError
+from histotransfer_pl.store.layout import rows_of
+from histotransfer_pl.store.mean_writer import MeanWriter
 from histotransfer_pl.store.writer import ArrayWriter
 from histotransfer_pl.tasks.extract import FeatureExtractor
 
@@ -33,7 +35,7 @@ _BINDING = ("architecture", "weights_sha256", "input_px", "precision", "mean", "
 class _OpenSlide:
     """A slide whose rows are arriving."""
 
-    writers: dict[str, ArrayWriter]
+    writers: dict[str, ArrayWriter | MeanWriter]
     left: int
     seconds: float = 0.0
 
@@ -111,7 +113,8 @@ class FeatureWriter(Callback):
         self._extractor = pl_module
         self._provenance = pl_module.provenance(str(trainer.precision))
         self._binding = {
-            name: {key: facts[key] for key in _BINDING} | {"dtype": pl_module.dtype_in_store}
+            name: {key: facts[key] for key in _BINDING}
+            | {"dtype": "float32" if name.startswith("means/") else pl_module.dtype_in_store}
             for name, facts in self._provenance.items()
         }
         self._check_present()
@@ -236,17 +239,22 @@ class FeatureWriter(Callback):
             self._open[place] = self._begin(place)
         slide = self._open[place]
         for name, writer in slide.writers.items():
-            writer.assign(rows, features[name])
+            writer.assign(rows, features[self._extractor.sources[name]])
         slide.left -= len(rows)
 
     def _begin(self, place: int) -> _OpenSlide:
         item = self._data.work[place]
         stored = self._data.store.slide(item.entry.slide_id)
         dtype, dims = self._extractor.dtype_in_store, self._extractor.dims
-        writers = {
-            name: stored.writer(name, (item.n_patches, dims[name]), dtype, self._provenance[name])
-            for name in item.missing
-        }
+        writers: dict[str, ArrayWriter | MeanWriter] = {}
+        for name in item.missing:
+            shape = (rows_of(name, item.n_patches) or 0, dims[name])
+            facts = self._provenance[name]
+            if name.startswith("means/"):
+                array = stored.writer(name, shape, np.float32, facts)
+                writers[name] = MeanWriter(array, item.n_patches, dims[name])
+            else:
+                writers[name] = stored.writer(name, shape, dtype, facts)
         return _OpenSlide(writers, left=item.n_patches)
 
     def _commit(self, place: int) -> None:

@@ -156,7 +156,9 @@ def confusion_table(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFra
 def write_attention(
     data: FeatureDataModule, outputs: dict[str, Tensor], attributes: dict[str, Any]
 ) -> None:
-    """Write the attention of each slide of the bags beside its features."""
+    """Write the attention of each slide of the bags beside its features; means have none."""
+    if data.means:
+        return
     columns = torch.stack([outputs["attention"], outputs["attention_logits"]], dim=1)  # (sum N, 2)
     if "patch_logits" in outputs:
         columns = torch.cat([columns, outputs["patch_logits"]], dim=1)  # (sum N, 2 + C)

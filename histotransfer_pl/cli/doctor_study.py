@@ -33,8 +33,8 @@ def study_findings(path: Path, sample: int, macs_per_s: float | None) -> Iterato
         text = "no slide was counted: the numbers below are for 100 slides of 10,000 patches each"
         yield Finding("patches", text)
     yield from forecast(config, amount or _ASSUMED, macs_per_s)
-    if config.store.exists():
-        yield from check_store(config.store)
+    if config.store_path.exists():
+        yield from check_store(config.store_path)
 
 
 def read_study(path: Path) -> StudyConfig:

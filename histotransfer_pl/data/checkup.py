@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from histotransfer_pl.encoders.encoder import PatchEncoder
 
 _BATCH = 16
+_METADATA_BYTES = 5 * 4096
+"""Blocks of the metadata, the folders and the values of a small array on common file systems."""
 GIB = 1 << 30
 
 
@@ -280,6 +282,11 @@ def check_encoder(
 def feature_bytes(patches: int, dims: Sequence[int]) -> int:
     """Size in a store of float16 features of these widths, with the coordinates."""
     return patches * (2 * sum(dims) + 8)
+
+
+def mean_bytes(slides: int, dims: Sequence[int]) -> int:
+    """Size in a store of float32 means of slides, each array with its metadata."""
+    return slides * sum(4 * dim + _METADATA_BYTES for dim in dims)
 
 
 def check_store(path: Path) -> Iterator[Finding]:

@@ -45,7 +45,7 @@ from histotransfer_pl.records.run import (
     split_spec,
 )
 from histotransfer_pl.store.joined import Store, StoreLocation, open_stores
-from histotransfer_pl.store.layout import feature_path
+from histotransfer_pl.store.layout import feature_path, mean_path, rows_of
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +69,8 @@ class FeatureDataModule(LightningDataModule):
         encoder: Encoder whose features to read; may be left out if the store has only one.
         depth: Its depth, or several whose vectors are joined; may be left out if the store has
             only one of this encoder.
+        means: Read the stored mean over the patches of each slide in place of the patches: a
+            bag is then one row, for a `MeanPoolHead` without hidden layers.
         target: Column with the class of each slide.
         fold: The test fold, from 0.
         n_folds: Number of patient folds; one tests, the next validates, the rest trains.
@@ -107,8 +109,15 @@ class FeatureDataModule(LightningDataModule):
         strict: bool = True,
         num_workers: int = 0,
         cache_gb: float = 2.0,
+        means: bool = False,
     ) -> None:
         super().__init__()
+        if means and (bag != "slide" or max_patches is not None):
+            raise ConfigError(
+                "data.means reads one row per slide, so data.bag must be slide and "
+                "data.max_patches null"
+            )
+        self.means = means
         if batch_size < 1 or (max_patches is not None and max_patches < 1):
             raise ConfigError(
                 f"data.batch_size is {batch_size} and data.max_patches {max_patches}; "
@@ -139,7 +148,8 @@ class FeatureDataModule(LightningDataModule):
         trained = self._trained() if stage in ("test", "predict") else None
         self.store: Store = open_stores(self.locations)
         encoder, depths = self._choose_features(trained)
-        self.arrays = [feature_path(encoder, depth) for depth in depths]
+        path = mean_path if self.means else feature_path
+        self.arrays = [path(encoder, depth) for depth in depths]
         if stage == "predict":
             self._join_to_predict(trained)
         else:
@@ -285,7 +295,7 @@ class FeatureDataModule(LightningDataModule):
             return encoder, depths
         found: list[tuple[str, str]] = []
         for slide_id in self.store.slide_ids():
-            found = self.store.slide(slide_id).features()
+            found = self.store.slide(slide_id).features("means" if self.means else "features")
             if found:
                 break
         fitting = [(e, d) for e, d in found if encoder in (None, e) and d in (depths or [d])]
@@ -384,7 +394,8 @@ class FeatureDataModule(LightningDataModule):
         """
         if self.num_workers or not bags:
             return None
-        patches = sum(self.store.slide(s).n_patches for slides in bags for s in slides)
+        rows = (rows_of(self.arrays[0], self.store.slide(s).n_patches) for b in bags for s in b)
+        patches = sum(row or 0 for row in rows)
         size = patches * self.in_features * np.dtype(self.features.dtype).itemsize
         if size > self.cache_gb * 1e9:
             return None

@@ -12,7 +12,7 @@ from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.join import join_cohort
 from histotransfer_pl.errors import CohortError, StoreMismatchError
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import feature_path
+from histotransfer_pl.store.layout import feature_path, mean_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +41,9 @@ class LabelledSlides:
         """
         found: dict[str, NDArray[np.floating[Any]]] = {}
         for depth in depths:
-            array = feature_path(encoder, depth)
-            lacking = [s for s in self.slide_ids if not self.store.slide(s).has(array)]
+            array, mean = feature_path(encoder, depth), mean_path(encoder, depth)
+            slides = [self.store.slide(slide_id) for slide_id in self.slide_ids]
+            lacking = [s.slide_id for s in slides if not (s.has(array) or s.has(mean))]
             if lacking:
                 raise StoreMismatchError(
                     f"{len(lacking)} of {len(self.slide_ids)} slides have no {array} in "
@@ -50,17 +51,19 @@ class LabelledSlides:
                     f"and depth (the store has {self._listing()})"
                 )
             rows = [
-                self.store.slide(slide_id).read(array).mean(0, dtype=np.float32)
-                for slide_id in self.slide_ids
+                slide.read(mean)[0]
+                if slide.has(mean)
+                else slide.read(array).mean(0, dtype=np.float32)
+                for slide in slides
             ]
             found[depth] = np.stack(rows)  # (S, D)
         return found
 
     def facts(self, encoder: str, depth: str) -> dict[str, Any]:
         """What the store says of these features."""
-        return dict(
-            self.store.slide(self.slide_ids[0]).info(feature_path(encoder, depth)).attributes
-        )
+        slide = self.store.slide(self.slide_ids[0])
+        paths = [feature_path(encoder, depth), mean_path(encoder, depth)]
+        return dict(slide.info(next(filter(slide.has, paths), paths[0])).attributes)
 
     def _listing(self) -> str:
         pairs = self.store.slide(self.slide_ids[0]).features()
@@ -91,7 +94,12 @@ def labelled_slides(
         StoreMismatchError: Features that the store does not have.
     """
     opened = FeatureStore.open(store)
-    join = join_cohort(cohort, opened, [feature_path(encoder, depths[-1])], target, strict=strict)
+    first = next(iter(opened.slide_ids()), None)
+    mean = mean_path(encoder, depths[-1])
+    array = feature_path(encoder, depths[-1])
+    if first is not None and opened.slide(first).has(mean):
+        array = mean
+    join = join_cohort(cohort, opened, [array], target, strict=strict)
     if len(join.classes) < 2:
         raise CohortError(
             f"{cohort}: column {target} has only the class {join.classes}; a probe needs two"

@@ -27,7 +27,7 @@ HOLDER = ".holder"
 SETTINGS = ".settings"
 """The group that says with which settings each array of the store is made."""
 
-SECTION_LEVELS = {"features": 2, "attention": 1, "selections": 1}
+SECTION_LEVELS = {"features": 2, "means": 2, "attention": 1, "selections": 1}
 """How many keys follow the name of each section of a slide."""
 
 MAX_KEY_BYTES = 255
@@ -80,6 +80,17 @@ def _is_reserved(key: str) -> bool:
 def feature_path(encoder: str, depth: str) -> str:
     """Where the features of an encoder at a depth lie inside a slide."""
     return f"features/{encode_key(encoder)}/{encode_key(depth)}"
+
+
+def mean_path(encoder: str, depth: str) -> str:
+    """Where the mean over a slide's patches of these features lies, one row of float32."""
+    return f"means/{encode_key(encoder)}/{encode_key(depth)}"
+
+
+def rows_of(array: str, n_patches: int) -> int | None:
+    """Rows that an array of a slide must have; None for selections, which have their own."""
+    section = array.partition("/")[0]
+    return {"means": 1, "selections": None}.get(section, n_patches)
 
 
 def attention_path(run: str) -> str:

@@ -300,6 +300,10 @@ class ObjectFiles(WritableFiles):
             ) from error
 
 
+_FORBIDDEN = "403 Forbidden"
+"""In what obstore raises where a listing is refused; of other requests it says so by its type."""
+
+
 def _retry(request: Callable[[], _T]) -> _T:
     """The answer of a request, asked again where the connection broke.
 
@@ -309,7 +313,9 @@ def _retry(request: Callable[[], _T]) -> _T:
     for pause in _PAUSES:
         try:
             return request()
-        except GenericError:
+        except GenericError as error:
+            if _FORBIDDEN in str(error):
+                raise PermissionError(_FORBIDDEN) from error
             time.sleep(pause)
     return request()
 

@@ -20,6 +20,7 @@ from histotransfer_pl.store.layout import (
     decode_key,
     encode_key,
     nearest,
+    rows_of,
 )
 from histotransfer_pl.store.locations import find_path, record_path
 from histotransfer_pl.store.metadata import (
@@ -110,9 +111,9 @@ class StoredSlide:
             found += paths
         return sorted(found)
 
-    def features(self) -> list[tuple[str, str]]:
-        """Encoder and depth of all features that the slide has."""
-        names = [name.split("/") for name in self.arrays() if name.startswith("features/")]
+    def features(self, section: str = "features") -> list[tuple[str, str]]:
+        """Encoder and depth of all features, or ``means``, that the slide has."""
+        names = [name.split("/") for name in self.arrays() if name.startswith(f"{section}/")]
         return [(decode_key(encoder), decode_key(depth)) for _, encoder, depth in names]
 
     def has(self, array: str) -> bool:
@@ -237,8 +238,8 @@ class StoredSlide:
         """
         name = self._name(check_array_path(array))
         files = self._store.files_for_writing()
-        per_patch = not array.startswith("selections/")
-        if per_patch and shape[:1] != (self.n_patches,):
+        rows = rows_of(array, self.n_patches)
+        if rows is not None and shape[:1] != (rows,):
             raise StoreError(
                 f"{name}: shape {shape} for {self.n_patches} patches: one row per patch, in order"
             )
@@ -249,7 +250,7 @@ class StoredSlide:
 
         def publish(staged: Path) -> None:
             files.publish(staged, key, self._key, replace=overwrite)
-            if array.startswith("features/"):
+            if array.startswith(("features/", "means/")):
                 self._list(array)
 
         return ArrayWriter(
@@ -323,7 +324,7 @@ class StoredSlide:
         document = self._document(array)
         n_rows = int(document["shape"][0])
         sealed = SEAL in document["attributes"]  # else an older store, whose rows are compared
-        if not sealed and not array.startswith("selections/") and n_rows != self.n_patches:
+        if not sealed and rows_of(array, self.n_patches) not in (None, n_rows):
             raise StoreError(
                 f"{self._name(array)} has {n_rows} rows for {self.n_patches} patches: run "
                 "`verify --repair true` on the store, then the extraction again"

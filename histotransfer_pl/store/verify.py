@@ -13,7 +13,7 @@ from histotransfer_pl.errors import StoreError
 from histotransfer_pl.store.checksum import CHECKSUM, SEAL, checksum_like
 from histotransfer_pl.store.convert import all_finite
 from histotransfer_pl.store.files import Files, is_url, metadata_key
-from histotransfer_pl.store.layout import COORDS, FORMAT_VERSION, METADATA, encode_key
+from histotransfer_pl.store.layout import COORDS, FORMAT_VERSION, METADATA, encode_key, rows_of
 from histotransfer_pl.store.metadata import ArrayInfo, from_bytes
 from histotransfer_pl.store.slide import StoredSlide
 
@@ -146,9 +146,9 @@ def _unverified(slide: StoredSlide, array: str) -> list[Problem]:
 def _shape_problems(array: str, info: ArrayInfo, n_patches: int) -> Iterator[str]:
     if array == COORDS and (info.shape[1:] != (2,) or info.dtype != np.int32):
         yield f"is {info.dtype} of shape {info.shape}, expected int32 (N, 2)"
-    if array.startswith("features/") and info.dtype.kind != "f":
+    if array.startswith(("features/", "means/")) and info.dtype.kind != "f":
         yield f"is of type {info.dtype}, expected floating point numbers"
-    if not array.startswith("selections/") and info.shape[:1] != (n_patches,):
+    if rows_of(array, n_patches) not in (None, *info.shape[:1]):
         yield f"has shape {info.shape} for {n_patches} patches"
 
 

@@ -22,7 +22,7 @@ class Chain:
     Attributes:
         steps: The steps, in the order of the plan.
         stage: Chains of one stage need nothing of each other.
-        resources: What each of its steps asks for.
+        resources: What its first step asks for, and no other one asks otherwise.
     """
 
     steps: list[Step]
@@ -42,7 +42,7 @@ class Batch:
     Attributes:
         name: For people.
         steps: Their names, in order.
-        resources: What each of them asks for.
+        resources: What they ask for.
         after: MovedPaths of the batches that run before.
     """
 
@@ -68,7 +68,9 @@ def make_chains(plan: Plan, left: Sequence[Step], settings: Mapping[str, Any]) -
         before = {id(chains[need]): chains[need] for need in needs}
         chain = next(iter(before.values()), None)
         alone = all(followers[need, step.kind] == 1 for need in needs)
-        if chain is not None and len(before) == 1 and alone and chain.resources == asked:
+        # A kind that asks for nothing of its own takes what its chain has.
+        fits = chain is not None and (step.kind not in settings or chain.resources == asked)
+        if chain is not None and len(before) == 1 and alone and fits:
             chain.steps.append(step)
         else:
             stage = 1 + max((other.stage for other in before.values()), default=-1)

@@ -30,6 +30,8 @@ class Features:
         weights: Where the weights came from, as the user said it.
         made_by: Steps that must be done before.
         facts: What else determines them, from `feature_facts`.
+        means: Whether the means of slides are stored.
+        full: Whether every patch is.
     """
 
     encoder: str
@@ -37,6 +39,8 @@ class Features:
     weights: str
     made_by: tuple[str, ...]
     facts: str = ""
+    means: bool = False
+    full: bool = True
 
 
 def prepare_steps(config: StudyConfig) -> list[Step]:
@@ -83,14 +87,22 @@ def extract_step(
             "extract",
             *place_options(config),
             *options({"data": _slide_options(config)}),
-            *options({"model": encoder_options(encoder, depths)}),
+            *options({"model": {**encoder_options(encoder, depths), **_kept(config, depths)}}),
             *options(config.extract),
         ),
         needs=needs,
         inputs=_inputs(config, encoder) if kind == "extract" else (str(config.cohort),),
-        outputs=(str(config.store / "zarr.json"),),
+        outputs=(str(config.store_path / "zarr.json"),),
         factors={"encoder": name, **weight_factors(encoder.weights)},
     )
+
+
+def _kept(config: StudyConfig, depths: Sequence[str]) -> dict[str, list[str]]:
+    """What is stored of these depths, where that is not every patch alone."""
+    means, full = config.store.kept(depths)
+    if not means and full == list(depths):
+        return {}
+    return {"means": means, "full": full}
 
 
 def cost_step(config: StudyConfig, encoder: EncoderConfig) -> Step:
@@ -108,10 +120,13 @@ def cost_step(config: StudyConfig, encoder: EncoderConfig) -> Step:
     )
 
 
-def fit_step(config: StudyConfig, stored: Features, factors: Mapping[str, Any]) -> Step:
-    """Training of a head on stored features."""
+def fit_step(
+    config: StudyConfig, stored: Features, factors: Mapping[str, Any], *, means: bool = False
+) -> Step:
+    """Training of a head on stored features, or on the means of slides."""
     name = _run_name("fit", factors)
-    features = {"encoder": stored.encoder, "depth": stored.depth}
+    features: dict[str, Any] = {"encoder": stored.encoder, "depth": stored.depth}
+    features |= {"means": True} if means else {}
     argv = [
         *_run_options(config, name, factors["seed"]),
         *place_options(config),
@@ -165,7 +180,7 @@ def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -
         "name": name,
         "rule": rule,
         "top_k": config.tuning.k,
-        "store": config.store,
+        "store": config.store_path,
         "seed": attention.factors["seed"],
         # A selection by an older fit of this run may be there.
         "overwrite": True,
@@ -282,7 +297,7 @@ def _after_fit(fit: Step, verb: str, files: tuple[str, ...]) -> Step:
 
 def place_options(config: StudyConfig) -> list[str]:
     """Where the store and the cohort are."""
-    return ["--data.store", str(config.store), "--data.cohort", str(config.cohort)]
+    return ["--data.store", str(config.store_path), "--data.cohort", str(config.cohort)]
 
 
 def feature_facts(config: StudyConfig, encoder: EncoderConfig) -> str:

@@ -50,7 +50,7 @@ def gain_steps(config: StudyConfig) -> Iterator[Step]:
         if "tiles" in probe.options:
             yield _gain(config, probe, encoder, {}, ())
             continue
-        settings: dict[str, Any] = {"store": config.store, "cohort": config.cohort}
+        settings: dict[str, Any] = {"store": config.store_path, "cohort": config.cohort}
         settings["label"] = config.target
         settings |= {} if config.slides is None else {"images": config.slides}
         settings |= {"strict": False} if config.lost_slides == "leave_out" else {}

@@ -1,5 +1,6 @@
 """What one YAML says of a whole comparison."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +39,36 @@ class StoredFeatures:
 
     encoder: str
     depth: str
+
+
+@dataclass(frozen=True)
+class StoredDepths:
+    """What the store keeps of the depths that are extracted.
+
+    Attributes:
+        means: Depths of which the mean over the patches of each slide is stored, a thousandth of
+            the space: enough for heads that average patches first, and for `gain`.
+        full: Depths of which every patch is stored. Where a depth has means alone, only a
+            `MeanPoolHead` without hidden layers is fitted on it.
+    """
+
+    means: list[str] | Literal["all"] | None = None
+    full: list[str] | Literal["all"] = "all"
+
+    def kept(self, depths: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Of some depths those whose means are stored, and those stored in full.
+
+        Raises:
+            ConfigError: A depth of which nothing is kept.
+        """
+        means = [d for d in depths if self.means == "all" or d in (self.means or ())]
+        full = [d for d in depths if self.full == "all" or d in self.full]
+        lost = [depth for depth in depths if depth not in (*means, *full)]
+        if lost:
+            raise ConfigError(
+                f"store keeps nothing of the depth {lost[0]}: name it in store.means or store.full"
+            )
+        return means, full
 
 
 @dataclass(frozen=True)
@@ -152,6 +183,7 @@ class StudyConfig:
         study_dir: Folder of everything the study writes; `studies/<name>` when null.
         encoders: Encoders to extract features with, and their depths.
         features: Features that are in the store already.
+        store: What is kept of the depths: every patch of all, unless it says otherwise.
         target: Column with the class of each slide.
         slides: Folder of the slides; not needed when the cohort has a column `path`.
         slide_mpp: Micrometres per pixel of slides whose file does not say it.
@@ -191,6 +223,7 @@ class StudyConfig:
     note: str = ""
     encoders: list[EncoderConfig] = field(default_factory=list)
     features: list[StoredFeatures] = field(default_factory=list)
+    store: StoredDepths = field(default_factory=StoredDepths)
     target: str = "label"
     slides: Path | None = None
     slide_mpp: float | None = None
@@ -253,7 +286,7 @@ class StudyConfig:
         return self.study_dir or Path("studies") / self.name
 
     @property
-    def store(self) -> Path:
+    def store_path(self) -> Path:
         """The store of the study."""
         return self.folder / "store.zarr"
 

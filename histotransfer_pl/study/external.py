@@ -26,7 +26,7 @@ def external_steps(config: StudyConfig, fit: Step, encoder: str) -> Iterator[Ste
     """A fit tested on every labelled slide of the other cohort."""
     if config.external is None:
         return
-    store = config.external_store or _for_other_cohort(config, config.external).store
+    store = config.external_store or _for_other_cohort(config, config.external).store_path
     own = () if config.external_store else (step_name("extract", EXTERNAL, encoder),)
     folder = fit.run_folder / EXTERNAL
     yield Step(

@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 import torch
 
-from histotransfer_pl.data.checkup import GIB, Finding, existing_folder, feature_bytes, span
+from histotransfer_pl.data.checkup import (
+    GIB,
+    Finding,
+    existing_folder,
+    feature_bytes,
+    mean_bytes,
+    span,
+)
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.encoders.cost import DepthCost, count_costs, measure_costs
 from histotransfer_pl.encoders.encoder import configured_entry
@@ -114,8 +121,11 @@ def encoder_work(
     """
     deepest, patches = costs[-1].macs, amount.patches
     macs = Counter[Kind]({"extraction": patches * deepest})
-    size, run_size = float(feature_bytes(patches, [row.dim for row in costs])), 0.0
     known = {row.depth: row for row in costs}
+    means, full = config.store.kept(list(known))
+    size = float(feature_bytes(patches, [known[depth].dim for depth in full]))
+    size += mean_bytes(amount.slides, [known[depth].dim for depth in means])
+    run_size = 0.0
     arms = [(t, m) for t in tuned for _ in config.tuned_variants for m in config.tuning.methods]
     for start, method in arms:
         row = known[start.depth]

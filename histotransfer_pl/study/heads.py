@@ -36,6 +36,12 @@ def check_heads(heads: Mapping[str, Mapping[str, Any]]) -> None:
             raise ConfigError(f"heads.{name}: no head {path!r}{hint}; heads: {', '.join(known)}")
 
 
+def averages_first(head: Mapping[str, Any]) -> bool:
+    """Whether a head needs of a slide no more than the mean of its patches."""
+    settings = head.get("init_args") or {}
+    return str(head["class_path"]).endswith("MeanPoolHead") and settings.get("hidden") == []
+
+
 def _subclasses(cls: type) -> Iterator[type]:
     children: list[type] = cls.__subclasses__()
     for child in children:

@@ -27,7 +27,7 @@ from histotransfer_pl.study.comparisons import gain_steps, similarity_steps
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.external import external_extractions, external_steps
-from histotransfer_pl.study.heads import check_heads
+from histotransfer_pl.study.heads import averages_first, check_heads
 from histotransfer_pl.study.options import refuse_owned, require_sections
 from histotransfer_pl.study.tuning import Stage1, tuned_encoders, tuning_steps
 
@@ -36,12 +36,13 @@ _OWNED_BY_FITS = (
     "model.head", "model.stage1", "model.encoder", "model.weights", "model.seed",
     "model.input_px", "data.store", "data.cohort", "data.slides",
     "data.encoder", "data.depth", "data.target", "data.fold", "data.n_folds", "data.split_seed",
-    "data.fold_column", "data.selection", "trainer.default_root_dir", "checkpoint.dirpath",
+    "data.fold_column", "data.means", "data.selection", "trainer.default_root_dir",
+    "checkpoint.dirpath",
 )  # fmt: skip
 _OWNED_BY_EXTRACTION = (
     "data.class_path", "data.store", "data.cohort", "data.slides", "data.slide_mpp", "data.grid",
     "model.class_path", "model.encoder", "model.weights", "model.seed", "model.depths",
-    "model.alias", "model.input_px", "model.allow_download",
+    "model.alias", "model.input_px", "model.allow_download", "model.means", "model.full",
 )  # fmt: skip
 
 
@@ -101,8 +102,10 @@ def _extraction(
     step = extract_step(config, encoder, depths[name], ready)
     yield step
     facts = feature_facts(config, encoder)
+    means, full = config.store.kept(depths[name])
     features += [
-        Features(name, depth, encoder.weights, (step.name,), facts) for depth in depths[name]
+        Features(name, depth, encoder.weights, (step.name,), facts, depth in means, depth in full)
+        for depth in depths[name]
     ]
 
 
@@ -130,11 +133,15 @@ def _runs(
             for head in config.heads:
                 for fold in config.folds.numbers:
                     own = Stage1(stored.encoder, stored.depth, head, fold, seed)
-                    fit = fit_step(config, stored, own.factors(stored.weights, "frozen"))
+                    means = stored.means and averages_first(config.heads[head]) and own not in tuned
+                    if not means and not stored.full:
+                        continue
+                    factors = own.factors(stored.weights, "frozen")
+                    fit = fit_step(config, stored, factors, means=means)
                     yield fit
                     yield test_step(fit)
                     yield from external_steps(config, fit, stored.encoder)
-                    if config.attention or own in tuned:
+                    if (config.attention and not means) or own in tuned:
                         yield predict_step(fit)
 
 

@@ -73,6 +73,11 @@ def tuned_encoders(config: StudyConfig, depths: Mapping[str, Sequence[str]]) -> 
     chosen = {name: tuning.depth or depths[name][-1] for name in names}
     for name, depth in chosen.items():
         _require("depth", [depth], list(depths[name]))
+        if depth not in config.store.kept([depth])[1]:
+            raise ConfigError(
+                f"tuning starts at the depth {depth} of {name}, of which the store keeps means "
+                "alone: name it in store.full"
+            )
     return [
         Stage1(name, depth, head, fold, seed)
         for seed in seeds

@@ -13,7 +13,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.attributes import ENCODER
-from histotransfer_pl.store.layout import feature_path
+from histotransfer_pl.store.layout import feature_path, mean_path
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,9 @@ class FeatureExtractor(LightningModule):
         input_px: Side to which patches are resized on the device; as they are when null.
         allow_download: Whether missing weights may be fetched from the hub.
         dtype: Precision of the features in the store.
+        means: Depths of which the mean over the patches of each slide is stored as well, a row of
+            float32: all that a head needs that averages patches first.
+        full: Depths of which every patch is stored.
         compiled: Let torch.compile make kernels for the encoders: worth its minute on long jobs.
             Features differ by rounding only, so the store does not tell them apart.
     """
@@ -46,6 +49,8 @@ class FeatureExtractor(LightningModule):
         input_px: int | None = None,
         allow_download: bool = False,
         dtype: Literal["float16", "float32"] = "float16",
+        means: list[str] | Literal["all"] | None = None,
+        full: list[str] | Literal["all"] = "all",
         compiled: bool = False,
     ) -> None:
         super().__init__()
@@ -71,13 +76,13 @@ class FeatureExtractor(LightningModule):
         names = [config.store_name for config in encoder]
         if len(set(names)) < len(names):
             raise ConfigError(f"two encoders share a name in the store: {names}; give an alias")
-        self.arrays = [
-            feature_path(item.name, depth) for item in self._encoders() for depth in item.depths
-        ]
+        self.sources = self._sources(means or [], full)
+        """Each array that is stored, and the features (depth of an encoder) it is made from."""
+        self.arrays = list(self.sources)
 
     def provenance(self, precision: str) -> dict[str, dict[str, Any]]:
         """For each array what its attributes must say."""
-        return {
+        facts = {
             feature_path(item.name, depth): {
                 **array_facts(item),
                 ENCODER: item.spec.to_json(),
@@ -88,15 +93,17 @@ class FeatureExtractor(LightningModule):
             for item in self._encoders()
             for depth in item.depths
         }
+        return {array: facts[source] for array, source in self.sources.items()}
 
     @property
     def dims(self) -> dict[str, int]:
         """Feature dimension of each array."""
-        return {
+        dims = {
             feature_path(item.name, depth): item.dims[depth]
             for item in self._encoders()
             for depth in item.depths
         }
+        return {array: dims[source] for array, source in self.sources.items()}
 
     @override
     def on_predict_start(self) -> None:
@@ -108,10 +115,10 @@ class FeatureExtractor(LightningModule):
 
     @override
     def predict_step(self, batch: PatchBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Features (B, D) of each array that a slide of the batch lacks."""
+        """Features (B, D) of each depth of which a slide of the batch lacks an array."""
         if not len(batch.patches):
             return {}
-        wanted = set(batch.wanted)
+        wanted = {self.sources[array] for array in batch.wanted}
         found: dict[str, Tensor] = {}
         for item in self._encoders():
             arrays = {depth: feature_path(item.name, depth) for depth in item.depths}
@@ -120,6 +127,29 @@ class FeatureExtractor(LightningModule):
             features = self._encode(item, batch.patches)
             found |= {arrays[depth]: features[depth] for depth in item.depths}
         return found
+
+    def _sources(
+        self, means: list[str] | Literal["all"], full: list[str] | Literal["all"]
+    ) -> dict[str, str]:
+        known = {depth for item in self._encoders() for depth in item.depths}
+        sources: dict[str, str] = {}
+        for name, chosen, path in (("full", full, feature_path), ("means", means, mean_path)):
+            unknown = sorted(set(chosen) - known) if isinstance(chosen, list) else []
+            if unknown:
+                raise ConfigError(
+                    f"model.{name} names {unknown[0]!r}, which is none of the depths "
+                    f"{', '.join(sorted(known))}"
+                )
+            for item in self._encoders():
+                for depth in item.depths:
+                    if chosen == "all" or depth in chosen:
+                        sources[path(item.name, depth)] = feature_path(item.name, depth)
+        if len(set(sources.values())) < sum(len(item.depths) for item in self._encoders()):
+            raise ConfigError(
+                "model.full and model.means leave out depths that model.depths names: name them "
+                "in one of the two"
+            )
+        return sources
 
     def _encode(self, encoder: PatchEncoder, patches: Tensor) -> dict[str, Tensor]:
         """Features (B, D) of each depth, in as few pieces as the device's memory allows."""

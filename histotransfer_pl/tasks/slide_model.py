@@ -18,7 +18,7 @@ from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.models.build import build_head
-from histotransfer_pl.models.heads import AttentionHead, MILHead, MILOutput
+from histotransfer_pl.models.heads import AttentionHead, MeanPoolHead, MILHead, MILOutput
 from histotransfer_pl.models.pooling import segment_mean, segment_spread
 from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
 from histotransfer_pl.records.run import RunRecord, TargetSpec
@@ -95,6 +95,8 @@ class SlideModel(LightningModule):
         if not hasattr(self, "head") and self._trainer is not None:
             data = feature_data(self)
             self.build(data.in_features, data.target_spec, data.standardize, data.class_counts())
+            if data.means:
+                self._require_mean_head()
             self.record = data.record(self.head.spec)
 
     def build(
@@ -278,6 +280,13 @@ class SlideModel(LightningModule):
             )
         weights = torch.tensor(self.class_weights)
         return weights * counts.sum() / (weights * counts).sum()
+
+    def _require_mean_head(self) -> None:
+        if not isinstance(self.head, MeanPoolHead) or len(self.head.trunk):
+            raise ConfigError(
+                f"data.means is true, but {type(self.head).__name__} does not average the features "
+                "as they are: take MeanPoolHead with hidden: [], or extract this depth in full"
+            )
 
     def _require_patch_head(self) -> None:
         if self.head.patch_classifier is None:

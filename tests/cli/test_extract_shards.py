@@ -1,6 +1,10 @@
 """Shards, moved slides and object stores through the command line."""
 
+import errno
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from histotransfer_pl.errors import SlideError, StoreMismatchError
 from histotransfer_pl.slides.synthetic import paint_cohort
 from histotransfer_pl.store.feature_store import FeatureStore
 
-from ..store.s3 import BUCKET, serve_s3
+from ..store.s3 import BUCKET, failing, serve_s3
 from .conftest import Run
 
 Extract = Callable[..., int]
@@ -70,7 +74,7 @@ def test_a_shard_of_other_settings_is_refused_before_it_writes(
 ) -> None:
     assert extract("--shard", "0/2") == 0
     assert extract("--shard", "1/2", "--model.dtype", "float32") == 1
-    assert "is made with other settings:\n  dtype:" in capsys.readouterr().err
+    assert "is made with other settings (dtype:" in capsys.readouterr().err
     store = FeatureStore.open("s.zarr")
     assert sum(store.slide(slide_id).has(LAYER) for slide_id in store.slide_ids()) == 2
 
@@ -140,6 +144,94 @@ def test_extract_and_verify_in_a_bucket(
     assert main(["verify", "--store", s3]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "whole.zarr"]
     assert not multiprocessing.active_children()
+
+
+def test_tile_into_a_bucket(extract: Extract, painted: Path, s3: str, tmp_path: Path) -> None:
+    grid = ["--data.grid.patch_px", "64", "--data.grid.mpp", "1.0", "--data.qc", "false"]
+    for store in (s3, "here.zarr"):
+        slides = ["--data.slides", str(painted), "--data.store", store]
+        assert main(["tile", *slides, *grid]) == 0
+    there, here = FeatureStore.open(s3), FeatureStore.open("here.zarr")
+    assert there.slide_ids() == here.slide_ids()
+    for slide_id in here.slide_ids():
+        assert np.array_equal(there.slide(slide_id).coords(), here.slide(slide_id).coords())
+    assert not Path("s3:").exists()
+
+
+def test_a_bucket_that_forbids_listing_is_one_line(
+    extract: Extract,
+    s3: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert extract("--shard", "0/2", store=s3) == 0
+    with failing(os.environ["AWS_ENDPOINT_URL"], 0.0) as proxy:
+        proxy.lists = False
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        capsys.readouterr()
+        for command in (["verify", "--store", s3], ["doctor", "--store", s3]):
+            assert main(command) == 1
+            said = "".join(capsys.readouterr())
+            assert said.count("may not be listed") == 1, said
+
+
+def test_a_store_that_can_no_longer_be_written_is_one_line_and_goes_on_later(
+    extract: Extract, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replace, calls = os.rename, 0
+
+    def refuse(source: str, target: str, **more: int) -> None:
+        nonlocal calls
+        calls += Path(target).name == "features" and Path(target).parts[-3:-2] == ("s.zarr",)
+        if calls > 1:
+            raise PermissionError(errno.EACCES, "Permission denied", str(target))
+        replace(source, target, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        assert extract("--shard", "0/2") == 1
+    said = capsys.readouterr().err
+    assert [line for line in said.splitlines() if "ermission" in line] == [said.splitlines()[-1]]
+    store = FeatureStore.open("s.zarr")
+    assert sum(store.slide(slide_id).has(LAYER) for slide_id in store.slide_ids()) == 1
+    assert store.verify() == []
+    assert extract() == 0
+    assert extract(store="whole.zarr") == 0
+    assert _same(FeatureStore.open("s.zarr"), FeatureStore.open("whole.zarr"))
+
+
+KILLED = """
+import os, sys
+from histotransfer_pl.cli.main import main
+from histotransfer_pl.store.writer import ArrayWriter
+commit = ArrayWriter.commit
+def die(self, *more):
+    if "layer1" in self._name and os.path.exists("one"):
+        os.kill(os.getpid(), 9)
+    if "layer1" in self._name:
+        open("one", "w").close()
+    commit(self, *more)
+ArrayWriter.commit = die
+main(sys.argv[1:])
+"""
+
+
+def test_a_node_that_dies_within_a_slide_is_completed_by_its_number(
+    extract: Extract, painted: Path
+) -> None:
+    words: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.cli.test_extract_shards.main", lambda given: words.extend(given) or 0)
+        extract("--shard", "0/2")
+    died = subprocess.run([sys.executable, "-c", KILLED, *words], check=False)
+    assert died.returncode == -9
+    store = FeatureStore.open("s.zarr")
+    assert sum(store.slide(slide_id).has(LAYER) for slide_id in store.slide_ids()) == 1
+    assert extract("--shard", "1/2") == 0
+    assert extract("--shard", "0/2") == 0
+    assert extract(store="whole.zarr") == 0
+    assert _same(FeatureStore.open("s.zarr"), FeatureStore.open("whole.zarr"))
+    assert FeatureStore.open("s.zarr").verify() == []
 
 
 @pytest.mark.slow

@@ -20,7 +20,10 @@ from histotransfer_pl.runs.model_file import FORMAT, load_model
 from histotransfer_pl.runs.state import mark_done
 from histotransfer_pl.runs.steps import read_plan
 from histotransfer_pl.store.feature_store import FeatureStore
+from tests.store.s3 import BUCKET, serve_s3
 from tests.tuning import TOPK, attention_array, tuning
+
+AWS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 
 
 @pytest.fixture
@@ -46,6 +49,24 @@ def test_apply_is_predict_without_the_run(away: Path) -> None:
     assert Path("out/attention/s00.png").is_file()
     page = Path("out/index.html").read_text()
     assert all(f"<td>s{i:02}</td>" in page for i in range(12))
+
+
+def test_a_store_in_a_bucket_gives_what_the_folder_gives(
+    away: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with serve_s3() as endpoint:
+        for name, value in AWS.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("HISTOTRANSFER_CACHE", str(tmp_path / "cache"))
+        there = f"s3://{BUCKET}/s.zarr"
+        assert main(["merge", "--stores", str(away / "s.zarr"), "--out", there]) == 0
+        for store, out in ((there, "far"), (str(away / "s.zarr"), "near")):
+            call = ["apply", "--model", "[m.safetensors]", "--store", store, "--out", out]
+            assert main([*call, "--pictures", "false"]) == 0
+    far, near = (pd.read_csv(f"{out}/predictions.csv") for out in ("far", "near"))
+    pd.testing.assert_frame_equal(far, near)
+    assert not Path("s3:").exists()
 
 
 def test_a_second_call_encodes_nothing_again(away: Path) -> None:

@@ -76,6 +76,8 @@ class FaultyProxy(ThreadingHTTPServer):
         self.draw = random.Random(seed)
         self.faults: list[str] = []
         self.requests: list[str] = []
+        self.lists = True
+        """Whether the bucket may be listed."""
 
     @property
     def endpoint(self) -> str:
@@ -105,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append(f"{self.command} {self.path} {self.headers.get('Range', '')}")
+        if "list-type" in self.path and not self.server.lists:
+            return self._answer(403, {}, b"<Error><Code>AccessDenied</Code></Error>")
         fault = self.server.fault()
         if fault == "break":
             return self._break()
