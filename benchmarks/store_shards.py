@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,11 +102,11 @@ def _cpu(root: Path, count: int, slides: int, patches: int, rounds: int) -> list
     spent: dict[str, list[float]] = {"start": [], **{way: [] for way in ways}}
     for number in range(rounds):
         place = root / f"start{count}-{number}.zarr"
-        spent["start"].append(_cpu_of(lambda place=place: _run(place, 1, 0, patches)))
+        spent["start"].append(_cpu_of(partial(_run, place, 1, 0, patches)))
         for way, work in ways.items():
             place = root / f"{way}{count}-{number}.zarr"
             parts = 1 if way == "one" else count
-            spent[way].append(_cpu_of(lambda w=work, p=place, n=parts: w(p, n, slides, patches)))
+            spent[way].append(_cpu_of(partial(work, place, parts, slides, patches)))
             _check(place, slides, patches)
             shutil.rmtree(place)
     start, one = (statistics.median(spent[way]) for way in ("start", "one"))

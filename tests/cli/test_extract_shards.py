@@ -220,11 +220,11 @@ main(sys.argv[1:])
 def test_a_node_that_dies_within_a_slide_is_completed_by_its_number(
     extract: Extract, painted: Path
 ) -> None:
-    words: list[str] = []
+    calls: list[list[str]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tests.cli.test_extract_shards.main", lambda given: words.extend(given) or 0)
+        patch.setattr("tests.cli.test_extract_shards.main", calls.append)
         extract("--shard", "0/2")
-    died = subprocess.run([sys.executable, "-c", KILLED, *words], check=False)
+    died = subprocess.run([sys.executable, "-c", KILLED, *calls[0]], check=False)
     assert died.returncode == -9
     store = FeatureStore.open("s.zarr")
     assert sum(store.slide(slide_id).has(LAYER) for slide_id in store.slide_ids()) == 1
