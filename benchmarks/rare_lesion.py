@@ -61,7 +61,8 @@ def run_fold(arguments: argparse.Namespace, fold: int) -> tuple[pd.DataFrame, li
     place = {"store": folder / "store.zarr", "cohort": folder / "painted/cohort.csv", "fold": fold}
     before = folder / f"stage1-{fold}"
     if not (before / "predictions.csv").is_file():
-        fit(before, data=place, trainer=TRAINER, overwrite=True)
+        features = {**place, "encoder": ENCODER, "depth": "head"}
+        fit(before, data=features, trainer=TRAINER, overwrite=True)
         test(before, trainer=TRAINER)
         predict(before, trainer=TRAINER)
     names = [f"{rule}-{fold}-{arguments.k}" for rule in RULES]
