@@ -12,7 +12,8 @@ from histotransfer_pl.slides.reader import SlideReader
 from histotransfer_pl.slides.scale_bar import draw_scale_bar, label_font
 from histotransfer_pl.slides.tiling import TiledSlide
 
-_LONG_SIDE_PX = 1600
+_LONG_SIDE_PX = (640, 1600)
+"""At least, for words and lines, and at most: a larger picture of a tiny slide shows no more."""
 _OUTLINE = (0, 110, 45)
 _GRID = (20, 60, 220)
 _INK = (17, 24, 39)
@@ -34,9 +35,14 @@ def is_whole_png(path: Path) -> bool:
 
 def sharp_thumbnail(reader: SlideReader) -> NDArray[np.uint8]:
     """The slide (h, w, 3) as sharp as the picture shows it; the tissue is found in less."""
-    return reader.thumbnail(
-        max(reader.mpp, reader.mpp * max(reader.dimensions_level0) / _LONG_SIDE_PX)
-    )
+    return reader.thumbnail(max(reader.mpp, reader.mpp / picture_factor(reader.dimensions_level0)))
+
+
+def picture_factor(dimensions: tuple[int, int]) -> float:
+    """Pixels of the picture by those of a slide of this width and height."""
+    least, most = _LONG_SIDE_PX
+    side = max(dimensions)
+    return min(max(side, least), most) / side
 
 
 def tissue_covered(tiled: TiledSlide) -> float:
@@ -58,11 +64,12 @@ def draw_qc(
             none is given.
 
     Returns:
-        An RGB picture of about 1,600 px on its long side, with a caption, a legend and a scale bar.
+        An RGB picture of 640 to 1,600 px on its long side, with a caption, a legend and a scale
+        bar.
     """
     shown = Image.fromarray(tiled.thumbnail if thumbnail is None else thumbnail)
     width, height = tiled.dimensions_level0
-    factor = _LONG_SIDE_PX / max(width, height)
+    factor = picture_factor((width, height))
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     picture = shown.resize(size, Image.Resampling.LANCZOS)
     pale = Image.blend(picture, Image.new("RGB", size, _PAPER), 0.55)

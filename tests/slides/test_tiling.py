@@ -15,7 +15,12 @@ from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.report.geojson import attention_geojson
 from histotransfer_pl.slides import tiling
 from histotransfer_pl.slides.outlines import qupath_origin
-from histotransfer_pl.slides.qc import draw_qc, sharp_thumbnail, tissue_covered
+from histotransfer_pl.slides.qc import (
+    draw_qc,
+    picture_factor,
+    sharp_thumbnail,
+    tissue_covered,
+)
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.scale_bar import draw_scale_bar, round_length_um
 from histotransfer_pl.slides.synthetic import write_pyramid
@@ -181,7 +186,7 @@ def test_picture_shows_outline_patches_and_counts(
     head = 76  # title and facts
     assert (picture[:head] < 100).any()
     # Glass that no patch covers is paled, tissue inside patches keeps its colour and sharpness.
-    factor = 1600 / max(tiled.dimensions_level0)
+    factor = picture_factor(tiled.dimensions_level0)
     width, height = (round(side * factor) for side in tiled.dimensions_level0)
     wanted = np.asarray(Image.fromarray(sharp).resize((width, height), Image.Resampling.LANCZOS))
     for place in (len(tiled.coords) // 2, len(tiled.coords) // 3):
@@ -190,6 +195,16 @@ def test_picture_shows_outline_patches_and_counts(
         drawn = picture[head:][around]
         # An outline may pass through.
         assert (drawn == wanted[around]).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "longest"),
+    [((256, 100), 640), ((700, 1000), 1000), ((100_000, 80_000), 1600)],
+)
+def test_a_picture_is_as_large_as_its_slide_within_bounds(
+    dimensions: tuple[int, int], longest: int
+) -> None:
+    assert picture_factor(dimensions) * max(dimensions) == pytest.approx(longest)
 
 
 def test_the_share_of_tissue_in_patches_is_counted_in_pixels(normal_slide: Path) -> None:
