@@ -78,7 +78,7 @@ def played_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     }
     for name, value in played.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    accelerator = {
+    accelerator: dict[str, Callable[..., Any]] = {
         "is_available": lambda: True,
         "auto_device_count": lambda: 1,
         "parse_devices": lambda _: [0],
@@ -87,7 +87,7 @@ def played_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
         "teardown": lambda *_: None,
     }
     for name, function in accelerator.items():
-        wrapped = staticmethod(function) if not name.startswith(("setup", "tear")) else function
+        wrapped: Any = function if name.startswith(("setup", "tear")) else staticmethod(function)
         monkeypatch.setattr(CUDAAccelerator, name, wrapped)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that autocast has no CUDA, as programs do
