@@ -79,6 +79,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(f"{__name__}.tasks.quiet").quieten_lightning()
     return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
 
 

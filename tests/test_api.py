@@ -25,3 +25,16 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     )
     answer = subprocess.check_output([sys.executable, "-c", program], text=True)
     assert answer.strip() == "[]"
+
+
+def test_lightning_is_as_quiet_in_python_as_on_the_command_line() -> None:
+    program = (
+        "from histotransfer_pl import AttentionMIL\n"
+        "from lightning.pytorch import Trainer, seed_everything\n"
+        "seed_everything(1)\n"
+        "Trainer(accelerator='cpu', logger=False)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert said.stdout + said.stderr == ""

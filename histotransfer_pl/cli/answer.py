@@ -57,6 +57,17 @@ def record(
 
 
 @contextlib.contextmanager
+def apart() -> Iterator[None]:
+    """What is answered inside belongs to no verb outside: a step of a study answers to its log."""
+    outside = [*_open]
+    _open.clear()
+    try:
+        yield
+    finally:
+        _open[:] = outside
+
+
+@contextlib.contextmanager
 def as_json(verb: str) -> Iterator[Answer]:
     """Everything that is printed goes to stderr; one object goes to stdout at the end."""
     answer, stdout = Answer(verb), sys.stdout

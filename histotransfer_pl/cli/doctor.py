@@ -133,7 +133,7 @@ def _doctor(
 def _print(found: "Iterable[Finding]") -> int:
     findings = list(found)
     failures = {f.subject: f.text for f in findings if f.problem}
-    record(failures=failures)
+    record(failures=failures, metrics={"problems": len(failures)})
     for finding in findings:
         print_line(
             f"{'PROBLEM' if finding.problem else 'ok     '} {finding.subject:<8} {finding.text}"

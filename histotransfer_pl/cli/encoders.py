@@ -12,6 +12,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import cost_table, measure_costs
 from histotransfer_pl.encoders.listing import catalogue_text, describe_catalogue
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.done import Done
 from histotransfer_pl.records.tables import write_table
 
 
@@ -21,7 +22,6 @@ def encoders(arguments: list[str]) -> int:
 
 
 def _encoders(
-    json_format: bool = False,
     benchmark: list[str] | None = None,
     output: Path = Path("encoder_costs.csv"),
     input_px: int | None = None,
@@ -29,11 +29,10 @@ def _encoders(
     repetitions: int = 5,
     device: str = "cpu",
     bf16: bool = False,
-) -> int:
+) -> Done:
     """List the encoders, their depths, sizes and weights; or measure some of them.
 
     Args:
-        json_format: Print the list as JSON.
         benchmark: Encoders to measure at every depth (``[all]`` for the whole catalogue) with
             random weights, which cost what trained ones do.
         output: CSV file of the measurement, which the report reads.
@@ -43,24 +42,21 @@ def _encoders(
         device: Where to measure, ``cpu`` or ``cuda``.
         bf16: Measure under bfloat16 autocast.
     """
-    if benchmark:
-        _check_device(device)
-        names = list(CATALOGUE) if benchmark == ["all"] else benchmark
-        rows = []
-        for name in names:
-            config = EncoderConfig(name, weights="random", depths="all", input_px=input_px)
-            rows += measure_costs(
-                config, device=device, batch_size=batch_size, bf16=bf16, repetitions=repetitions
-            )
-            print_line(f"measured {name}")
-        table = cost_table(rows)
-        write_table(output, table)
-        print_line(table.to_string(index=False))
-        print_line(f"wrote {output}")
-        return 0
-    rows_of_text = describe_catalogue()
-    print_line(json.dumps(rows_of_text, indent=2) if json_format else catalogue_text(rows_of_text))
-    return 0
+    if not benchmark:
+        entries = describe_catalogue()
+        return Done([catalogue_text(entries)], metrics={"encoders": entries})
+    _check_device(device)
+    rows = []
+    for name in list(CATALOGUE) if benchmark == ["all"] else benchmark:
+        config = EncoderConfig(name, weights="random", depths="all", input_px=input_px)
+        rows += measure_costs(
+            config, device=device, batch_size=batch_size, bf16=bf16, repetitions=repetitions
+        )
+        print_line(f"measured {name}")
+    table = cost_table(rows)
+    write_table(output, table)
+    costs = json.loads(table.to_json(orient="records"))
+    return Done([table.to_string(index=False), f"wrote {output}"], [output], {"costs": costs})
 
 
 def _check_device(device: str) -> None:

@@ -81,7 +81,10 @@ def _verify(store: str, repair: bool = False) -> Done:
     if repair and problems:
         lines.append("what was broken is removed: run the extraction again")
     return Done(
-        lines, failures={f"{p.slide_id}/{p.array}": p.what for p in problems}, failure_code=1
+        lines,
+        metrics={"slides": slides, "problems": len(problems)},
+        failures={f"{p.slide_id}/{p.array}": p.what for p in problems},
+        failure_code=1,
     )
 
 

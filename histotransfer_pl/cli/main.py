@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
@@ -14,6 +13,7 @@ from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.cli.help import has_short_help, short_help
 from histotransfer_pl.cli.words import nearest_verb, translate_words
 from histotransfer_pl.errors import HistoTransferError
+from histotransfer_pl.tasks.quiet import quieten_lightning
 
 DEBUG = "HISTOTRANSFER_DEBUG"
 """Environment variable that shows the traceback of what is answered in one line otherwise."""
@@ -80,18 +80,21 @@ def main(arguments: Sequence[str]) -> int:
     if rest in (["-h"], ["--help"]) and has_short_help(verb):
         sys.stdout.write(short_help(verb))
         return 0
-    if "--json" not in rest:
-        return _run(verb, rest)
+    words = translate_words(verb, ["--help" if word == "--help_all" else word for word in rest])
+    if "--json" not in words:
+        return _run(verb, words)
     with as_json(verb) as answer:
-        answer.exit_code = _run(verb, [word for word in rest if word != "--json"], answer)
+        place = words.index("--json")
+        rest = words[place + 1 :]
+        kept = [*words[:place], *(rest[1:] if rest[:1] == ["true"] else rest)]
+        answer.exit_code = _run(verb, kept, answer)
     return answer.exit_code
 
 
-def _run(verb: str, rest: list[str], answer: Answer | None = None) -> int:
+def _run(verb: str, words: list[str], answer: Answer | None = None) -> int:
     """Run a verb; what is known to go wrong is one line on stderr."""
     function = _load(verb)
     _quieten()
-    words = translate_words(verb, ["--help" if word == "--help_all" else word for word in rest])
     try:
         return function([verb, *words] if _VERBS[verb][0] == "network:run" else words)
     except HistoTransferError as error:
@@ -174,26 +177,7 @@ def _quieten() -> None:
     logger = logging.getLogger("histotransfer_pl")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
-    # Its tips and its list of absent accelerators; warnings stay.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (
-        # Bags in memory and reader threads need no worker processes; Lightning cannot know it.
-        ".*does not have many workers.*",
-        # A run folder is meant to be used by fit, then test, then predict.
-        ".*exists and is not empty.*",
-        # A run folder may be named otherwise than by its fit, or moved.
-        ".*The dirpath has changed from.*",
-        # The arguments are those of the command line, passed on.
-        ".*LightningCLI's args parameter is intended.*",
-        # Our sampler returns every bag once; Lightning cannot know that either.
-        ".*using a custom batch sampler.*",
-        # BatchNorm layers that keep their statistics are in eval mode while the rest trains.
-        ".*in eval mode at the start of training.*",
-        # Between Lightning 2.6 and torch's newer pytree.
-        ".*treespec, LeafSpec.*",
-    ):
-        warnings.filterwarnings("ignore", message)
+    quieten_lightning()
     os.environ.setdefault("WANDB_SILENT", "true")
     # A folder of files is what Lightning's MLFlowLogger writes; newer MLflow refuses it unasked.
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -240,7 +240,11 @@ def print_results(trainer: Trainer, stage: str) -> None:
         if (folder / name).is_file():
             print_line(f"wrote {folder / name}")
             record(files=(folder / name,))
-    record(metrics={name: float(value) for name, value in trainer.callback_metrics.items()})
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    record(metrics=metrics)
+    if stage == "validate":  # `test` prints its own table, with intervals
+        for name, value in metrics.items():
+            print_line(f"{name:<20} {value:.4f}")
 
 
 class ExtractCLI(LightningCLI):

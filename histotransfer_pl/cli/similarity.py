@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from histotransfer_pl import __version__
-from histotransfer_pl.cli.answer import print_line
+from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.network_parser import Parser
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.encoders.encoder import PatchEncoder
@@ -76,8 +76,10 @@ def write_results(
     task: RepresentationSimilarity, data: PatchSampleDataModule, output: Path
 ) -> None:
     """Write a matrix and its facts for each space, and say what they are."""
-    for reason in sorted(set(task.unreadable)):
+    unreadable = sorted(set(task.unreadable))
+    for reason in unreadable:
         _log.warning("left out: %s", reason)
+    record(metrics={"patches": task.n_patches}, failures=dict.fromkeys(unreadable, "left out"))
     if task.n_patches < data.drawn:
         _log.warning("%d of the %d patches drawn were compared", task.n_patches, data.drawn)
     for space, result in task.results.items():
@@ -95,6 +97,8 @@ def write_results(
             shown = ", ".join(f"{layer} {_shown(value)}" for layer, value in values.items())
             print_line(f"  control {name}: {shown}")
         print_line(f"wrote {path}")
+        matrix = json.loads(table.set_index("layer").to_json(orient="index"))
+        record(files=(path, path.with_suffix(".json")), metrics={f"cka_{space}": matrix})
 
 
 def describe(

@@ -11,6 +11,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from histotransfer_pl.cli import answer
+from histotransfer_pl.cli.answer import print_line
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
@@ -102,6 +104,7 @@ def study(arguments: list[str]) -> int:
             snakefile(plan, config.folder, environment(config), accepted(config), config.resources),
         )
         print_line(f"wrote {target}: {len(plan)} rules")
+        answer.record(files=(target,))
         return 0
     with only_one(config.folder), variables(environment(config)):
         record(plan, config, resolved)
@@ -136,9 +139,15 @@ def run(plan: Plan, config: StudyConfig) -> int:
     if left:
         about = time_left(plan, config.folder, left).describe()
         print_line(f"{len(left)} to run ({count_kinds(left)}), {about}")
-    outcome = Runner(plan, config.folder, main, accepted(config)).run()
+    outcome = Runner(plan, config.folder, run_step, accepted(config)).run()
     print_results(load_study(config.folder))
     return print_outcome(outcome, config.folder)
+
+
+def run_step(words: Sequence[str]) -> int:
+    """Run a verb whose answer is no part of the study's."""
+    with answer.apart():
+        return main(words)
 
 
 def submit(plan: Plan, config: StudyConfig, name: EngineName, tasks: int) -> int:
@@ -174,10 +183,13 @@ def print_results(found: Study) -> None:
         table = folder / "tables" / f"results{f'_{number + 1}' if number else ''}.csv"
         write_table(table, results_frame(results))
         print_line(f"\n{results_text(results)}\n\nwrote {table}")
+        scores = {r.arm.label: r.auroc.estimate for r in results if r.auroc is not None}
+        answer.record(files=(table,), metrics={"auroc": scores})
     if (folder / "index.html").is_file() and all(
         state.state == DONE for name, state in found.states.items() if name == "report"
     ):
         print_line(f"the report: {folder / 'index.html'}")
+        answer.record(files=(folder / "index.html",))
 
 
 def print_outcome(outcome: Outcome, folder: Path) -> int:
@@ -185,6 +197,7 @@ def print_outcome(outcome: Outcome, folder: Path) -> int:
     if outcome.interrupted:
         sys.stderr.write("interrupted; the same command goes on from here\n")
         return INTERRUPTED
+    answer.record(failures={name: f"see {folder / 'logs' / name}.log" for name in outcome.failed})
     for name in outcome.failed:
         sys.stderr.write(f"failed: {name}, see {folder / 'logs' / name}.log\n")
     if outcome.blocked:
@@ -234,9 +247,3 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def print_line(text: str) -> None:
-    """A line of the answer of the command."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()

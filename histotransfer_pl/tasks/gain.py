@@ -346,4 +346,6 @@ def _write(
         f"sweet spot: {facts['sweet_spot']} ({facts['sweet_spot_rule']})",
         f"wrote {output}",
     ]
-    return Done(lines, [output])
+    gains = json.loads(table.set_index("layer")["gain"].to_json())
+    metrics = {"gain": gains, "sweet_spot": facts["sweet_spot"]}
+    return Done(lines, [output, output.with_suffix(".json")], metrics)

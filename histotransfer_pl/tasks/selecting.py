@@ -105,7 +105,8 @@ def select_patches(
         f"{sum(slide.n_patches for slide in stored)} patches of {len(stored)} slides by rule "
         f"{rule}; {short} slides have fewer than {top_k} and are kept whole"
     )
-    return Done(lines, [] if gallery is None else [gallery])
+    metrics = {"selection": name, "slides": len(stored), "patches": sum(counts)}
+    return Done(lines, [str(source.location), *([] if gallery is None else [gallery])], metrics)
 
 
 @dataclass(frozen=True)
