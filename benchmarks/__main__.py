@@ -55,7 +55,8 @@ PROGRAMS = (
 
 Row = dict[str, Any]
 RESULTS = "results.json"
-_PATIENCE, _LEAST_S = 4, 20
+_PATIENCE, _LEAST_S = 4, 45
+"""A program is stopped at so many times its share, but not before so many seconds."""
 
 
 class Results(TypedDict):

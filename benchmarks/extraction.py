@@ -97,12 +97,16 @@ class Extraction:
         data.teardown("predict")
         return data
 
-    def read_all(self) -> None:
-        """All patches, without an encoder; on a GPU as far as its memory."""
+    def prepare_reading(self) -> Callable[[], None]:
+        """Reading of all patches, without an encoder; on a GPU as far as its memory."""
         data = self.prepared_data()
-        with closing(data.predict_dataloader()) as feed:
-            for _ in feed:
-                pass
+
+        def read() -> None:
+            with closing(data.predict_dataloader()) as feed:
+                for _ in feed:
+                    pass
+
+        return read
 
     def _data(self) -> PatchDataModule:
         return PatchDataModule(**self._arguments)  # type: ignore[arg-type]
@@ -196,7 +200,7 @@ def _compare(work: Extraction, slides: int, batch_size: int, patch_px: int, roun
     for _ in rounds_in_time(rounds):
         alone.append(seconds(lambda: encode(network, batches, work.device)))
         if work.device == "cuda":
-            alone[-1] = max(alone[-1], seconds(work.read_all))
+            alone[-1] = max(alone[-1], seconds(work.prepare_reading()))
         ours.append(seconds(work.prepare(network.depths)))
     against = "encoder or reader alone" if work.device == "cuda" else "encoder alone"
     return from_times(
