@@ -1,21 +1,12 @@
 """From run folders to the report: read, evaluate, draw, write."""
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from histotransfer_pl.errors import StoreError
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.report.cohort import CohortPage, describe_cohort
-from histotransfer_pl.report.costs import (
-    colour_alone,
-    costs_table,
-    depth_curves,
-    depth_order,
-    networks_of,
-    read_costs,
-)
+from histotransfer_pl.report.costs import costs_table
 from histotransfer_pl.report.curves import against_cost, against_depth, forest
 from histotransfer_pl.report.evaluation import evaluate
 from histotransfer_pl.report.gain import gain_figure, read_gains
@@ -33,22 +24,13 @@ from histotransfer_pl.report.story import answer_questions, insights
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.report.tables import contrasts_table, external_table, results_table
-from histotransfer_pl.runs.arms import (
-    Arm,
-    MissingRun,
-    group_arms,
-    other_settings,
-    read_runs,
-    tasks_of,
-)
-from histotransfer_pl.runs.contrasts import Contrast, planned_contrasts, ranking_contrasts
-from histotransfer_pl.runs.external import read_external
-from histotransfer_pl.runs.results import ArmResult, best_result, evaluate_arms, ranked
+from histotransfer_pl.runs.arms import Arm, MissingRun
+from histotransfer_pl.runs.comparison import TaskResults, compare_study
+from histotransfer_pl.runs.contrasts import Contrast
+from histotransfer_pl.runs.results import ranked
 from histotransfer_pl.runs.state import DONE, FAILED, WAITING
 from histotransfer_pl.runs.study import Study
-from histotransfer_pl.store.feature_store import FeatureStore
 
-_log = logging.getLogger(__name__)
 FEW_PATCHES = 1000
 _NAMED = 3
 
@@ -103,14 +85,12 @@ def build_report(study: Study, folder: Path, settings: Settings) -> Report:
 
 def make_page(study: Study, settings: Settings) -> Page:
     """Everything the page shows."""
-    runs, missing = read_runs(study.runs)
-    arms, twice = group_arms(runs)
-    groups = tasks_of(arms)
-    store, cohort = _find_store(study, arms), _find_cohort(study, arms)
-    problems = [*_problems_of_tasks(groups), *other_settings(runs)]
+    found = compare_study(study, n_resamples=settings.resamples)
+    arms, missing, twice = found.arms, found.missing, found.twice
+    problems = [*_problems_of_tasks(found.tasks), *found.apart]
     tasks = [
-        _task(study, group, settings, _Name(number, len(groups)))
-        for number, group in enumerate(groups)
+        _task(one, settings, _Name(number, len(found.tasks)))
+        for number, one in enumerate(found.tasks)
     ]
     matrices, wrong = read_similarities(study.folder)
     gains, damaged = read_gains(study.folder)
@@ -124,7 +104,9 @@ def make_page(study: Study, settings: Settings) -> Page:
         badges=_badges(study, arms, [*missing, *twice]),
         notice=_what_is_missing(study, missing, twice),
         note=study.plan.note,
-        story=answer_questions(study, arms, store, similarity=bool(matrices), gain=bool(gains)),
+        story=answer_questions(
+            study, arms, found.store, similarity=bool(matrices), gain=bool(gains)
+        ),
         tasks=tasks,
         similarities=[_matrix(one) for one in matrices],
         diagonal=diagonals(matrices),
@@ -132,7 +114,7 @@ def make_page(study: Study, settings: Settings) -> Page:
             MatrixSection(c.name, gain_figure(c), c.as_table(), facts_in_words(c.facts))
             for c in gains
         ],
-        protocol=describe_protocol(study, arms, store, cohort),
+        protocol=describe_protocol(study, arms, found.store, found.cohort),
         missing=[t for t in gaps if t is not None and len(t.page)],
         problems=[*problems, *wrong, *damaged],
         resamples=settings.resamples,
@@ -150,38 +132,29 @@ class _Name:
         return stem if self.of == 1 else f"{stem}_{self.number + 1}"
 
 
-def _task(study: Study, arms: Sequence[Arm], settings: Settings, name: _Name) -> TaskSection:
-    results = evaluate_arms(arms, n_resamples=settings.resamples)
-    store, cohort = _find_store(study, arms), _find_cohort(study, arms)
-    networks = networks_of(study, arms, store)
-    costs, note = read_costs(study.folder, networks)
-    order = depth_order(arms, costs)
-    planned = planned_contrasts(results, order)
-    best = best_result(results)
-    ranking = [] if best is None else ranking_contrasts(results, best.arm)
-    curves = depth_curves(results, order, costs, networks)
-    elsewhere = read_external(arms, n_resamples=settings.resamples)
-    panels = _panels(results, store, settings) if store is not None and settings.n_slides else []
-    task = arms[0].task
+def _task(found: TaskResults, settings: Settings, name: _Name) -> TaskSection:
+    best, curves = found.best, found.curves
+    panels = _panels(found, settings) if settings.n_slides else []
+    task = found.arms[0].task
     return TaskSection(
         title="" if name.of == 1 else f"{task.target} of {task.cohort} ({task.bag}s)",
-        summary=summarise(results, planned, ranking, curves),
-        results=results_table(results, name("arms")),
-        forest=forest(results, name("arms")),
-        planned=_contrasts(planned, name("contrasts"), _PLANNED, _PLANNED_NOTE),
+        summary=summarise(found.results, found.planned, found.ranking, curves),
+        results=results_table(found.results, name("arms")),
+        forest=forest(found.results, name("arms")),
+        planned=_contrasts(found.planned, name("contrasts"), _PLANNED, _PLANNED_NOTE),
         ranking=_contrasts(
-            ranking,
+            found.ranking,
             name("best_against_rest"),
             f"{best.arm.label} against every other arm" if best else "",
             _RANKING_NOTE,
         ),
-        depth=against_depth(curves, colour_alone(results, networks), name("depth")),
+        depth=against_depth(curves, found.colour, name("depth")),
         cost=against_cost(curves, name("cost")),
-        costs=costs_table(curves, costs, name("depth_and_cost")) if curves else None,
-        costs_note=note,
+        costs=costs_table(curves, found.costs, name("depth_and_cost")) if curves else None,
+        costs_note=found.costs_note,
         evaluation=None if best is None else evaluate(best, name),
-        cohort=_cohort(arms, store, cohort, name("splits")),
-        external=external_table(elsewhere, name("external")),
+        cohort=_cohort(found, name("splits")),
+        external=external_table(found.external, name("external")),
         panels=panels,
         panels_note=_panels_note(panels),
     )
@@ -204,14 +177,14 @@ def _contrasts(contrasts: Sequence[Contrast], name: str, caption: str, note: str
     return contrasts_table(contrasts, name, caption, note) if contrasts else None
 
 
-def _panels(
-    results: Sequence[ArmResult], store: FeatureStore, settings: Settings
-) -> list[SlidePanel]:
+def _panels(found: TaskResults, settings: Settings) -> list[SlidePanel]:
     """Slides of the first training of the best arm whose attention was written."""
-    for result in ranked(results):
+    if found.store is None:
+        return []
+    for result in ranked(found.results):
         for run in result.arm.runs:
-            if run.task.bag == "slide" and has_attention(run, store):
-                return slide_panels(run, store, settings.n_slides, settings.top_k)
+            if run.task.bag == "slide" and has_attention(run, found.store):
+                return slide_panels(run, found.store, settings.n_slides, settings.top_k)
     return []
 
 
@@ -227,33 +200,10 @@ def _panels_note(panels: Sequence[SlidePanel]) -> str:
     )
 
 
-def _cohort(
-    arms: Sequence[Arm], store: FeatureStore | None, cohort: Path | None, name: str
-) -> CohortPage | None:
-    if store is None or cohort is None:
+def _cohort(found: TaskResults, name: str) -> CohortPage | None:
+    if found.store is None or found.cohort is None:
         return None
-    return describe_cohort(arms, store, cohort, name)
-
-
-def _find_store(study: Study, arms: Sequence[Arm]) -> FeatureStore | None:
-    """The store that the runs read, wherever the study is now."""
-    for location in _locations(study, arms, "store"):
-        try:
-            return FeatureStore.open(location)
-        except StoreError as error:
-            _log.warning("the report goes without slides: %s", error)
-    return None
-
-
-def _find_cohort(study: Study, arms: Sequence[Arm]) -> Path | None:
-    return next((path for path in _locations(study, arms, "cohort") if path.is_file()), None)
-
-
-def _locations(study: Study, arms: Sequence[Arm], setting: str) -> Iterator[Path]:
-    """Where a file of the runs may lie; each place once."""
-    names = dict.fromkeys(str(run.data[setting]) for arm in arms for run in arm.runs[:1])
-    for name in names:
-        yield study.places.find(name)
+    return describe_cohort(found.arms, found.store, found.cohort, name)
 
 
 def _matrix(one: Similarity) -> MatrixSection:
@@ -316,11 +266,11 @@ def _incomplete(study: Study, missing: Sequence[MissingRun]) -> str:
     return f"This study is not complete: {', '.join(parts)}. The page shows what there is."
 
 
-def _problems_of_tasks(groups: Sequence[Sequence[Arm]]) -> list[str]:
-    if len(groups) < 2:
+def _problems_of_tasks(tasks: Sequence[TaskResults]) -> list[str]:
+    if len(tasks) < 2:
         return []
-    named = "; ".join(f"{g[0].task.target} of {g[0].task.cohort}" for g in groups)
+    named = "; ".join(f"{t.arms[0].task.target} of {t.arms[0].task.cohort}" for t in tasks)
     return [
-        f"The runs are of {len(groups)} different tasks ({named}). They are shown one beside the "
+        f"The runs are of {len(tasks)} different tasks ({named}). They are shown one beside the "
         "other; no difference is tested between them."
     ]

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from histotransfer_pl.report.costs import AXES, DepthCurve
 from histotransfer_pl.report.figure import (
     COLOURS,
     MARKERS,
@@ -19,6 +18,7 @@ from histotransfer_pl.report.figure import (
     style,
     write_counts,
 )
+from histotransfer_pl.runs.costs import AXES, DepthCurve
 from histotransfer_pl.runs.results import ArmResult, ranked
 
 _UNITS = {

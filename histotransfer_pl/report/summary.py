@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from histotransfer_pl.report.costs import DepthCurve
 from histotransfer_pl.report.tables import p_text
 from histotransfer_pl.runs.contrasts import Contrast, differing
+from histotransfer_pl.runs.costs import DepthCurve
 from histotransfer_pl.runs.results import ArmResult, best_result, ranked, span
 
 

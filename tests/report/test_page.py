@@ -13,10 +13,10 @@ from typing_extensions import override
 
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.report.build import Report, Settings, build_report
-from histotransfer_pl.report.costs import costs_of, read_costs
 from histotransfer_pl.report.similarity import read_similarities
 from histotransfer_pl.report.story import answer_questions
 from histotransfer_pl.runs.arms import Arm
+from histotransfer_pl.runs.costs import costs_of, read_costs
 from histotransfer_pl.runs.run import ArmKey, Task
 from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.runs.study import Network, Study, load_runs, load_study

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histotransfer_pl.report.costs import colour_alone, costs_table, depth_curves
+from histotransfer_pl.report.costs import costs_table
 from histotransfer_pl.report.curves import against_depth
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.runs.arms import group_arms, read_runs
 from histotransfer_pl.runs.controls import control_of
+from histotransfer_pl.runs.costs import colour_alone, depth_curves
 from histotransfer_pl.runs.results import ArmResult, evaluate_arms
 from histotransfer_pl.runs.study import Network, load_study
 from tests.runs.folders import write_study

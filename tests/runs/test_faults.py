@@ -16,10 +16,10 @@ from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
 from histotransfer_pl.records.run import ClassSpec, RunRecord, SplitSpec, TargetSpec
 from histotransfer_pl.records.tables import write_table
-from histotransfer_pl.report.costs import networks_of, read_costs
 from histotransfer_pl.report.tables import external_table, results_table
 from histotransfer_pl.runs.arms import Arm, encoder_label, group_arms, read_runs
 from histotransfer_pl.runs.contrasts import planned_contrasts
+from histotransfer_pl.runs.costs import networks_of, read_costs
 from histotransfer_pl.runs.external import read_external
 from histotransfer_pl.runs.results import evaluate_arms, results_text, sweet_spot
 from histotransfer_pl.runs.run import read_run
