@@ -31,20 +31,21 @@ COVERED, REJECTED = (0.93, 0.97), (0.04, 0.06)
 _OUTSIDE = """
 ## Why some rows are outside
 
-None of them finds too much: the intervals above .97 are too wide, the tests below .04 too careful.
+None of them finds too much: the intervals above .97 are too wide, the tests below .04 too
+careful.
 
-- **Intervals of 30 patients, 30 % positive.** Nine patients are positive on average. With fewer than
-  ten of a class no interval is narrower than Wilson's for so many trials, on purpose: three patients
-  who are all right do not prove that every patient will be. From ten on it is BCa alone (the rows of
-  80 patients).
-- **Tests of AUROC at .9, of C-index, R2 and Spearman's correlation.** Their standard errors are right
-  on average (error ratio near 1), but they grow with the difference that they judge (correlation):
-  of two equally good models, the one that happens to look worse lies where the metric varies more.
-  A large difference by chance then rarely stands out. It fades with more patients (.016 at 30, .039
-  at 80). Tests by permutation would keep the level, but need models that are exchangeable, which two
-  equally good models with other errors are not.
-- **Interval of R2 of 60 patients, of AUPRC of 80.** They miss .93 by less than half of the standard
-  error of 1,000 cohorts (.008).
+- **Intervals of 30 patients, 30 % positive.** Nine patients are positive on average. With fewer
+  than ten of a class no interval is narrower than Wilson's for so many trials, on purpose: three
+  patients who are all right do not prove that every patient will be. From ten on it is BCa alone
+  (the rows of 80 patients).
+- **Tests of AUROC at .9, of C-index, R2 and Spearman's correlation.** Their standard errors are
+  right on average (error ratio near 1), but they grow with the difference that they judge
+  (correlation): of two equally good models, the one that happens to look worse lies where the
+  metric varies more. A large difference by chance then rarely stands out. It fades with more
+  patients (.016 at 30, .039 at 80). Tests by permutation would keep the level, but need models
+  that are exchangeable, which two equally good models with other errors are not.
+- **Interval of R2 of 60 patients, of AUPRC of 80.** They miss .93 by less than half of the
+  standard error of 1,000 cohorts (.008).
 """
 _RESAMPLES = 400
 _PAIRED = ("auroc", "balanced_accuracy", "brier")

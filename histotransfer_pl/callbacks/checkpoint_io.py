@@ -44,9 +44,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def with_atomic_checkpoints(plugins: Any) -> list[Any]:
     """The plugins of a Trainer, with this way to write unless another one was chosen."""
-    given = list(plugins) if isinstance(plugins, Sequence) and not isinstance(plugins, str) else []
-    if plugins is not None and not given:
-        given = [plugins]
+    several = isinstance(plugins, Sequence) and not isinstance(plugins, str)
+    given = list(plugins) if several else [] if plugins is None else [plugins]
     if any(isinstance(plugin, CheckpointIO) for plugin in given):
         return given
     return [*given, AtomicCheckpointIO()]

@@ -27,6 +27,12 @@ from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.network_parser import Parser
 from histotransfer_pl.cli.outcomes import print_outcomes
 from histotransfer_pl.cli.parser import expand_shard
+from histotransfer_pl.cli.requeue import (
+    forget_warnings,
+    is_restarted,
+    point_to_go_on_from,
+    print_requeues,
+)
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
@@ -95,9 +101,14 @@ class RunCLI(LightningCLI):
             config.verbose = False  # metrics are printed with their intervals instead
         if self.subcommand == "fit":
             self._require_resumable(config.ckpt_path)
-            refuse_finished(
-                config.run_dir, allowed=config.ckpt_path is not None or config.overwrite
-            )
+            again = config.ckpt_path is None and is_restarted()
+            if again:
+                config.ckpt_path = point_to_go_on_from(config.run_dir, folder / "last.ckpt")
+                print_line(f"SLURM started this job again: it goes on from {config.ckpt_path}")
+            forget_warnings(config.run_dir, kept=config.ckpt_path)
+            print_requeues()
+            allowed = again or config.overwrite or config.ckpt_path is not None
+            refuse_finished(config.run_dir, allowed=allowed)
         elif config.ckpt_path is None:
             config.ckpt_path = str(folder / "best.ckpt")
         if config.ckpt_path == "last":

@@ -29,6 +29,7 @@ from histotransfer_pl.encoders.unwrap import (
     state_dicts,
 )
 from histotransfer_pl.errors import WeightsError
+from histotransfer_pl.records.archives import damaged_part
 
 WEIGHTS_FOLDER = "HISTOTRANSFER_WEIGHTS"
 """Environment variable that names the folder of downloaded weights."""
@@ -134,9 +135,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is a damaged safetensors file ({error})") from error
+    damaged = damaged_part(path) if head.startswith(b"PK") else None
+    if damaged is not None:
+        raise WeightsError(f"{path} is damaged ({damaged}): copy it again from its source")
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # opened here: of a path torch would believe the ending
+        with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         others = _other_objects(path)
         reason = (

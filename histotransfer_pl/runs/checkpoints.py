@@ -1,7 +1,6 @@
 """Checkpoints read without executing anything, and the record of the run inside."""
 
 import pickle
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.records.archives import damaged_part
 from histotransfer_pl.records.attributes import first_version_record
 from histotransfer_pl.records.run import RunRecord
 
@@ -52,7 +52,8 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     """
     _require_sound(file)
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as opened:  # of a path torch would believe the ending
+            content = torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ConfigError(
             f"{file} is no checkpoint, or one that could execute code; nothing was loaded: give a "
@@ -70,10 +71,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 def _require_sound(file: Path) -> None:
     """Compare the file with its own checksums, which torch does not look at."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError):
-        damaged = "its table of contents"
+        damaged = damaged_part(file)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror or error}") from error
     if damaged is not None:

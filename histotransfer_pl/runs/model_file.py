@@ -13,6 +13,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+import xxhash
 from torch import Tensor
 
 from histotransfer_pl.errors import ConfigError, HistoTransferError
@@ -91,6 +92,7 @@ def save_model(
     tensors |= {"feature_mean": model.mean, "feature_deviation": model.deviation}
     tensors |= {f"encoder.{key}": value for key, value in (encoder or {}).items()}
     tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
+    content["checksum"] = _checksum(content, tensors)
     with replacing(path) as aside:
         safetensors.torch.save_file(tensors, aside, metadata={FORMAT: json.dumps(content)})
 
@@ -106,6 +108,8 @@ def _read_model_file(path: Path, *, allow_foreign: bool) -> SlideClassifier:
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         content = json.loads(text)
+        if "checksum" in content and content.pop("checksum") != _checksum(content, tensors):
+            raise ConfigError(f"{path} is damaged (its checksum differs): copy it again")
         version = content["version"]
         if version != VERSION:
             raise ConfigError(
@@ -141,6 +145,15 @@ def _read_run(checkpoint: Path, *, allow_foreign: bool) -> SlideClassifier:
     return classifier_from_state(
         str(checkpoint), sha256_of(checkpoint), record, state, allow_foreign=allow_foreign
     )
+
+
+def _checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Of all that a model file holds: safetensors keeps none."""
+    total = xxhash.xxh3_64(json.dumps(content, sort_keys=True).encode())
+    for key, value in sorted(tensors.items()):
+        total.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy())
+    return f"xxh3:{total.hexdigest()}"
 
 
 def _hashed(patient: str, salt: str) -> str:
