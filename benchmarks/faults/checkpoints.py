@@ -144,17 +144,13 @@ def zero(content: bytes, draw: random.Random, _: Path) -> bytes:
 
 
 def other_file(_: bytes, draw: random.Random, __: Path) -> bytes:
-    texts = [
-        b"",
-        b"\0" * 100,
-        b"PK\x03\x04",
-        b"{}",
-        b"<html>",
-        b"version https://git-lfs",
-        b"\x80\x02}.",
-    ]
     header = (10 ** draw.randint(1, 15)).to_bytes(8, "little") + b'{"a": 1}'
-    return draw.choice([*texts, header, draw.randbytes(300)])
+    some = draw.randbytes(300)
+    other: list[bytes] = [
+        *(b"", b"\0" * 100, b"PK\x03\x04", b"{}", b"<html>", b"version https://git-lfs"),
+        *(b"\x80\x02}.", header, some),
+    ]
+    return draw.choice(other)
 
 
 def hostile(content: bytes, draw: random.Random, trace: Path) -> bytes:

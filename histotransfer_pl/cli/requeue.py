@@ -9,7 +9,7 @@ import logging
 import os
 from pathlib import Path
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 _AMID_EPOCH = "hpc_ckpt_*.ckpt"
 """Lightning's name for what it writes at the warning."""

@@ -152,7 +152,7 @@ def _checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     total = xxhash.xxh3_64(json.dumps(content, sort_keys=True).encode())
     for key, value in sorted(tensors.items()):
         total.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return f"xxh3:{total.hexdigest()}"
 
 
