@@ -69,8 +69,8 @@ def write_page(
 <html lang="en"><head><meta charset="utf-8"><title>{len(table)} {what}s</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}
 td img {{ max-width: 100%; width: 34rem; display: block }}
-table {{ display: block; overflow-x: auto }}</style></head><body><main>
-<h1>{len(table)} {what}s classified</h1>
+table {{ display: block; overflow-x: auto }}</style></head><body><header>
+<h1>{len(table)} {what}s classified</h1></header><main>
 <p>Not for diagnosis. Probabilities are those of the model, and say nothing about slides unlike
 those that it was trained on.</p><ul>{names}</ul>{unread}
 <table><thead><tr><th>{what.capitalize()}</th><th>Patches</th><th>Prediction</th><th>Attention</th></tr></thead>
@@ -84,8 +84,8 @@ those that it was trained on.</p><ul>{names}</ul>{unread}
 def _table_row(out: Path, bag: str, slide_ids: Sequence[str], row: Mapping[Any, Any]) -> str:
     pictures = "".join(_picture(out, slide_id) for slide_id in slide_ids)
     return (
-        f"<tr><td>{_safe(bag)}</td><td>{row['patches']}</td>"
-        f"<td>{_safe(_in_words(row))}</td><td>{pictures or '–'}</td></tr>"
+        f"<tr><th scope=row>{_safe(bag)}</th><td data-label=Patches>{row['patches']}</td>"
+        f"<td data-label=Prediction>{_safe(_in_words(row))}</td><td>{pictures or '–'}</td></tr>"
     )
 
 

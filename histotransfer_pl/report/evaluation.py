@@ -164,11 +164,18 @@ def discrimination(predictions: Predictions, arm: ArmWords, name: str) -> Pictur
             axis.set(xlabel=x, ylabel=y, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         left.legend(fontsize=8.5, loc="lower right")
         write_counts(right, arm.n)
+        flat = all(np.array_equal(band.low, band.high) for _, *both in bands for band in both)
+        note = (
+            " They have no width: every resample separates the classes as these slides do; what so "
+            "few patients leave open is in the interval of the AUROC."
+        )
         return picture(
             figure,
             name,
             f"ROC and precision-recall curves of {arm.label}, {arm.n}. Bands: 95 % at each point, "
-            "over resampled patients; curves of several trainings are averaged. Dotted: chance.",
+            "over resampled patients; curves of several trainings are averaged. Dotted: chance."
+            + note
+            * flat,
             f"ROC and precision-recall curves of {arm.label} with bands over patients.",
         )
 

@@ -48,7 +48,7 @@ def test_apply_is_predict_without_the_run(away: Path) -> None:
     assert Path("out/attention/s00.geojson").is_file()
     assert Path("out/attention/s00.png").is_file()
     page = Path("out/index.html").read_text()
-    assert all(f"<td>s{i:02}</td>" in page for i in range(12))
+    assert all(f"<th scope=row>s{i:02}</th>" in page for i in range(12))
 
 
 def test_a_store_in_a_bucket_gives_what_the_folder_gives(
@@ -312,7 +312,7 @@ def test_bags_that_are_patients_are_those_of_the_table(of_patients: Path) -> Non
         np.testing.assert_allclose(found["prob_1"], expected["p_1"], atol=1e-6, rtol=0)
     page = Path("applied/index.html").read_text()
     assert page.count("<img") == 12
-    first = next(line for line in page.splitlines() if "<td>p00</td>" in line)
+    first = next(line for line in page.splitlines() if "<th scope=row>p00</th>" in line)
     assert "attention/s00.png" in first
     assert "attention/s02.png" in first
     assert "attention/s01.png" not in first

@@ -48,6 +48,16 @@ def test_curves_and_calibration_are_drawn_and_say_what_they_show(
         assert ARM.n in drawn.caption
 
 
+def test_a_band_without_width_is_explained(predictions: Predictions) -> None:
+    drawn = discrimination(predictions, ARM, "roc")
+    assert drawn is not None
+    assert "no width" not in drawn.caption
+    ids, patients = [f"s{i}" for i in range(8)], [f"p{i}" for i in range(8)]
+    perfect = discrimination(Predictions(ids, patients, LABELS, LABELS), ARM, "roc")
+    assert perfect is not None
+    assert "They have no width" in perfect.caption
+
+
 def test_nothing_is_drawn_of_one_class_alone() -> None:
     one = Predictions(["a", "b"], ["p", "q"], [1, 1], [0.2, 0.9])
     assert discrimination(one, ARM, "roc") is None
