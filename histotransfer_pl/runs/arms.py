@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from histotransfer_pl.analysis.compare import Comparison, delong, paired_test
 from histotransfer_pl.analysis.metrics import auroc, evaluate
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
@@ -242,6 +243,18 @@ def _varied(keys: Sequence[ArmKey]) -> list[str]:
     """Every factor that takes more than one value; weights are told by the encoder's label."""
     names = [n for n in ArmKey._fields if len({getattr(key, n) for key in keys}) > 1]
     return [n for n in names if n not in ("weights", "weights_kind")]
+
+
+def compare_arms(first: Arm, second: Arm) -> Comparison:
+    """AUROC of two arms on the trainings that both have, and the paired test of the difference.
+
+    Raises:
+        AnalysisError: They share no training, or were tested on other slides.
+    """
+    cells = set(first.cells) & set(second.cells)
+    a, b = first.predictions(cells), second.predictions(cells)
+    test = delong if a.n_classes == b.n_classes == 2 else paired_test
+    return test(a, b)
 
 
 def tasks_of(arms: Sequence[Arm]) -> list[list[Arm]]:

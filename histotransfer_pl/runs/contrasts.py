@@ -7,8 +7,7 @@ from itertools import combinations
 from histotransfer_pl.analysis.compare import Comparison
 from histotransfer_pl.analysis.multiplicity import holm
 from histotransfer_pl.errors import AnalysisError
-from histotransfer_pl.runs.arms import Arm
-from histotransfer_pl.runs.compare import compare_arms
+from histotransfer_pl.runs.arms import Arm, compare_arms
 from histotransfer_pl.runs.results import ArmResult
 from histotransfer_pl.runs.run import ArmKey
 

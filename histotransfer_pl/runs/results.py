@@ -10,8 +10,7 @@ from scipy.stats import t as student
 from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
 from histotransfer_pl.analysis.metrics import auroc
 from histotransfer_pl.errors import AnalysisError
-from histotransfer_pl.runs.arms import Arm
-from histotransfer_pl.runs.compare import compare_arms
+from histotransfer_pl.runs.arms import Arm, compare_arms
 from histotransfer_pl.runs.evaluation import SHOWN, MetricResult, evaluate_predictions
 
 CEILING = 0.995

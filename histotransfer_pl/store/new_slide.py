@@ -16,7 +16,8 @@ from histotransfer_pl.store.files import WritableFiles
 from histotransfer_pl.store.layout import CONTENTS, COORDS, METADATA, encode_key
 from histotransfer_pl.store.locations import record_path
 from histotransfer_pl.store.metadata import Json, group_document, plain_json, plan_layout, to_bytes
-from histotransfer_pl.store.slide import MAX_CHUNK_BYTES, StoredSlide, WritableStore
+from histotransfer_pl.store.slide import MAX_CHUNK_BYTES, StoredSlide
+from histotransfer_pl.store.slide_reader import WritableStore
 from histotransfer_pl.store.writer import ArrayWriter
 
 _MAY_DIFFER = ("path", "fingerprint.mtime_ns")
