@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jsonargparse import CLI
+from jsonargparse import ArgumentParser
 
 SLIDES = (10_000, 1_000_000)
 _FIRST, _ARRAY, _FURTHER = 6, 14, 12
@@ -57,8 +57,11 @@ def cost(slides: int, inputs: Inputs) -> dict[str, float]:
     }
 
 
-def main(inputs: Inputs = Inputs()) -> None:
+def main() -> None:
     """Print the table for 10,000 and 1,000,000 slides."""
+    parser = ArgumentParser(prog="python -m benchmarks.cluster_cost", description=cost.__doc__)
+    parser.add_class_arguments(Inputs, as_group=False)
+    inputs = Inputs(**parser.parse_args().as_dict())
     columns = [cost(slides, inputs) for slides in SLIDES]
     print(f"| | {' | '.join(f'{slides:,} slides' for slides in SLIDES)} |\n|---|---|---|")
     for name in columns[0]:
@@ -66,4 +69,4 @@ def main(inputs: Inputs = Inputs()) -> None:
 
 
 if __name__ == "__main__":
-    CLI(main, as_positional=False)
+    main()
