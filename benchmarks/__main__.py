@@ -46,6 +46,7 @@ PROGRAMS = (
     "depths_extraction",
     "truncation",
     "finetune_memory",
+    "adapter_memory",
     "cka_cost",
     "huge_slide",
     "scaling",

@@ -1,8 +1,11 @@
-"""Memory of a training step depends on k, not on the slide."""
+"""Memory of a training step depends on k, not on the slide; adapters take less of it."""
 
 import pytest
 
+from benchmarks.adapter_memory import measure as adapter_memory
+from benchmarks.adapter_memory import step_bytes, tuner
 from benchmarks.finetune_memory import measure
+from histotransfer_pl.encoders.config import Method
 
 
 def test_a_step_takes_the_same_memory_on_a_larger_slide(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -10,3 +13,21 @@ def test_a_step_takes_the_same_memory_on_a_larger_slide(monkeypatch: pytest.Monk
     (result,) = measure(100, 1_000, k=8)
     assert result.met, str(result)
     assert result.ratio > 0.9
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_bytes_counted_without_values_are_those_of_a_real_step(method: Method, bf16: bool) -> None:
+    small = {"depth": 2, "embed_dim": 96, "num_heads": 3, "img_size": 64}
+    counted, real = (
+        step_bytes(tuner("uni", method, small, 8, checkpoints=True), 16, 64, bf16=bf16, real=real)
+        for real in (False, True)
+    )
+    assert counted == pytest.approx(real, rel=0.1)
+
+
+def test_adapters_of_a_vit_l_take_half_the_memory_and_a_hundredth_of_the_parameters() -> None:
+    """At a few pixels only: weights, gradients and moments of Adam, the floor of full tuning."""
+    memory, share = adapter_memory(k=8, px=32)
+    assert memory.met, str(memory)
+    assert share.met, str(share)
