@@ -12,7 +12,8 @@ from histotransfer_pl.tasks.slide_model import SlideModel
 
 STALE = (
     *("test_predictions.csv", "test_confusion.csv", "test_metrics.json", "predictions.csv"),
-    *("encoder.safetensors", "unreadable_patches.csv", "config_test.yaml", "config_predict.yaml"),
+    *("encoder.safetensors", "unreadable_patches.csv", "tuning_cost.json"),
+    *("config_test.yaml", "config_predict.yaml"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", RUN_FILE),
 )
 """What an earlier fit left in a run folder and would be taken for the new one's."""

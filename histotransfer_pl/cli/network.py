@@ -23,6 +23,7 @@ from histotransfer_pl.callbacks.predictions import PredictionWriter
 from histotransfer_pl.callbacks.run_record import RunIdentity, RunRecordWriter
 from histotransfer_pl.callbacks.summary import describe_timings
 from histotransfer_pl.callbacks.tuned_encoder import FILE, TunedEncoderWriter
+from histotransfer_pl.callbacks.tuning_cost import TuningCostWriter
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.network_parser import Parser
 from histotransfer_pl.cli.outcomes import print_outcomes
@@ -234,7 +235,7 @@ def _parser_kwargs() -> dict[str, Any]:
 
 
 def _callbacks() -> list[Callback]:
-    return [PredictionWriter(), RunIdentity(), TunedEncoderWriter()]
+    return [PredictionWriter(), RunIdentity(), TunedEncoderWriter(), TuningCostWriter()]
 
 
 def print_results(trainer: Trainer, stage: str) -> None:

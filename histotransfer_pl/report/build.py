@@ -23,7 +23,12 @@ from histotransfer_pl.report.similarity import (
 from histotransfer_pl.report.story import answer_questions, insights
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.report.table import Table
-from histotransfer_pl.report.tables import contrasts_table, external_table, results_table
+from histotransfer_pl.report.tables import (
+    contrasts_table,
+    external_table,
+    results_table,
+    tuning_table,
+)
 from histotransfer_pl.runs.arms import Arm, MissingRun
 from histotransfer_pl.runs.comparison import TaskResults, compare_study
 from histotransfer_pl.runs.contrasts import Contrast
@@ -152,6 +157,7 @@ def _task(found: TaskResults, settings: Settings, name: _Name) -> TaskSection:
         cost=against_cost(curves, name("cost")),
         costs=costs_table(curves, found.costs, name("depth_and_cost")) if curves else None,
         costs_note=found.costs_note,
+        tuning=tuning_table(results, name("tuning_cost")),
         evaluation=None if best is None else evaluate(best, name),
         cohort=_cohort(found, name("splits")),
         external=external_table(found.external, name("external")),

@@ -48,6 +48,7 @@ class TaskSection:
     cost: Picture | None = None
     costs: Table | None = None
     costs_note: str = ""
+    tuning: Table | None = None
     evaluation: Evaluation | None = None
     external: Table | None = None
     cohort: CohortPage | None = None

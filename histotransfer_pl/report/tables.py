@@ -9,6 +9,7 @@ from histotransfer_pl.runs.contrasts import QUESTIONS, Contrast, differing
 from histotransfer_pl.runs.evaluation import SHOWN
 from histotransfer_pl.runs.external import ExternalResult, external_frame
 from histotransfer_pl.runs.results import ArmResult, ranked, results_frame, span
+from histotransfer_pl.runs.tuning_cost import tuning_costs
 
 
 def results_table(results: Sequence[ArmResult], name: str) -> Table:
@@ -69,6 +70,34 @@ def external_table(results: Sequence[ExternalResult], name: str) -> Table | None
 
 def _range(values: Sequence[float]) -> str:
     return "–" if not values else f"{min(values):.3f} to {max(values):.3f} (n = {len(values)})"
+
+
+def tuning_table(results: Sequence[ArmResult], name: str) -> Table | None:
+    """One row per arm whose encoder was tuned: what trained, and what it took."""
+    frame = tuning_costs([result.arm for result in ranked(results)])
+    if frame.empty:
+        return None
+    auroc = {r.arm.label: r.auroc for r in results}
+    page = pd.DataFrame(
+        [
+            {
+                "Arm": row["arm"],
+                "AUROC": span(auroc[row["arm"]]),
+                "Trained parameters": f"{row['trained_parameters']:,.0f}"
+                f" ({100 * row['trained_share']:.2g} %)",
+                "Memory of a step": f"{row['peak_mib']:,.0f} MiB",
+                "Seconds per epoch": f"{row['seconds_per_epoch']:,.1f}",
+                "Device": row["device"],
+            }
+            for row in frame.to_dict("records")
+        ]
+    )
+    note = (
+        "Parameters of the encoder up to its cut. Memory: weights, gradients, optimizer and "
+        "activations of the first step. Seconds: training and validation, on the machine that ran "
+        "the study; they differ from run to run. Means over trainings."
+    )
+    return Table(name, "What each way of tuning trains and takes", frame, page, note)
 
 
 def contrasts_table(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table:

@@ -1,5 +1,6 @@
 """Adapters, last blocks and a frozen encoder through the command line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ def test_adapters_are_saved_alone_resume_exactly_and_extract(tuning_cohort: Path
     assert saved
     assert all("lora_" in key for key in saved)
     assert any(bool(value.any()) for key, value in saved.items() if "lora_B" in key), "trained"
+    cost = json.loads(Path("whole/tuning_cost.json").read_text())
+    assert cost["trained_parameters"] == sum(value.numel() for value in saved.values())
+    assert 0 < cost["trained_parameters"] < 0.3 * cost["parameters"]
+    assert cost["peak_mib"] > cost["parameters"] * 4 / 2**20, "more than the weights"
+    assert cost["seconds_per_epoch"] > 0
 
     assert tuning("fit", *TOPK, "--run_dir", "halves", *LORA, *FAST, epochs=1) == 0
     again = ["--ckpt_path", "last", "--run_dir", "halves"]
