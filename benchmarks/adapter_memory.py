@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.program import run
 from benchmarks.result import Result
 from histotransfer_pl.encoders.adapters import LoraSettings, trainable_share
+from histotransfer_pl.encoders.catalogue import configured_entry
 from histotransfer_pl.encoders.config import EncoderConfig, Method
-from histotransfer_pl.encoders.encoder import PatchEncoder, configured_entry
+from histotransfer_pl.encoders.encoder import PatchEncoder
 from histotransfer_pl.encoders.memory import TensorMemory
 from histotransfer_pl.encoders.networks import build_trunk
 from histotransfer_pl.records.encoder import WeightsRef

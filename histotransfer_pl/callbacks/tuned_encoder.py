@@ -56,7 +56,7 @@ def save_best_encoder(trainer: Trainer, task: TopKFineTuner) -> Path:
     if best:
         state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
         own = {k.removeprefix(_ENCODER): v for k, v in state.items() if k.startswith(_ENCODER)}
-        encoder.load_state_dict(own)
+        encoder.load_state_dict(encoder.state_dict() | own)  # a base of adapters is not in the file
     if task.lora.merge and encoder.adapter is not None:
         encoder.merge()
     path = Path(trainer.default_root_dir) / FILE

@@ -150,6 +150,11 @@ def trainable_share(network: nn.Module) -> float:
     return sum(n for n, trains in counts if trains) / max(1, sum(n for n, _ in counts))
 
 
+def frozen_keys(network: nn.Module) -> set[str]:
+    """Names of the parameters that do not train."""
+    return {name for name, p in network.named_parameters() if not p.requires_grad}
+
+
 def _cut(name: str, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a layer, or what it was part of, was replaced when the network was cut."""
     parts = name.split(".")

@@ -2,16 +2,17 @@
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 from histotransfer_pl.encoders.colour import COLOUR_ENTRY
+from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.encoders.foundation import FOUNDATION_ENTRIES
 from histotransfer_pl.encoders.histopathology import HISTOPATHOLOGY_ENTRIES
 from histotransfer_pl.encoders.hub import hub_entry
-from histotransfer_pl.encoders.imagenet import IMAGENET_ENTRIES
-from histotransfer_pl.encoders.natural import NATURAL_ENTRIES
+from histotransfer_pl.encoders.natural import IMAGENET_ENTRIES, NATURAL_ENTRIES
 from histotransfer_pl.encoders.own import own_entry
 from histotransfer_pl.encoders.timm_models import timm_entry
 from histotransfer_pl.errors import EncoderError
@@ -59,4 +60,18 @@ def find_entry(name: str, *, allow_download: bool = False) -> EncoderEntry:
     raise EncoderError(
         f"no encoder is called {name!r}; near it are {', '.join(near)}. "
         "Any other network: timm:<name>, hf-hub:<owner>/<repository>, or a YAML file of your own"
+    )
+
+
+def configured_entry(config: EncoderConfig) -> EncoderEntry:
+    """The entry of a config, with its pooling and arguments.
+
+    Raises:
+        EncoderError: If there is no such encoder.
+    """
+    entry = find_entry(config.name, allow_download=config.allow_download)
+    return replace(
+        entry,
+        pooling=entry.pooling if config.pooling == "default" else config.pooling,
+        options={**entry.options, **config.model_args},
     )

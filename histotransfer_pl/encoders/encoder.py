@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -18,11 +18,11 @@ from histotransfer_pl.encoders.adapters import (
     load_adapters,
     merge_adapters,
 )
-from histotransfer_pl.encoders.catalogue import CATALOGUE, find_entry
+from histotransfer_pl.encoders.catalogue import CATALOGUE, configured_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.entry import EncoderEntry
 from histotransfer_pl.encoders.networks import build_trunk
-from histotransfer_pl.encoders.truncation import Trunk, unknown_depth
+from histotransfer_pl.encoders.truncation import Trunk, select_depths
 from histotransfer_pl.encoders.tuned import read_facts, save_weights
 from histotransfer_pl.encoders.weights import (
     WeightsFile,
@@ -319,40 +319,3 @@ def _may_lack(trunk: Trunk, depths: Sequence[str], facts: Mapping[str, Any] | No
     if saved and trunk.depths.index(saved[-1]) > trunk.depths.index(deepest):
         deepest = saved[-1]
     return trunk.keys_behind(deepest)
-
-
-def configured_entry(config: EncoderConfig) -> EncoderEntry:
-    """The entry of a config, with its pooling and arguments.
-
-    Raises:
-        EncoderError: If there is no such encoder.
-    """
-    entry = find_entry(config.name, allow_download=config.allow_download)
-    return replace(
-        entry,
-        pooling=entry.pooling if config.pooling == "default" else config.pooling,
-        options={**entry.options, **config.model_args},
-    )
-
-
-def select_depths(trunk: Trunk, wanted: Sequence[str] | Literal["all", "last"]) -> list[str]:
-    """The wanted depths in the order of the network.
-
-    Raises:
-        EncoderError: If one doesn't exist, or none is wanted.
-    """
-    available = trunk.depths
-    if wanted == "all":
-        return available
-    if wanted == "last":
-        return available[-1:]
-    if isinstance(wanted, str):  # a list with one name, written without brackets
-        wanted = [wanted]
-    inner = trunk.inner_depths
-    for depth in wanted:
-        if depth not in (*available, *inner):
-            raise unknown_depth(depth, available)
-    if not wanted:
-        raise EncoderError(f"no depths given; say `all`, `last` or some of {', '.join(available)}")
-    known = dict.fromkeys([*inner, *available])
-    return sorted((depth for depth in known if depth in wanted), key=trunk.place)

@@ -8,19 +8,16 @@ are tested against the published ones.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 from histotransfer_pl.encoders import keys
-from histotransfer_pl.encoders.entry import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    EncoderEntry,
-    Pooling,
-    WeightsSource,
-)
+from histotransfer_pl.encoders.entry import EncoderEntry, WeightsSource
 
 _HALF = (0.5, 0.5, 0.5)
 _BIOPTIMUS_MEAN = (0.707223, 0.578729, 0.703617)
 _BIOPTIMUS_STD = (0.211883, 0.230117, 0.177517)
+_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 _CC = "cc-by-nc-nd-4.0, gated"
 
 _SWIGLU: Mapping[str, object] = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
@@ -32,17 +29,13 @@ def _vit(
     repo: str,
     options: Mapping[str, object],
     *,
-    licence: str,
-    citation: str,
     file: str = "pytorch_model.bin",
     keymap: keys.KeyMap = keys.VIT,
-    pooling: Pooling = "token",
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
     native_px: int = 224,
-    native_mpp: float | None = 0.5,
-    note: str = "",
+    **facts: Any,
 ) -> EncoderEntry:
+    """A transformer that the hub publishes; `facts` replace those of most."""
+    usual: dict[str, Any] = {"native_mpp": 0.5, "pooling": "token"}
     return EncoderEntry(
         name=name,
         architecture=architecture,
@@ -54,15 +47,9 @@ def _vit(
             page=f"https://huggingface.co/{repo}",
         ),
         keys=keymap,
-        mean=mean,
-        std=std,
         native_px=native_px,
-        native_mpp=native_mpp,
-        pooling=pooling,
         options={"dynamic_img_size": True, "img_size": native_px, **options},
-        licence=licence,
-        citation=citation,
-        note=note,
+        **(usual | facts),
     )
 
 
@@ -141,7 +128,7 @@ FOUNDATION_ENTRIES = (
         std=_BIOPTIMUS_STD,
         licence=_CC,
         citation="Bioptimus, H-optimus-1, huggingface.co/bioptimus/H-optimus-1, 2025",
-        note="We could not see its card: arguments and normalisation as two peers load it.",
+        note="We could not see its card: arguments and normalisation as several peers load it.",
     ),
     _vit(
         "h0_mini",
@@ -226,15 +213,17 @@ FOUNDATION_ENTRIES = (
         "conch",
         "vit_base_patch16_224",
         "MahmoodLab/CONCH",
-        {},
+        {"head_layer": "AttentionPool"},
         keymap=keys.CONCH,
+        mean=_OPENAI_MEAN,
+        std=_OPENAI_STD,
         native_px=448,
         licence=_CC,
         citation="Lu et al., A visual-language foundation model, Nature Medicine 2024",
         note=(
-            "The transformer of the vision tower of version 1. Its published vector of 512 numbers "
-            "is an attention pool and a norm behind it, which are left out: `norm` is its class "
-            "token. Tiles of 512 px at 0.5 um/px are resized to 448."
+            "The vision tower of version 1. `projection` is the vector of 512 numbers that its "
+            "authors use for slides (attention pool and norm, proj_contrast=False), `norm` the "
+            "class token before it. Tiles of 512 px at 0.5 um/px are resized to 448."
         ),
     ),
     EncoderEntry(
@@ -272,16 +261,16 @@ FOUNDATION_ENTRIES = (
         "plip",
         "vit_base_patch32_clip_quickgelu_224",
         "vinid/plip",
-        {},
+        {"num_classes": 512},
         keymap=keys.TRANSFORMERS_CLIP,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        std=(0.26862954, 0.26130258, 0.27577711),
+        mean=_OPENAI_MEAN,
+        std=_OPENAI_STD,
         native_mpp=None,
         licence="see its page (listed elsewhere as non-commercial)",
         citation="Huang et al., A visual-language foundation model, Nature Medicine 2023",
         note=(
-            "The vision tower. Its published vector of 512 numbers is a linear projection of "
-            "`norm`, which is left out. Trained on figures without a resolution."
+            "The vision tower. `projection` is its published vector of 512 numbers, a linear "
+            "projection of `norm`. Trained on figures without a resolution."
         ),
     ),
 )

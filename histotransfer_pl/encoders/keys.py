@@ -82,12 +82,14 @@ def _move_swin_downsampling(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {moved(key): value for key, value in state.items()}
 
 
-def _batch_clip_embeddings(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Transformers' CLIP keeps its class token and positions without the axis of the batch."""
+def _from_transformers_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Class token and positions have no axis of the batch there, and the projection no bias."""
     ranks = {"cls_token": 1, "pos_embed": 2}
     flat = {key for key, rank in ranks.items() if key in state and state[key].ndim == rank}
     shapes = {key: (1, -1, state[key].shape[-1]) for key in flat}
-    return state | {key: state[key].reshape(shapes[key]) for key in flat}
+    head = state.get("head.weight")
+    bias = {} if head is None or "head.bias" in state else {"head.bias": head.new_zeros(len(head))}
+    return state | bias | {key: state[key].reshape(shapes[key]) for key in flat}
 
 
 def _lite0_rules() -> tuple[tuple[str, str], ...]:
@@ -179,6 +181,7 @@ DINOV2 = KeyMap(
 TRANSFORMERS_CLIP = KeyMap(
     rename=(
         (r"^vision_model\.", ""),
+        (r"^visual_projection\.", "head."),
         (r"^embeddings\.class_embedding$", "cls_token"),
         (r"^embeddings\.position_embedding\.weight$", "pos_embed"),
         (r"^embeddings\.patch_embedding\.", "patch_embed.proj."),
@@ -191,14 +194,20 @@ TRANSFORMERS_CLIP = KeyMap(
         (r"\.self_attn\.out_proj\.", ".attn.proj."),
         (r"\.layer_norm(\d)\.", r".norm\1."),
     ),
-    drop=("text_model.", "text_projection.", "visual_projection.", "logit_scale", "embeddings."),
+    drop=("text_model.", "text_projection.", "logit_scale", "embeddings."),
     fuse=_QUERY_KEY_VALUE,
-    convert=_batch_clip_embeddings,
+    convert=_from_transformers_clip,
 )
 CONCH = KeyMap(
-    # the text tower and the decoder of the same file are left out; `trunk` is timm's own network
-    rename=((r"^visual\.trunk\.", ""), (r"^visual\.", "")),
-    drop=("text.", "text_decoder.", "logit_scale", "attn_pool_", "ln_", "proj_", "head."),
+    # left out: the text tower, the decoder and its pooling, and the projection behind the head,
+    # which is published for texts only; `trunk` is timm's own network
+    rename=(
+        (r"^visual\.trunk\.", ""),
+        (r"^visual\.attn_pool_contrast\.", "head."),
+        (r"^visual\.ln_contrast\.", "head.norm."),
+        (r"^visual\.", ""),
+    ),
+    drop=("text.", "text_decoder.", "logit_scale", "attn_pool_caption.", "ln_caption.", "proj_"),
 )
 CTRANSPATH = KeyMap(
     # two buffers that a network computes by itself

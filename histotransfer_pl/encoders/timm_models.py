@@ -32,7 +32,7 @@ from histotransfer_pl.encoders.truncation import (
     efficientnet_stages,
     resnet_stages,
 )
-from histotransfer_pl.encoders.vit import RotaryVitTrunk, VitTrunk
+from histotransfer_pl.encoders.vit import AttentionPool, RotaryVitTrunk, VitTrunk
 from histotransfer_pl.errors import EncoderError
 
 _VIT_MODULES = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
@@ -43,6 +43,9 @@ _LAYERS: Mapping[str, Any] = {"ConvStem": ConvStem} | {
 }
 """Layers that arguments of a network may name; activations and norms timm finds by name itself."""
 
+
+_HEADS: Mapping[str, Callable[[int], nn.Module]] = {"AttentionPool": AttentionPool}
+"""Heads that `head_layer` may name."""
 
 _CNN_STAGES: Mapping[type[nn.Module], Callable[[Any], list[Stage]]] = {
     ResNet: resnet_stages,
@@ -120,12 +123,13 @@ def build_network(entry: EncoderEntry, seed: int | None = None) -> Any:
     """
     # no pretrained=True anywhere: timm never touches the network for us
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0, **entry.options}
+    head = options.pop("head_layer", None)
     for key, value in options.items():
         if key.endswith("_layer") and value in _LAYERS:
             options[key] = _LAYERS[value]
     try:
-        network = initialised(lambda: timm.create_model(entry.architecture, **options), seed)
-    except (TypeError, ValueError, AttributeError) as error:
+        network = initialised(lambda: _made(entry.architecture, head, options), seed)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise EncoderError(
             f"{entry.architecture} can't be built with {dict(entry.options)}: {error}; correct "
             f"model_args (layers by name: {', '.join(_LAYERS)})"
@@ -134,6 +138,13 @@ def build_network(entry: EncoderEntry, seed: int | None = None) -> Any:
         for module in network.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = entry.norm_eps
+    return network
+
+
+def _made(architecture: str, head: str | None, options: Mapping[str, Any]) -> Any:
+    network: Any = timm.create_model(architecture, **options)
+    if head is not None:
+        network.head = _HEADS[head](network.embed_dim)
     return network
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -179,6 +179,29 @@ def unknown_depth(depth: str, depths: Sequence[str]) -> EncoderError:
         f"depth {depth!r} does not exist in this encoder; its depths are {', '.join(depths)} "
         "(or say `all` or `last`)"
     )
+
+
+def select_depths(trunk: Trunk, wanted: Sequence[str] | Literal["all", "last"]) -> list[str]:
+    """The wanted depths in the order of the network.
+
+    Raises:
+        EncoderError: If one doesn't exist, or none is wanted.
+    """
+    available = trunk.depths
+    if wanted == "all":
+        return available
+    if wanted == "last":
+        return available[-1:]
+    if isinstance(wanted, str):  # a list with one name, written without brackets
+        wanted = [wanted]
+    inner = trunk.inner_depths
+    for depth in wanted:
+        if depth not in (*available, *inner):
+            raise unknown_depth(depth, available)
+    if not wanted:
+        raise EncoderError(f"no depths given; say `all`, `last` or some of {', '.join(available)}")
+    known = dict.fromkeys([*inner, *available])
+    return sorted((depth for depth in known if depth in wanted), key=trunk.place)
 
 
 def resnet_stages(network: Any) -> list[Stage]:

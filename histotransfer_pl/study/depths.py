@@ -2,9 +2,10 @@
 
 import torch
 
+from histotransfer_pl.encoders.catalogue import configured_entry
 from histotransfer_pl.encoders.config import EncoderConfig
-from histotransfer_pl.encoders.encoder import configured_entry, select_depths
 from histotransfer_pl.encoders.networks import build_trunk
+from histotransfer_pl.encoders.truncation import select_depths
 
 
 def requested_depths(config: EncoderConfig) -> list[str]:

@@ -17,9 +17,9 @@ from histotransfer_pl.data.checkup import (
     mean_bytes,
     span,
 )
+from histotransfer_pl.encoders.catalogue import configured_entry
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.encoders.cost import DepthCost, count_costs, measure_costs
-from histotransfer_pl.encoders.encoder import configured_entry
 from histotransfer_pl.encoders.networks import build_trunk
 from histotransfer_pl.encoders.weights import require_weights
 from histotransfer_pl.errors import WeightsError

@@ -18,7 +18,7 @@ from histotransfer_pl.data.bag_pieces import BagPieces
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.data.topk import TopKPatchDataModule
-from histotransfer_pl.encoders.adapters import LoraSettings
+from histotransfer_pl.encoders.adapters import LoraSettings, frozen_keys
 from histotransfer_pl.encoders.config import Arguments, EncoderConfig, Method, PoolingChoice
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
@@ -266,6 +266,22 @@ class TopKFineTuner(SlideModel):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Of an encoder with adapters only what trains: its base is a file, named by its hash."""
+        super().on_save_checkpoint(checkpoint)
+        if self.encoder.adapter is not None:
+            base = frozen_keys(self.encoder)
+            state = checkpoint["state_dict"]
+            kept = {k: v for k, v in state.items() if k.removeprefix("encoder.") not in base}
+            checkpoint["state_dict"] = kept
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if hasattr(self, "encoder") and self.encoder.adapter is not None:
+            checkpoint["state_dict"] = self.state_dict() | checkpoint["state_dict"]
 
     def refresh_selection(self) -> None:
         """Rank the candidates with the encoder and head as they are now."""

@@ -58,7 +58,7 @@ def choose_trained(
         EncoderError: If there is no such block or layer.
     """
     if tuning == "last_blocks":
-        blocks = [d for d in encoder.trunk.depths if not d.startswith("norm")]
+        blocks = [d for d in encoder.trunk.depths if not d.startswith(("norm", "projection"))]
         if freeze_until is not None or not 0 < last_blocks < len(blocks):
             raise ConfigError(
                 f"model.last_blocks is {last_blocks} of {len(blocks)} blocks and "

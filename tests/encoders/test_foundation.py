@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from histotransfer_pl.encoders.catalogue import CATALOGUE
 from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.encoders.networks import build_trunk
-from histotransfer_pl.errors import WeightsError
+from histotransfer_pl.errors import EncoderError, WeightsError
 from tests.encoders.test_truncation import random_patches
 from tests.encoders.twins import PUBLISHED, TWINS, tiny_config, twin
 
@@ -71,7 +71,8 @@ def test_the_real_arguments_are_those_of_the_twins() -> None:
                 num_classes=0,
                 weight_init="skip",
             )
-        shapes = {key: tuple(value.shape) for key, value in real.state_dict().items()}
+        trunk = {k: v for k, v in real.state_dict().items() if not k.startswith("head.")}
+        shapes = {key: tuple(value.shape) for key, value in trunk.items()}
         assert shapes == {key: tuple(value.shape) for key, value in mine.state_dict().items()}, name
         assert math.isclose(real.norm.eps, mine.norm.eps), name
 
@@ -124,6 +125,21 @@ def test_a_file_of_another_model_of_the_family_says_what_differs(tmp_path: Path)
     torch.save(state, path)
     with pytest.raises(WeightsError, match=r"another size: set model_args: \{img_size"):
         build_encoder(tiny_config("gpfm", weights=str(path)))
+
+
+def test_vision_language_models_are_normalised_as_in_their_code() -> None:
+    """CLIP's constants, in PLIP's preprocessor and CONCH's open_clip_custom/constants.py."""
+    for name in ("plip", "conch"):
+        entry = CATALOGUE[name]
+        assert entry.mean == (0.48145466, 0.4578275, 0.40821073), name
+        assert entry.std == (0.26862954, 0.26130258, 0.27577711), name
+
+
+def test_a_head_that_does_not_exist_and_a_projection_of_other_vectors_are_refused() -> None:
+    with pytest.raises(EncoderError, match=r"can't be built .*'Nothing'.*correct model_args"):
+        build_encoder(tiny_config("conch", weights="random", model_args={"head_layer": "Nothing"}))
+    both = tiny_config("plip", weights="random", pooling="token_and_mean")
+    assert build_encoder(both).depths[-1] == "norm", "the projection takes the class token alone"
 
 
 def test_a_gated_model_without_a_file_says_where_to_ask_and_fetches_nothing(

@@ -16,6 +16,7 @@ from timm.layers.mlp import SwiGLUPacked
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 from typing_extensions import override
 
 from histotransfer_pl.encoders.config import EncoderConfig
@@ -132,8 +133,9 @@ def clip_twin(name: str, images: Tensor, folder: Path) -> Twin:
     whole.save_pretrained(folder)
     with torch.no_grad():
         found = whole.vision_model(pixel_values=images, output_hidden_states=True)
+        projected = whole.visual_projection(found.pooler_output)
     expected = {f"block{i}": found.hidden_states[i + 1][:, 0] for i in range(BLOCKS)}
-    expected["norm"] = found.pooler_output
+    expected |= {"norm": found.pooler_output, "projection": projected}
     return whole, safetensors.torch.load_file(folder / "model.safetensors"), expected
 
 
@@ -157,6 +159,39 @@ class Stem(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.proj(x).flatten(2).transpose(1, 2)).unflatten(1, (56, 56))  # type: ignore[no-any-return]
+
+
+def conch_twin(
+    network: Any, images: Tensor, expected: dict[str, Tensor]
+) -> tuple[State, dict[str, Tensor]]:
+    """The vector of CONCH written out: one query, eight heads of 64 numbers, all tokens, a norm."""
+    shapes = {"query": (1, 512), "ln_q.weight": (512,), "ln_q.bias": (512,), "ln_k.weight": (24,)}
+    shapes |= {"ln_k.bias": (24,), "attn.q_proj_weight": (512, 512), "attn.in_proj_bias": (1536,)}
+    shapes |= {"attn.k_proj_weight": (512, 24), "attn.v_proj_weight": (512, 24)}
+    shapes |= {"attn.out_proj.weight": (512, 512), "attn.out_proj.bias": (512,)}
+    draw = torch.Generator().manual_seed(1)
+    pool = {name: torch.randn(shape, generator=draw) * 0.2 for name, shape in shapes.items()}
+    norm = {name: torch.randn(512, generator=draw) for name in ("weight", "bias")}
+    with torch.no_grad():
+        tokens = network.forward_features(images)  # (B, T, 24)
+        tokens = layer_norm(tokens, (24,), pool["ln_k.weight"], pool["ln_k.bias"])
+        query = layer_norm(pool["query"], (512,), pool["ln_q.weight"], pool["ln_q.bias"])
+        q, k, v = (
+            (x @ pool[f"attn.{name}_proj_weight"].T + bias).unflatten(-1, (8, 64))
+            for name, x, bias in zip(
+                "qkv", (query, tokens, tokens), pool["attn.in_proj_bias"].chunk(3), strict=True
+            )
+        )
+        weights = (torch.einsum("hd,bthd->bht", q[0], k) / 8).softmax(-1)
+        pooled = torch.einsum("bht,bthd->bhd", weights, v).flatten(1)  # (B, 512)
+        pooled = pooled @ pool["attn.out_proj.weight"].T + pool["attn.out_proj.bias"]
+        expected["projection"] = layer_norm(pooled, (512,), norm["weight"], norm["bias"])
+    state = {f"visual.trunk.{key}": value for key, value in network.state_dict().items()}
+    state |= {f"visual.attn_pool_contrast.{key}": value for key, value in pool.items()}
+    state |= {f"visual.ln_contrast.{key}": value for key, value in norm.items()}
+    for left_out in ("text.cls_emb", "visual.proj_contrast", "visual.attn_pool_caption.query"):
+        state[left_out] = torch.zeros(2)
+    return state | {"logit_scale": torch.zeros(())}, expected
 
 
 def swin_twin(images: Tensor) -> Twin:
@@ -197,13 +232,8 @@ def authors_dinov2(state: State) -> State:
 def twin(name: str, images: Tensor, folder: Path) -> tuple[State, dict[str, Tensor]]:
     """State dict in the published layout, and what the twin gives at each depth."""
     if name in PUBLISHED:
-        _, state, expected = timm_twin(name, images)
-        if name == "conch":
-            state = {f"visual.trunk.{key}": value for key, value in state.items()}
-            state |= {"text.positional_embedding": torch.zeros(2), "logit_scale": torch.zeros(())}
-            state |= {"visual.attn_pool_contrast.query": torch.zeros(1, 8)}
-            state |= {"visual.ln_contrast.weight": torch.zeros(8)}
-        return state, expected
+        network, state, expected = timm_twin(name, images)
+        return conch_twin(network, images, expected) if name == "conch" else (state, expected)
     if name == "plip":
         _, state, expected = clip_twin(name, images, folder)
     elif name == "ctranspath":
@@ -222,4 +252,6 @@ TWINS = [
 def tiny_config(name: str, **settings: Any) -> EncoderConfig:
     patch = {"plip": 32, "phikon_v2": 16}.get(name, PUBLISHED.get(name, {}).get("patch_size", 14))
     arguments = {"embed_dim": 24} if name == "ctranspath" else TINY | {"img_size": 4 * patch}
+    arguments |= {"num_classes": 8} if name == "plip" else {}
+    arguments |= settings.pop("model_args", {})
     return EncoderConfig(name, model_args=arguments, **{"depths": "all"} | settings)

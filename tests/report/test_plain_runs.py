@@ -1,5 +1,6 @@
 """Plain run folders: what was trained otherwise is never pooled, what is dropped is said."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,23 @@ def test_a_tuned_run_is_an_arm_of_its_own(tmp_path: Path, seed: int) -> None:
     page = make_page(load_runs([frozen, joint]), QUICK)
     assert page.notice == ""
     assert "after “tuned on” stand the rule and the number of patches" in " ".join(page.story)
+
+
+def test_the_page_says_what_tuning_took(tmp_path: Path) -> None:
+    frozen = write_run(tmp_path / "frozen", predictions(0, 1.0))
+    joint = tuned(tmp_path / "joint", 0, frozen, "frozen-attention-8")
+    took = {"trained_parameters": 12_000, "parameters": 3_000_000, "peak_mib": 1234.5}
+    took |= {"seconds_per_epoch": 61.5, "device": "cpu"}
+    (joint / "tuning_cost.json").write_text(json.dumps(took))
+    page = make_page(load_runs([frozen, joint]), QUICK)
+    table = page.tasks[0].tuning
+    assert table is not None
+    assert table.frame["trained_share"].tolist() == [0.004]
+    (row,) = table.rows
+    assert row[2:] == ["12,000 (0.4 %)", "1,234 MiB", "61.5", "cpu"]
+    assert "Cost of tuning" in render(page)
+    (joint / "tuning_cost.json").write_text("{")
+    assert make_page(load_runs([frozen, joint]), QUICK).tasks[0].tuning is None
 
 
 def test_tuned_runs_of_several_folds_are_one_arm(tmp_path: Path) -> None:

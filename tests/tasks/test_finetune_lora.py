@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
+from tests.cli.test_ddp import in_two_processes
 from tests.tuning import TOPK, tuning
 
 LORA = ["--model.tuning", "lora", "--model.lora.rank", "2"]
@@ -27,6 +28,10 @@ def test_adapters_are_saved_alone_resume_exactly_and_extract(tuning_cohort: Path
     assert saved
     assert all("lora_" in key for key in saved)
     assert any(bool(value.any()) for key, value in saved.items() if "lora_B" in key), "trained"
+    frozen = {
+        key for key in encoder_weights("whole") if "lora_" not in key and "running" not in key
+    }
+    assert not {key for key in frozen if not key.endswith("tracked")}, "a base has a file already"
     cost = json.loads(Path("whole/tuning_cost.json").read_text())
     assert cost["trained_parameters"] == sum(value.numel() for value in saved.values())
     assert 0 < cost["trained_parameters"] < 0.3 * cost["parameters"]
@@ -79,6 +84,34 @@ def test_only_the_blocks_that_are_meant_move(
     one, two = encoder_weights("one"), encoder_weights("two")
     moved = {key.split(".")[3] for key, value in one.items() if not torch.equal(value, two[key])}
     assert moved == trained
+
+
+@pytest.mark.slow
+def test_adapters_trained_in_two_processes_are_those_of_one(tuning_cohort: Path) -> None:
+    settings = [*LORA, "--model.encoder_lr", "0.1", "--model.optimizer", "SGD"]
+    settings += ["--data.augment", "false", "--data.store", "s.zarr", "--data.cohort", "c.csv"]
+    settings += ["--data.n_folds", "3", "--trainer.max_epochs", "2"]
+    assert main(["fit", *TOPK, *settings, "--run_dir", "one", "--data.batch_size", "2"]) == 0
+    two = ["--run_dir", "two", "--data.batch_size", "1"]
+    in_two_processes(Path(), "fit", *TOPK, *settings, *two)
+    one, two_ = (load_file(f"{run}/encoder.safetensors") for run in ("one", "two"))
+    assert one.keys() == two_.keys()
+    moved = {key: value for key, value in one.items() if "lora_B" in key}
+    assert all(bool(value.any()) for value in moved.values())
+    for key, value in one.items():
+        near = 1e-4 * float(value.abs().max())
+        torch.testing.assert_close(
+            two_[key],
+            value,
+            rtol=1e-4,
+            atol=near,
+        )
+    heads = [
+        torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in ("one", "two")
+    ]
+    for key in (key for key in heads[0] if key.startswith("head.")):
+        torch.testing.assert_close(heads[1][key], heads[0][key], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
