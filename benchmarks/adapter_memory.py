@@ -91,7 +91,7 @@ def _step_bytes(task: TopKFineTuner, k: int, px: int, *, bf16: bool) -> int:
     with TensorMemory() as memory:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = task.encode(patches).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     return int(memory.peak + sum(p.nbytes for p in [*task.encoder.parameters(), patches]))
 

@@ -54,6 +54,7 @@ def catalogue_text(described: Iterable[dict[str, Any]], width: int = 160) -> str
     """A table of `describe_catalogue()` for a terminal."""
     columns = ("encoder", "network", "depths", "dim", "M params", "GMACs", "px", "um/px", "licence")
     table = Table(*columns, "weights here")
+    table.columns[0].no_wrap = True  # names are what one copies
     for row in described:
         depths, last = row["depths"], row["depths"][-1]
         table.add_row(

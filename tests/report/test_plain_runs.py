@@ -61,8 +61,12 @@ def test_a_tuned_run_is_an_arm_of_its_own(tmp_path: Path, seed: int) -> None:
 
 def test_the_page_says_what_tuning_took(tmp_path: Path) -> None:
     frozen = write_run(tmp_path / "frozen", predictions(0, 1.0))
-    joint = tuned(tmp_path / "joint", 0, frozen, "frozen-attention-8")
-    took = {"trained_parameters": 12_000, "parameters": 3_000_000, "peak_mib": 1234.5}
+    joint = tuned(tmp_path / "joint", 0, frozen)
+    took: dict[str, Any] = {
+        "trained_parameters": 12_000,
+        "parameters": 3_000_000,
+        "peak_mib": 1234.5,
+    }
     took |= {"seconds_per_epoch": 61.5, "device": "cpu"}
     (joint / "tuning_cost.json").write_text(json.dumps(took))
     page = make_page(load_runs([frozen, joint]), QUICK)
