@@ -21,6 +21,7 @@ from typing_extensions import override
 from benchmarks.faults.apart import run_apart
 from benchmarks.faults.cohort import fit_arguments, make_cohort
 from benchmarks.faults.tally import Tally
+from histotransfer_pl.cli import network  # noqa: F401 - imported once, not by every fork
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder

@@ -24,6 +24,7 @@ import yaml
 from benchmarks.faults.apart import Ended, run_apart
 from benchmarks.faults.cohort import fit_arguments, make_cohort
 from benchmarks.faults.tally import Tally
+from histotransfer_pl.cli import network  # noqa: F401 - imported once, not by every fork
 from histotransfer_pl.cli.main import main
 
 CASES = 500

@@ -95,6 +95,21 @@ def test_a_folder_in_place_of_the_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "new" / "s.zarr").exists()
 
 
+def test_a_table_of_the_users_own_is_not_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Everywhere else `--cohort` is read; a precious table must survive the mistake."""
+    np.savez(tmp_path / "a.npz", X=X, bag=BAG, y=Y)
+    table = tmp_path / "new" / "c.csv"
+    table.parent.mkdir()
+    table.write_text("precious\n1\n")
+    refused(import_into(tmp_path, tmp_path / "a.npz"), capsys, "c.csv")
+    assert table.read_text() == "precious\n1\n"
+    assert not (tmp_path / "new" / "s.zarr").exists()
+    table.unlink()
+    assert [import_into(tmp_path, tmp_path / "a.npz") for _ in range(2)] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("device", "message"),
     [
