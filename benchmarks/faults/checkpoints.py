@@ -75,8 +75,8 @@ def make_sound(folder: Path) -> list[Sound]:
         ended = run_apart(lambda: main(["package", *words]))
     if ended.code:
         raise RuntimeError(ended.errors)
-    network = build_encoder(EncoderConfig("resnet18", weights="random", depths=["layer1"])).network
-    torch.save({"state_dict": network.state_dict(), "epoch": 3}, weights)
+    encoder = build_encoder(EncoderConfig("resnet18", weights="random", depths=["layer1"]))
+    torch.save({"state_dict": encoder.network.state_dict(), "epoch": 3}, weights)
     last = folder / "run/checkpoints/best.ckpt"
     return [Sound(last, _predict), Sound(model, _predict), Sound(weights, _state)]
 
