@@ -63,3 +63,12 @@ class WeightsError(EncoderError):
 
 class AnalysisError(HistoTransferError, ValueError):
     """Data on which a statistic is not defined."""
+
+
+_SHOWN = 5
+
+
+def shorten(names: list[str]) -> str:
+    """The first few names and how many more there are, for a message."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

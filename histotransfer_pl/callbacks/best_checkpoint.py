@@ -10,14 +10,15 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
 
+from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.outcomes.kinds import kind_of
+
 _log = logging.getLogger(__name__)
 
-_COUNTERPART = {"val/loss": "val/auroc"}
-"""What else to look at for a monitor; ``val/loss`` for every other one."""
-_LESS_IS_BETTER = ("loss", "brier", "ece")
+_LESS_IS_BETTER = ("loss", "brier", "ece", "error", "distance")
 """How the names of metrics end of which the least is best."""
 _CLEAR_RISE = 0.05
-"""Rise of the AUROC, or fall of the loss as a share of itself, that is worth a word."""
+"""Rise of the watched metric, or fall of the loss as a share of itself, that is worth a word."""
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -45,7 +46,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(monitor=monitor, mode=mode, **kwargs)
         self.patience = patience
         self.ties = ties
-        self._other = _COUNTERPART.get(str(self.monitor), "val/loss")
+        self._other = "val/loss"
         self._seen: list[tuple[float, float]] = []
 
     def early_end(self, given: Sequence[Callback]) -> list[Callback]:
@@ -55,6 +56,14 @@ class BestCheckpoint(ModelCheckpoint):
         end = EarlyStopping(str(self.monitor), patience=self.patience, mode=self.mode, strict=False)
         end.check_finite = False  # a part of one class has no AUROC
         return [end]
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data = getattr(trainer, "datamodule", None)
+        task = data.source.target.task if isinstance(data, FeatureDataModule) else "classification"
+        watched = f"val/{kind_of(task).watched}"
+        self._other = watched if self.monitor == "val/loss" else "val/loss"
+        super().setup(trainer, pl_module, stage)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

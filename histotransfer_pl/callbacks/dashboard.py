@@ -9,11 +9,12 @@ from lightning import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay
+from torch import Tensor
 from typing_extensions import override
 
 from histotransfer_pl.callbacks.board import Board
 from histotransfer_pl.callbacks.media import CaptionedImage, Media
-from histotransfer_pl.callbacks.predictions import prediction_row
+from histotransfer_pl.callbacks.predictions import prediction_rows
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.tile import slide_file
 from histotransfer_pl.data.topk import TopKPatchDataModule
@@ -21,9 +22,8 @@ from histotransfer_pl.errors import SlideError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
-from histotransfer_pl.tasks.metrics import Predictions
 from histotransfer_pl.tasks.mil import AttentionMIL
-from histotransfer_pl.tasks.slide_model import feature_data
+from histotransfer_pl.tasks.slide_model import feature_data, slide_model
 
 
 class Dashboard(Callback):
@@ -67,17 +67,15 @@ class Dashboard(Callback):
         predictions = getattr(module, "last_predictions", None)
         if not boards or predictions is None:
             return
-        data = feature_data(module)
-        figures = {
-            f"{name}/roc": roc_figure(predictions, data.classes),
-            f"{name}/confusion": confusion_figure(predictions, data.classes),
-        }
-        rows = [
-            prediction_row(data, index, probabilities)
-            for index, probabilities in zip(
-                predictions.indices.tolist(), predictions.probabilities.cpu().numpy(), strict=True
+        outcome = slide_model(module).outcome
+        scores = outcome.scores(predictions.outputs)
+        figures: dict[str, Figure] = {}
+        if not predictions.targets.is_floating_point():  # classes
+            figures[f"{name}/roc"] = roc_figure(scores, predictions.targets, outcome.spec.classes)
+            figures[f"{name}/confusion"] = confusion_figure(
+                scores, predictions.targets, outcome.spec.classes
             )
-        ]
+        rows = prediction_rows(feature_data(module), outcome, predictions.indices, scores)
         for board in boards:
             board.log_media(figures, trainer.global_step)
         for board in self._private_boards(trainer):
@@ -178,26 +176,31 @@ def in_multiples(weight: float, n_patches: int) -> str:
     return f"{weight * n_patches:.1f} x uniform attention"
 
 
-def roc_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
-    """ROC curve of the second of two classes, or of each class against the rest."""
+def roc_figure(scores: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
+    """ROC curve of the second of two classes, or of each class against the rest.
+
+    Args:
+        scores: (S, C) probabilities.
+        labels: (S,) true classes.
+        classes: Their names.
+    """
     figure, axis = plt.subplots(figsize=(4, 4), layout="constrained")
-    labels = predictions.labels.cpu().numpy()  # (S,)
-    probabilities = predictions.probabilities.cpu().numpy()  # (S, C)
+    truth, probabilities = labels.cpu().numpy(), scores.cpu().numpy()
     shown = [1] if len(classes) == 2 else range(len(classes))
     for c in shown:
         RocCurveDisplay.from_predictions(
-            labels == c, probabilities[:, c], name=classes[c], ax=axis, plot_chance_level=c == 1
+            truth == c, probabilities[:, c], name=classes[c], ax=axis, plot_chance_level=c == 1
         )
     axis.set_title(f"{len(labels)} slides")
     return figure
 
 
-def confusion_figure(predictions: Predictions, classes: Sequence[str]) -> Figure:
-    """Confusion matrix in slides."""
+def confusion_figure(scores: Tensor, labels: Tensor, classes: Sequence[str]) -> Figure:
+    """Confusion matrix in slides; arguments as those of `roc_figure`."""
     figure, axis = plt.subplots(figsize=(4, 4), layout="constrained")
     ConfusionMatrixDisplay.from_predictions(
-        predictions.labels.cpu().numpy(),
-        predictions.probabilities.argmax(-1).cpu().numpy(),
+        labels.cpu().numpy(),
+        scores.argmax(-1).cpu().numpy(),
         labels=range(len(classes)),
         display_labels=classes,
         ax=axis,

@@ -3,10 +3,10 @@
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -16,6 +16,7 @@ from typing_extensions import override
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.errors import StoreReadOnlyError
+from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.files import sha256_of, write_text
 from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
@@ -23,7 +24,7 @@ from histotransfer_pl.runs.evaluation import describe_metrics, evaluate_table, m
 from histotransfer_pl.runs.predictions import PredictionTable, as_table
 from histotransfer_pl.store.joined import store_of
 from histotransfer_pl.store.layout import attention_path
-from histotransfer_pl.tasks.slide_model import feature_data
+from histotransfer_pl.tasks.slide_model import feature_data, slide_model
 
 _log = logging.getLogger(__name__)
 
@@ -31,12 +32,12 @@ _log = logging.getLogger(__name__)
 class PredictionWriter(Callback):
     """Writes what ``test`` and ``predict`` found into the run folder.
 
-    ``test`` writes ``test_predictions.csv``, ``test_confusion.csv`` (slides; rows are labels,
-    columns predictions) and ``test_metrics.json``. ``predict`` writes ``predictions.csv`` for
-    every slide (its column ``part`` says which slides were trained on) and the attention of every
-    patch into the store, in ``attention/<id of the run>``: (N, 2), the softmax weight and the
-    logit, row by row as the coordinates. What this checkpoint said of a slide already is not
-    written again; where the store cannot be written, attention is left out.
+    ``test`` writes ``test_predictions.csv``, ``test_metrics.json`` and, for classes,
+    ``test_confusion.csv`` (slides; rows are labels, columns predictions). ``predict`` writes
+    ``predictions.csv`` for every slide (its column ``part`` says which slides were trained on) and
+    the attention of every patch into the store, in ``attention/<id of the run>``: (N, 2), the
+    softmax weight and the logit, row by row as the coordinates. What this checkpoint said of a
+    slide already is not written again; where the store cannot be written, attention is left out.
     """
 
     def __init__(self) -> None:
@@ -65,7 +66,7 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._collect(feature_data(pl_module), outputs)
+        self._collect(pl_module, outputs)
 
     @override
     def on_predict_batch_end(
@@ -78,11 +79,12 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         data = feature_data(pl_module)
-        self._collect(data, outputs)
+        self._collect(pl_module, outputs)
         if not self._attention:
             return
         try:
-            write_attention(data, outputs, self._facts)
+            names = slide_model(pl_module).outcome.output_names
+            write_attention(data, outputs, names, self._facts)
         except StoreReadOnlyError as error:
             self._attention = False
             _log.warning("attention is left out: %s", error)
@@ -93,11 +95,11 @@ class PredictionWriter(Callback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             write_table(folder / "test_predictions.csv", table)
-            data = feature_data(pl_module)
-            confusion = confusion_table(table, data.classes)
-            write_table(folder / "test_confusion.csv", confusion, index=True)
-            found = as_table(table, tuple(data.classes), data.positive_class)
-            self._write_metrics(trainer, folder, found)
+            outcome = slide_model(pl_module).outcome
+            if "predicted" in table and "label" in table:
+                confusion = confusion_table(table, outcome.spec.classes)
+                write_table(folder / "test_confusion.csv", confusion, index=True)
+            self._write_metrics(trainer, folder, as_table(table, outcome.spec))
 
     def _write_metrics(self, trainer: Trainer, folder: Path, table: PredictionTable) -> None:
         """Each metric with its interval over patients: on the screen as in the file."""
@@ -117,10 +119,9 @@ class PredictionWriter(Callback):
             path = Path(trainer.default_root_dir) / "predictions.csv"
             write_table(path, table)
 
-    def _collect(self, data: FeatureDataModule, outputs: dict[str, Tensor]) -> None:
-        probabilities = outputs["probabilities"].cpu().numpy()  # (S, C)
-        for index, chances in zip(outputs["indices"].tolist(), probabilities, strict=True):
-            self._rows.append(prediction_row(data, index, chances))
+    def _collect(self, module: LightningModule, outputs: dict[str, Tensor]) -> None:
+        data, outcome = feature_data(module), slide_model(module).outcome
+        self._rows += prediction_rows(data, outcome, outputs["indices"], outputs["scores"])
 
     def _table(self, trainer: Trainer) -> pd.DataFrame:
         shares = [self._rows]
@@ -131,38 +132,55 @@ class PredictionWriter(Callback):
         return table.sort_values(table.columns[0], ignore_index=True)
 
 
-def prediction_row(
-    data: FeatureDataModule, index: int, probabilities: np.ndarray
-) -> dict[str, Any]:
-    """A row of the table: slide (or patient), part, label, prediction, probabilities."""
-    bag = data.bags.loc[index]
-    name = {"slide_id": bag["bag_id"]} if data.bag == "slide" else {}
-    return {
-        **name,
-        "patient_id": bag["patient_id"],
-        "part": bag["part"],
-        "label": bag["label"],
-        "predicted": data.classes[int(probabilities.argmax())],
-        **{f"p_{c}": float(p) for c, p in zip(data.classes, probabilities, strict=True)},
-    }
+def prediction_rows(
+    data: FeatureDataModule, outcome: Outcome, indices: Tensor, scores: Tensor
+) -> list[dict[str, Any]]:
+    """Rows of the table: slide (or patient), part, true target, prediction.
+
+    Args:
+        data: What was read.
+        outcome: What is predicted.
+        indices: (S,) places in the datamodule's list.
+        scores: (S,) or (S, K) of the outcome.
+    """
+    truth = outcome.truth(outcome.spec.classes)
+    rows = []
+    for index, row in zip(indices.tolist(), outcome.to_columns(scores.cpu().numpy()), strict=True):
+        bag = data.bags.loc[index]
+        name = {"slide_id": bag["bag_id"]} if data.bag == "slide" else {}
+        more = {key: bag[key] for key in ("site",) if key in bag}
+        known = {key: bag[key] for key in truth}
+        who = {**name, "patient_id": bag["patient_id"], "part": bag["part"]}
+        rows.append({**who, **more, **known, **outcome.cells(row)})
+    return rows
 
 
-def confusion_table(predictions: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
+def confusion_table(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Confusion matrix in slides (C, C): rows are the labels, columns what was predicted."""
     table = pd.crosstab(predictions["label"], predictions["predicted"])
-    return table.reindex(index=classes, columns=classes, fill_value=0)
+    return table.reindex(index=list(classes), columns=list(classes), fill_value=0)
 
 
 def write_attention(
-    data: FeatureDataModule, outputs: dict[str, Tensor], attributes: dict[str, Any]
+    data: FeatureDataModule,
+    outputs: dict[str, Tensor],
+    names: Sequence[str],
+    attributes: dict[str, Any],
 ) -> None:
-    """Write the attention of each slide of the bags beside its features; means have none."""
+    """Write the attention of each slide of the bags beside its features; means have none.
+
+    Args:
+        data: What was read.
+        outputs: What ``predict_step`` gave.
+        names: What the patch logits are about.
+        attributes: Facts that stand beside the attention.
+    """
     if data.means:
         return
     columns = torch.stack([outputs["attention"], outputs["attention_logits"]], dim=1)  # (sum N, 2)
     if "patch_logits" in outputs:
         columns = torch.cat([columns, outputs["patch_logits"]], dim=1)  # (sum N, 2 + C)
-        patch_columns = [PATCH_COLUMN.format(name) for name in data.classes]
+        patch_columns = [PATCH_COLUMN.format(name) for name in names]
         attributes = {**attributes, "columns": [*ATTENTION_COLUMNS, *patch_columns]}
     parts = torch.split(columns.float().cpu(), outputs["lengths"].tolist())
     run = str(attributes["run"])

@@ -75,7 +75,7 @@ def tuned_facts(trainer: Trainer, task: TopKFineTuner) -> dict[str, Any]:
     return {
         "tuned_on_patients": all_patients("train", "tuned_on_patients"),
         "tuned_validation_patients": all_patients("validation", "tuned_validation_patients"),
-        "tuned_fold": data.split_spec.fold,
+        "tuned_fold": data.source.split.fold,
         "tuned_run": str(Path(trainer.default_root_dir)),
         "tuned_stage1": str(task.stage1),
         "tuned_selection": data.selection,

@@ -39,27 +39,38 @@ def paint(arguments: list[str]) -> int:
 
 def _paint(
     folder: Path = Path("demo"),
-    patients: int = 12,
+    patients: int | None = None,
     slides_per_patient: int = 2,
     seed: int = 0,
-    size_px: int = 2688,
+    size_px: int | None = None,
     n_foci: int | None = None,
     focus_scale: float = 1.0,
+    outcomes: bool = False,
+    scanner: float = 0.0,
 ) -> Path:
     """Paint H&E-like slides of two classes, several per patient.
 
     Args:
         folder: Where ``slides/`` and ``cohort.csv`` go.
-        patients: Number of patients.
+        patients: Number of patients; 12, or 40 with ``outcomes``.
         slides_per_patient: Slides of each.
         seed: Seed of the paint.
-        size_px: Side of a slide in pixels of half a micrometre.
+        size_px: Side of a slide in pixels of half a micrometre; 2,688, or 1,024 with ``outcomes``.
         n_foci: Foci of tumour in a slide with tumour; two or three when null.
         focus_scale: Size of the foci; 1 gives radii of about a tenth of the slide's side.
+        outcomes: One slide per patient, with survival, a score, labels and scanners that are drawn
+            into the texture, and the same targets shuffled (``control_...``).
+        scanner: With ``outcomes``: how unlike the pictures of two scanners are, 0 to 1.
     """
+    if outcomes:
+        from histotransfer_pl.slides.painted_outcomes import paint_outcomes
+
+        return paint_outcomes(folder, patients or 40, size_px or 1024, scanner, seed)
     from histotransfer_pl.slides.synthetic import paint_cohort
 
-    return paint_cohort(folder, patients, slides_per_patient, seed, size_px, n_foci, focus_scale)
+    return paint_cohort(
+        folder, patients or 12, slides_per_patient, seed, size_px or 2688, n_foci, focus_scale
+    )
 
 
 def verify(arguments: list[str]) -> int:

@@ -183,7 +183,7 @@ def print_results(found: Study) -> None:
         table = folder / "tables" / f"results{f'_{number + 1}' if number else ''}.csv"
         write_table(table, results_frame(results))
         print_line(f"\n{results_text(results)}\n\nwrote {table}")
-        scores = {r.arm.label: r.auroc.estimate for r in results if r.auroc is not None}
+        scores = {r.arm.label: r.score.estimate for r in results if r.score is not None}
         answer.record(files=(table,), metrics={"auroc": scores})
     if (folder / "index.html").is_file() and all(
         state.state == DONE for name, state in found.states.items() if name == "report"

@@ -24,7 +24,7 @@ class BagPieces(NamedTuple):
         rows: (B,) place of each patch in its bag.
         sizes: (S,) patches of each piece.
         lengths: (S,) patches that the whole bag has, unreadable ones included.
-        labels: (S,) class of each bag; -1 where it is unknown.
+        targets: (S,) or (S, K) target of each bag; -1 or NaN where it is unknown.
         indices: (S,) place of each bag in the datamodule's list.
         ends: (S,) whether the bag ends with this piece; only the last one may go on.
     """
@@ -33,17 +33,17 @@ class BagPieces(NamedTuple):
     rows: Tensor
     sizes: Tensor
     lengths: Tensor
-    labels: Tensor
+    targets: Tensor
     indices: Tensor
     ends: Tensor
 
 
 @dataclass(frozen=True)
 class WholeBag:
-    """A bag to read: its slides with their numbers of patches, its class and its place."""
+    """A bag to read: its slides with their numbers of patches, its target and its place."""
 
     slides: tuple[tuple[str, int], ...]
-    label: int
+    target: Tensor
     index: int
 
     @property
@@ -114,7 +114,7 @@ class BagPieceDataset(IterableDataset[BagPieces]):
             rows=torch.tensor(rows, dtype=torch.long),  # (B,)
             sizes=torch.tensor(sizes),  # (S,)
             lengths=torch.tensor([bag.length for bag in bags]),  # (S,)
-            labels=torch.tensor([bag.label for bag in bags]),  # (S,)
+            targets=torch.stack([bag.target for bag in bags]),  # (S,) or (S, K)
             indices=torch.tensor([bag.index for bag in bags]),  # (S,)
             ends=torch.tensor([p.stop == b.length for p, b in zip(pieces, bags, strict=True)]),
         )

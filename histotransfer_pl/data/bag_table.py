@@ -2,36 +2,36 @@
 
 import pandas as pd
 
-from histotransfer_pl.data.refusals import require_classes
+from histotransfer_pl.data.refusals import require_targets
 from histotransfer_pl.data.splits import Split
-from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.run import Bag, RunRecord, TargetSpec
+from histotransfer_pl.outcomes.outcome import Outcome
+from histotransfer_pl.records.run import Bag, RunRecord
 
 PARTS = ("train", "validation", "test")
 EXTERNAL = "external"
 """Part of a slide whose patient the model has never seen and no split names."""
 
 
-def bag_table(slides: pd.DataFrame, split: Split, bag: Bag, target: TargetSpec) -> pd.DataFrame:
+def bag_table(slides: pd.DataFrame, split: Split, bag: Bag, outcome: Outcome) -> pd.DataFrame:
     """One row per bag of a cohort that is split: bag_id, slide_ids, patient_id, label and part.
 
     Args:
         slides: Usable slides, as of `Join.slides`.
         split: Slides of each part.
         bag: What a bag holds.
-        target: Classes, and which makes a patient positive.
+        outcome: What is predicted, and what makes it of a patient.
 
     Raises:
-        ConfigError: Bags of patients with more than two classes.
+        CohortError: The slides of a patient contradict one another.
         SplitError: A class is missing among the patients to train on or to choose by.
     """
     parts = {slide_id: name for name in PARTS for slide_id in split.part(name)}
-    table = _bags(slides.assign(part=slides["slide_id"].map(parts).fillna("")), bag, target)
-    return require_classes(table, list(target.classes)) if bag == "patient" else table
+    table = _bags(slides.assign(part=slides["slide_id"].map(parts).fillna("")), bag, outcome)
+    return require_targets(table, type(outcome)) if bag == "patient" else table
 
 
 def new_bag_table(
-    slides: pd.DataFrame, trained: RunRecord | None, bag: Bag, target: TargetSpec, part: str
+    slides: pd.DataFrame, trained: RunRecord | None, bag: Bag, outcome: Outcome, part: str
 ) -> pd.DataFrame:
     """The same of slides that a trained model evaluates.
 
@@ -39,7 +39,7 @@ def new_bag_table(
         slides: Usable slides, as of `Join.slides`.
         trained: What the model knows of its training; its patients get the part they were in.
         bag: What a bag holds.
-        target: Classes, and which makes a patient positive.
+        outcome: What is predicted, and what makes it of a patient.
         part: Part of all other slides; only those with a label get one that is not `EXTERNAL`.
     """
     known: dict[str, str] = {}
@@ -49,32 +49,23 @@ def new_bag_table(
     parts = slides["patient_id"].map(lambda patient: known.get(patient, part))
     if part != EXTERNAL:
         parts = parts.where(slides["label"] != "", "")
-    return _bags(slides.assign(part=parts), bag, target)
+    return _bags(slides.assign(part=parts), bag, outcome)
 
 
-def _bags(slides: pd.DataFrame, bag: Bag, target: TargetSpec) -> pd.DataFrame:
+def _bags(slides: pd.DataFrame, bag: Bag, outcome: Outcome) -> pd.DataFrame:
     """Slides with their part -> bags."""
     if bag == "slide":
         return slides.assign(
             bag_id=slides["slide_id"], slide_ids=slides["slide_id"].map(lambda s: [s])
         )
-    if len(target.classes) != 2:
-        raise ConfigError(
-            f"data.bag patient needs two classes, {target.column} has {len(target.classes)}; "
-            "give a table with one label per patient"
-        )
-    rows = []
-    for patient, own in slides.groupby("patient_id"):
-        labels = set(own.loc[own["label"] != "", "label"])
-        # A patient is positive if any slide is.
-        label = target.classes[1] if len(labels) > 1 else next(iter(labels), "")
-        rows.append(
-            {
-                "bag_id": patient,
-                "slide_ids": own["slide_id"].tolist(),
-                "patient_id": patient,
-                "label": label,
-                "part": next((part for part in own["part"] if part), ""),
-            }
-        )
+    rows = [
+        {
+            **own.iloc[0].to_dict(),  # what a patient has one of: its site, its covariates
+            "bag_id": patient,
+            "slide_ids": own["slide_id"].tolist(),
+            **outcome.of_patient(own),
+            "part": next((part for part in own["part"] if part), ""),
+        }
+        for patient, own in slides.groupby("patient_id")
+    ]
     return pd.DataFrame(rows)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from typing_extensions import override
@@ -41,7 +41,8 @@ class BagBatch(NamedTuple):
     Attributes:
         features: (sum N, D) patch features, in the precision of the store.
         lengths: (S,) patches of each slide; on the host, also where the rest is on a device.
-        labels: (S,) class of each slide; -1 where it is unknown.
+        targets: (S,) class or value of each slide, or (S, K) for several labels or survival; -1
+            or NaN where it is unknown.
         indices: (S,) place of each slide in the datamodule's list of slides.
         weights: (S,) share of each slide in the loss: one over the slides of the whole step,
             times the number of ranks, since DDP averages over ranks; 0 for a filler.
@@ -49,16 +50,16 @@ class BagBatch(NamedTuple):
 
     features: Tensor
     lengths: Tensor
-    labels: Tensor
+    targets: Tensor
     indices: Tensor
     weights: Tensor
 
 
 class Bag(NamedTuple):
-    """One slide: features (N, D), its label, its place in the list and its share of the loss."""
+    """One slide: features (N, D), its target, its place in the list and its share of the loss."""
 
     features: Tensor
-    label: int
+    target: Tensor | int
     number: int
     weight: float
 
@@ -71,10 +72,16 @@ class BagItem(NamedTuple):
     epoch: int = 0
 
 
+def as_targets(targets: ArrayLike) -> Tensor:
+    """Targets (S,) or (S, K) as batches hold them: classes as integers, all else as float32."""
+    found = torch.as_tensor(np.asarray(targets))
+    return found.float() if found.is_floating_point() else found
+
+
 def pack(bags: Sequence[Bag | tuple[Tensor, int | Tensor]]) -> BagBatch:
     """Put bags one behind the other; a bag on its own is not copied.
 
-    It is the ``collate_fn`` of a DataLoader of bags, also of plain pairs (features (N, D), label).
+    It is the ``collate_fn`` of a DataLoader of bags, also of plain pairs (features (N, D), target).
 
     Example:
         >>> batch = pack([(torch.zeros(3, 8), 1), (torch.zeros(2, 8), 0)])
@@ -82,29 +89,31 @@ def pack(bags: Sequence[Bag | tuple[Tensor, int | Tensor]]) -> BagBatch:
         ((5, 8), [3, 2])
     """
     whole = [
-        bag if isinstance(bag, Bag) else Bag(bag[0], int(bag[1]), place, 1 / len(bags))
+        bag if isinstance(bag, Bag) else Bag(bag[0], bag[1], place, 1 / len(bags))
         for place, bag in enumerate(bags)
     ]
     features = [bag.features for bag in whole]
     return BagBatch(
         features=features[0] if len(whole) == 1 else torch.cat(features),  # (sum N, D)
         lengths=torch.tensor([len(bag.features) for bag in whole]),  # (S,)
-        labels=torch.tensor([bag.label for bag in whole]),  # (S,)
+        targets=torch.stack([torch.as_tensor(bag.target) for bag in whole]),  # (S,) or (S, K)
         indices=torch.tensor([bag.number for bag in whole]),  # (S,)
         weights=torch.tensor([bag.weight for bag in whole]),  # (S,)
     )
 
 
 Bags = BagBatch | tuple[Tensor, int | Tensor]
-"""A batch of bags, or a plain pair (features (N, D) or (1, N, D), label) as one bag."""
+"""A batch of bags, or a plain pair (features (N, D) or (1, N, D), target) as one bag."""
 
 
 def as_batch(bags: Bags) -> BagBatch:
     """The batch of what a DataLoader gives."""
     if isinstance(bags, BagBatch):
         return bags
-    features, label = bags
-    return pack([(features.flatten(0, -2), label)])
+    features, target = bags
+    if isinstance(target, Tensor) and target.ndim and len(target) == 1:
+        target = target[0]  # as torch's own collation makes it
+    return pack([(features.flatten(0, -2), target)])
 
 
 class BagDataset(Dataset[Bag]):
@@ -115,7 +124,7 @@ class BagDataset(Dataset[Bag]):
         arrays: Which features, as ``features/<encoder>/<depth>``; of several the vectors are
             joined.
         bags: For each bag the slides whose patches it joins.
-        labels: For each bag its class, -1 where unknown.
+        targets: (S,) or (S, K) target of each bag; -1 or NaN where unknown.
         indices: For each bag its place in the datamodule's list.
         max_patches: Keep at most so many random patches of a bag; None keeps all.
         seed: Seed of the random patches; which are drawn depends on it, the epoch and the bag.
@@ -127,7 +136,7 @@ class BagDataset(Dataset[Bag]):
         store: Store,
         arrays: Sequence[str],
         bags: Sequence[Sequence[str]],
-        labels: Sequence[int],
+        targets: ArrayLike,
         indices: Sequence[int],
         max_patches: int | None = None,
         seed: int = 0,
@@ -136,7 +145,7 @@ class BagDataset(Dataset[Bag]):
         self.store = store
         self.arrays = arrays
         self.bags = bags
-        self.labels = labels
+        self.targets = as_targets(targets)
         self.indices = indices
         self.max_patches = max_patches
         self.seed = seed
@@ -149,7 +158,7 @@ class BagDataset(Dataset[Bag]):
     @override
     def __getitem__(self, item: BagItem) -> Bag:
         features = self._features(item)
-        return Bag(features, self.labels[item.place], self.indices[item.place], item.weight)
+        return Bag(features, self.targets[item.place], self.indices[item.place], item.weight)
 
     def _features(self, item: BagItem) -> Tensor:
         if self.keep_on is None:

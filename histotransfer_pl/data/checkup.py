@@ -17,14 +17,13 @@ from histotransfer_pl.data.cohort import (
     require_columns,
     require_patients,
     resolve_mpp,
-    shorten,
     slides_from_cohort,
     slides_from_folder,
 )
-from histotransfer_pl.data.labels import clean_labels
 from histotransfer_pl.data.splits import split_by_seed
 from histotransfer_pl.encoders.config import EncoderConfig
-from histotransfer_pl.errors import CohortError, HistoTransferError, SlideError
+from histotransfer_pl.errors import CohortError, HistoTransferError, SlideError, shorten
+from histotransfer_pl.outcomes.kinds import TargetColumns, target_columns
 from histotransfer_pl.records.grid import GridSettings, SlideMpp
 from histotransfer_pl.slides.grid import require_no_enlarging
 from histotransfer_pl.slides.tiling import tile_slide
@@ -74,7 +73,7 @@ class ExtractWork:
 def check_up(
     slides: Path | None,
     cohort: Path | None,
-    target: str,
+    target: str | TargetColumns,
     n_folds: int,
     store: Path | None,
     networks: Sequence[EncoderConfig],
@@ -94,7 +93,7 @@ def check_up(
 def check_inputs(
     slides: Path | None,
     cohort: Path | None,
-    target: str,
+    target: str | TargetColumns,
     n_folds: int,
     grid: GridSettings,
     slide_mpp: SlideMpp,
@@ -159,21 +158,22 @@ def check_slides(
 
 
 def check_labels(
-    cohort: Path, target: str, n_folds: int, slide_ids: set[str] | None
+    cohort: Path, target: str | TargetColumns, n_folds: int, slide_ids: set[str] | None
 ) -> Iterator[Finding]:
     """Whether the table can be joined with the slides and cut into patient folds.
 
     Args:
         cohort: The table.
-        target: Column of the class.
+        target: Column of the class, or columns of another target.
         n_folds: Folds that a fit will want.
         slide_ids: The slides at hand; None if only the table is looked at.
     """
     try:
         frame = read_cohort(cohort)
-        require_columns(frame, ["patient_id", target], cohort)
+        asked = target_columns(target)
+        require_columns(frame, ["patient_id", *asked.columns], cohort)
         require_patients(frame, cohort)
-        frame = frame.assign(label=clean_labels(frame[target]))
+        frame = asked.read(frame)
     except HistoTransferError as error:
         yield Finding("labels", str(error), problem=True)
         return
@@ -193,7 +193,7 @@ def check_labels(
         yield Finding("labels", "no slide has both a label and a readable file", problem=True)
         return
     try:
-        split_by_seed(labelled, 0, n_folds, 0)
+        split_by_seed(labelled, 0, n_folds, 0, asked.kind)
     except HistoTransferError as error:
         yield Finding("labels", str(error), problem=True)
 

@@ -14,7 +14,13 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from histotransfer_pl.errors import CohortError, ConfigError, MissingMppError, SlideError
+from histotransfer_pl.errors import (
+    CohortError,
+    ConfigError,
+    MissingMppError,
+    SlideError,
+    shorten,
+)
 from histotransfer_pl.records.grid import SlideMpp
 from histotransfer_pl.slides.files import exists, find_slides, unicode_twin
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
@@ -25,8 +31,6 @@ from histotransfer_pl.slides.resolution import PLAUSIBLE_MPP, is_plausible
 _SPREADSHEET_ERRORS = ["DIV/0!", "N/A", "N/A N/A", "NA", "NAME?", "NULL!", "NUM!", "REF!", "VALUE!"]
 MISSING = ["", "NA", "N/A", "NaN", "nan", "<NA>", *(f"#{error}" for error in _SPREADSHEET_ERRORS)]
 """Fields that say nothing, as spreadsheets, R and pandas write them."""
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,6 @@ def resolve_mpp(slide_mpp: SlideMpp, grid_mpp: float) -> float | None:
             "(nanometres or millimetres are to be converted)"
         )
     return mpp
-
-
-def shorten(names: list[str]) -> str:
-    """The first few names and how many more there are."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more
 
 
 def read_cohort(path: Path) -> pd.DataFrame:

@@ -10,11 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from histotransfer_pl.data.bag_table import EXTERNAL, PARTS, bag_table, new_bag_table
+from histotransfer_pl.data.bag_source import BagSource
+from histotransfer_pl.data.bag_table import EXTERNAL, PARTS
 from histotransfer_pl.data.bags import (
     Bag,
     BagBatch,
@@ -24,26 +26,12 @@ from histotransfer_pl.data.bags import (
     pack,
     require_finite,
 )
-from histotransfer_pl.data.cohort import shorten
-from histotransfer_pl.data.join import Join, join_cohort, join_unlabelled
-from histotransfer_pl.data.refusals import (
-    refuse_seen_patients,
-    refuse_trained_patients,
-    refuse_unknown_classes,
-    require_same_encoder,
-)
-from histotransfer_pl.data.splits import Split, split_cohort
-from histotransfer_pl.errors import ConfigError, SplitError, StoreMismatchError
-from histotransfer_pl.records.attributes import feature_spec
-from histotransfer_pl.records.encoder import FeatureSpec
+from histotransfer_pl.data.feature_choice import choose_features, read_feature_spec
+from histotransfer_pl.data.refusals import require_same_encoder
+from histotransfer_pl.errors import ConfigError, SplitError
+from histotransfer_pl.outcomes.kinds import outcome_of, target_of_settings
 from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.records.run import (
-    ClassSpec,
-    RunRecord,
-    TargetSpec,
-    choose_positive,
-    split_spec,
-)
+from histotransfer_pl.records.run import ClassSpec, RunRecord, SplitBy, TaskKind, split_spec
 from histotransfer_pl.store.joined import Store, StoreLocation, open_stores
 from histotransfer_pl.store.layout import feature_path, mean_path, rows_of
 
@@ -71,16 +59,24 @@ class FeatureDataModule(LightningDataModule):
             only one of this encoder.
         means: Read the stored mean over the patches of each slide in place of the patches: a
             bag is then one row, for a `MeanPoolHead` without hidden layers.
-        target: Column with the class of each slide.
+        target: Column with the class or value of each slide; for survival the columns of time
+            and event, for several labels one column each.
+        task: Kind of the target: ``classification``, ``ordinal``, ``multilabel``, ``regression``
+            or ``survival``.
+        classes: Order of the classes, which ordinal words need, lowest first.
         fold: The test fold, from 0.
         n_folds: Number of patient folds; one tests, the next validates, the rest trains.
         split_seed: Seed of the folds.
         fold_column: Take the split from this column instead (words or fold numbers).
-        bag: What a bag holds: the patches of one slide, or of all slides of one patient (then
-            two classes only, and a patient is positive if any of its slides is).
+        split_by: What stays on one side of a split: ``patient``, or ``site`` (leave-site-out with
+            as many folds as sites).
+        site: Column with the site of each slide; ``tcga`` reads it out of TCGA names. With it,
+            ``fit`` warns where the label can be read off the site.
+        bag: What a bag holds: the patches of one slide, or of all slides of one patient (of two
+            classes a patient is positive if any of its slides is; it has one value or survival).
         positive: Of two classes the positive one, which AUPRC, F1 and sensitivity are about; may
             be left out for numbers and for words such as negative and positive.
-        batch_size: Bags of a step on each device.
+        batch_size: Bags of a step on each device; survival's usual loss compares these slides.
         max_patches: In training keep at most so many random patches of a bag.
         standardize: Scale features to mean 0 and deviation 1 over the training patches: helps
             numbers of different scale, such as those of another program, and costs a little on
@@ -96,7 +92,7 @@ class FeatureDataModule(LightningDataModule):
         cohort: Path | None = None,
         encoder: str | None = None,
         depth: list[str] | str | None = None,
-        target: str = "label",
+        target: list[str] | str = "label",
         fold: int = 0,
         n_folds: int = 5,
         split_seed: int = 0,
@@ -110,6 +106,10 @@ class FeatureDataModule(LightningDataModule):
         num_workers: int = 0,
         cache_gb: float = 2.0,
         means: bool = False,
+        task: TaskKind = "classification",
+        classes: list[str] | None = None,
+        split_by: SplitBy = "patient",
+        site: str | None = None,
     ) -> None:
         super().__init__()
         if means and (bag != "slide" or max_patches is not None):
@@ -127,14 +127,20 @@ class FeatureDataModule(LightningDataModule):
         self.cohort = None if cohort is None else Path(cohort)
         self.encoder = encoder
         self.depths = [depth] if isinstance(depth, str) else depth
-        self.target = target
-        self.split_spec = split_spec(fold, n_folds, split_seed, fold_column)
+        self.source = BagSource(
+            self.cohort,
+            target_of_settings(
+                {"target": target, "task": task, "positive": positive, "classes": classes}
+            ),
+            split_spec(fold, n_folds, split_seed, fold_column, split_by),
+            bag,
+            strict,
+            site,
+        )
         self.bag = bag
-        self.positive = positive
         self.batch_size = batch_size
         self.max_patches = max_patches
         self.standardize = standardize
-        self.strict = strict
         self.num_workers = num_workers
         self.cache_gb = cache_gb
         self.trained: RunRecord | None = None
@@ -150,26 +156,29 @@ class FeatureDataModule(LightningDataModule):
         encoder, depths = self._choose_features(trained)
         path = mean_path if self.means else feature_path
         self.arrays = [path(encoder, depth) for depth in depths]
-        if stage == "predict":
-            self._join_to_predict(trained)
-        else:
-            self._join_labelled(trained)
+        found = (
+            self.source.to_predict(self.store, self.arrays, trained)
+            if stage == "predict"
+            else self.source.to_train(self.store, self.arrays)
+            if trained is None
+            else self.source.to_test(self.store, self.arrays, trained)
+        )
+        self.join, self.target_spec, self.split = found.join, found.target, found.split
+        self.bags = found.bags
+        self.targets = outcome_of(self.target_spec).encode(self.bags)
         slide_ids = self.join.slides["slide_id"].tolist()
         require_same_encoder(self.store, self.arrays, slide_ids)
-        self.features = self._feature_spec(encoder, depths, slide_ids[0])
+        self.features = read_feature_spec(self.store, self.arrays, encoder, depths, slide_ids[0])
         self._prepared = "evaluation" if stage in ("test", "predict") else "training"
         if self.trainer is None or self.trainer.is_global_zero:
             _log.info(self.describe())
+            if stage == "fit":
+                self.source.warn_of_confounding(self.join.labelled)
 
     @property
     def classes(self) -> list[str]:
-        """The classes in the order of the outputs; of two the positive one comes last."""
+        """The classes in the order of the outputs, of two the positive one last; or the labels."""
         return list(self.target_spec.classes)
-
-    @property
-    def positive_class(self) -> str | None:
-        """Of two classes the one that AUPRC, F1 and sensitivity are about."""
-        return self.target_spec.positive
 
     @property
     def in_features(self) -> int:
@@ -184,7 +193,7 @@ class FeatureDataModule(LightningDataModule):
             target=self.target_spec,
             head=head,
             bag=self.bag,
-            split=self.split_spec,
+            split=self.source.split,
             train_patients=tuple(self.patients("train")),
             validation_patients=tuple(self.patients("validation")),
             grid=None if self.store.grid is None else GridSettings.from_json(self.store.grid),
@@ -194,11 +203,13 @@ class FeatureDataModule(LightningDataModule):
         )
 
     def describe(self) -> str:
-        """The join and the class balance of each part."""
+        """The join and the balance of each part."""
         lines = [self.join.describe()]
+        kind = self.source.target.kind
         for part in [p for p in (*PARTS, EXTERNAL) if (self.bags["part"] == p).any()]:
             rows = self.bags[self.bags["part"] == part]
-            balance = ", ".join(f"{c}: {(rows['label'] == c).sum()}" for c in self.classes)
+            known = rows[rows["label"] != ""]
+            balance = kind.balance(known, self.target_spec) if len(known) else "unlabelled"
             lines.append(
                 f"  {part}: {len(rows)} {self.bag}s of {rows['patient_id'].nunique()} patients "
                 f"({balance})"
@@ -211,10 +222,11 @@ class FeatureDataModule(LightningDataModule):
         own = rows.loc[rows["slide_id"].isin(self.split.part(part)), "patient_id"]
         return sorted(own.unique().tolist())
 
-    def class_counts(self) -> Tensor:
-        """Bags of each class in the training part, (C,)."""
-        labels = self.bags.loc[self.bags["part"] == "train", "label"]
-        return torch.tensor([int((labels == c).sum()) for c in self.classes])
+    def training_targets(self) -> NDArray[Any]:
+        """Targets of the bags of the training part, (S,) or (S, K); none where nobody trains."""
+        if not self.split.train:
+            return self.targets[:0]
+        return self.targets[(self.bags["part"] == "train").to_numpy()]
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
@@ -291,96 +303,17 @@ class FeatureDataModule(LightningDataModule):
         if trained is not None:
             encoder = encoder or trained.features.store_name or None
             depths = depths or list(trained.features.depths) or None
-        if encoder is not None and depths:
-            return encoder, depths
-        found: list[tuple[str, str]] = []
-        for slide_id in self.store.slide_ids():
-            found = self.store.slide(slide_id).features("means" if self.means else "features")
-            if found:
-                break
-        fitting = [(e, d) for e, d in found if encoder in (None, e) and d in (depths or [d])]
-        if len(fitting) != 1:
-            listed = ", ".join(f"{encoder} at {depth}" for encoder, depth in found) or "nothing"
-            raise StoreMismatchError(
-                f"{self.store.location} holds {listed}; say which with --data.encoder and "
-                "--data.depth"
-            )
-        return fitting[0][0], [fitting[0][1]]
-
-    def _feature_spec(self, encoder: str, depths: list[str], slide_id: str) -> FeatureSpec:
-        infos = [self.store.slide(slide_id).info(array) for array in self.arrays]
-        return feature_spec(
-            [info.attributes for info in infos],
-            encoder,
-            depths,
-            sum(info.shape[1] for info in infos),
-            infos[0].dtype.name,
-        )
-
-    def _join_to_predict(self, trained: RunRecord | None) -> None:
-        self.join: Join = join_unlabelled(self.cohort, self.store, self.arrays, self.target)
-        self.target_spec = self._target() if trained is None else trained.target
-        self.split = Split([], [], [])
-        own = trained is not None and not self._is_other_cohort(trained)
-        self.bags = new_bag_table(
-            self.join.slides, trained, self.bag, self.target_spec, "test" if own else EXTERNAL
-        )
-
-    def _join_labelled(self, trained: RunRecord | None) -> None:
-        if self.cohort is None:
-            raise ConfigError("data.cohort must be given: only predict can do without labels")
-        columns = [] if self.split_spec.column is None else [self.split_spec.column]
-        elsewhere = trained is not None and self._is_other_cohort(trained)
-        self.join = join_cohort(
-            self.cohort,
-            self.store,
-            self.arrays,
-            self.target,
-            [] if elsewhere else columns,
-            strict=self.strict,
-        )
-        labelled = self.join.labelled
-        if trained is not None and elsewhere:
-            self.target_spec = trained.target
-            refuse_unknown_classes(labelled, trained.target)
-            refuse_trained_patients(trained, set(), set(labelled["patient_id"]))
-            self.split = Split([], [], labelled["slide_id"].tolist())
-            rows = self.join.slides[self.join.slides["label"] != ""]
-            self.bags = new_bag_table(rows, None, self.bag, self.target_spec, part="test")
-        else:
-            self.target_spec = self._target()
-            self.split = split_cohort(labelled, self.split_spec)
-            self.bags = bag_table(self.join.slides, self.split, self.bag, self.target_spec)
-        refuse_seen_patients(self.store, self.arrays[0], labelled, self.split)
-
-    def _is_other_cohort(self, trained: RunRecord) -> bool:
-        """Whether the model comes from another cohort: not all its patients are in this table."""
-        table = join_unlabelled(self.cohort, self.store, self.arrays, self.target).slides
-        own = {*trained.train_patients, *trained.validation_patients}
-        return not own <= set(table["patient_id"]) or not own
-
-    def _target(self) -> TargetSpec:
-        """Classes of the table, of two the positive one last."""
-        classes = self.join.classes
-        if len(classes) < 2:
-            raise SplitError(
-                f"column {self.target} has only the class {shorten(classes)}; need at least two"
-            )
-        positive = choose_positive(tuple(classes), self.positive)
-        if len(classes) == 2:
-            classes.sort(key=lambda name: name == positive)
-        return TargetSpec(self.target, tuple(classes), positive if len(classes) == 2 else None)
+        return choose_features(self.store, encoder, depths, "means" if self.means else "features")
 
     def _dataset(self, part: str | None, max_patches: int | None = None) -> BagDataset:
         rows = self.bags if part is None else self.bags[self.bags["part"] == part]
-        number = {name: i for i, name in enumerate(self.classes)}
         # What is read once only is not kept.
         repeated = part in ("train", "validation")
         return BagDataset(
             self.store,
             self.arrays,
             bags=rows["slide_ids"].tolist(),
-            labels=[number.get(label, -1) for label in rows["label"]],
+            targets=self.targets[rows.index],
             indices=rows.index.tolist(),
             max_patches=max_patches,
             seed=self._order_seed(),

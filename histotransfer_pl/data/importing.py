@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from histotransfer_pl.data.arrays import name_bags, read_arrays
-from histotransfer_pl.data.cohort import read_cohort, shorten, slides_from_cohort
-from histotransfer_pl.errors import CohortError, ConfigError, SlideError
+from histotransfer_pl.data.cohort import read_cohort, slides_from_cohort
+from histotransfer_pl.errors import CohortError, ConfigError, SlideError, shorten
 from histotransfer_pl.records.done import Done
 from histotransfer_pl.records.tables import table_text, write_table
 from histotransfer_pl.slides.files import fingerprint

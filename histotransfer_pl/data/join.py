@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from histotransfer_pl.data.cohort import (
     read_cohort,
     require_columns,
     require_patients,
-    shorten,
 )
-from histotransfer_pl.data.labels import clean_labels, sort_classes
-from histotransfer_pl.errors import CohortError, StoreMismatchError
+from histotransfer_pl.errors import CohortError, StoreMismatchError, shorten
+from histotransfer_pl.outcomes.kinds import TargetColumns, target_columns
+from histotransfer_pl.outcomes.words import sort_classes
 from histotransfer_pl.store.joined import Store
 
 
@@ -22,8 +23,9 @@ class Join:
     """A cohort joined with a store.
 
     Attributes:
-        slides: One row per usable slide: ``slide_id``, ``patient_id``, ``label`` (a word, or
-            empty where unknown), and the fold column if any; sorted by ``slide_id``.
+        slides: One row per usable slide: ``slide_id``, ``patient_id``, ``label`` (a word, empty
+            where the target is unknown), what the target's kind calls its columns, and the further
+            columns that were asked for; sorted by ``slide_id``.
         in_table: Rows of the cohort table.
         without_label: Slides without a label.
         without_features: Slides that the store does not have in this encoder and depth.
@@ -71,7 +73,7 @@ def join_cohort(
     cohort: Path,
     store: Store,
     arrays: Sequence[str],
-    target: str,
+    target: str | TargetColumns,
     columns: Sequence[str] = (),
     *,
     strict: bool = True,
@@ -82,7 +84,7 @@ def join_cohort(
         cohort: The table.
         store: The store.
         arrays: Which features, as ``features/<encoder>/<depth>``; a slide needs all of them.
-        target: Column that holds the class.
+        target: Column that holds the class, or the columns of another target.
         columns: Further columns to keep.
         strict: Refuse labelled slides whose features are missing.
 
@@ -90,13 +92,13 @@ def join_cohort(
         CohortError: If a column is missing, nothing can be joined, or (``strict``) labelled
             slides have no features.
     """
+    asked = target_columns(target)
     table = read_cohort(cohort)
-    require_columns(table, ["patient_id", target, *columns], cohort)
+    require_columns(table, ["patient_id", *asked.columns, *columns], cohort)
     require_patients(table, cohort)
-    table = table.assign(label=clean_labels(table[target]))
-    join = _join(table, store, arrays, columns)
-    labelled = set(table.loc[table["label"] != "", "slide_id"])
-    lost = [s for s in join.without_features if s in labelled]
+    join = _join(asked.read(table), store, arrays, [*asked.truth, *columns])
+    unlabelled = set(join.without_label)
+    lost = [s for s in join.without_features if s not in unlabelled]
     if strict and lost:
         raise CohortError(
             f"{len(lost)} labelled slides have no {' or '.join(arrays)} in {store.location}: "
@@ -105,20 +107,27 @@ def join_cohort(
         )
     if join.labelled.empty:
         raise CohortError(
-            f"no slide has both a label and features: column {target} of {cohort} is empty for "
-            "all of them; predict and apply need no labels"
+            f"no slide has both a label and features: column {', '.join(asked.columns)} of "
+            f"{cohort} is empty for all of them; predict and apply need no labels"
         )
     return join
 
 
-def join_unlabelled(cohort: Path | None, store: Store, arrays: Sequence[str], target: str) -> Join:
+def join_unlabelled(
+    cohort: Path | None,
+    store: Store,
+    arrays: Sequence[str],
+    target: str | TargetColumns,
+    columns: Sequence[str] = (),
+) -> Join:
     """Join what is to be predicted; labels and patients are kept where the table knows them.
 
     Args:
         cohort: A table with ``slide_id``; all slides of the store when None.
         store: The store.
         arrays: Which features; a slide needs all of them.
-        target: Column that may hold the class.
+        target: Column that may hold the class, or columns that may hold another target.
+        columns: Further columns to keep.
 
     Raises:
         CohortError: If nothing can be joined.
@@ -127,9 +136,15 @@ def join_unlabelled(cohort: Path | None, store: Store, arrays: Sequence[str], ta
         table = pd.DataFrame({"slide_id": store.slide_ids()}, dtype="string")
     else:
         table = read_cohort(cohort)
-    label = clean_labels(table[target]) if target in table else ""
+    asked = target_columns(target)
+    # Columns that are not there are empty: a target that nobody knows.
+    for column in {*asked.columns} - {*table.columns}:
+        table[column] = np.nan
     patient = table["patient_id"].fillna("") if "patient_id" in table else ""
-    return _join(table.assign(label=label, patient_id=patient), store, arrays, ())
+    table = asked.read(table).assign(patient_id=patient)
+    if cohort is not None:
+        require_columns(table, list(columns), cohort)
+    return _join(table, store, arrays, [*asked.truth, *(c for c in columns if c in table)])
 
 
 def _join(table: pd.DataFrame, store: Store, arrays: Sequence[str], columns: Sequence[str]) -> Join:
@@ -145,7 +160,7 @@ def _join(table: pd.DataFrame, store: Store, arrays: Sequence[str], columns: Seq
     usable = {s for s in filled if all(store.slide(s).has(array) for array in arrays)}
     if not usable:
         _refuse_absent(store, arrays, filled or known)
-    frame = table[["slide_id", "patient_id", "label", *columns]]
+    frame = table[list(dict.fromkeys(["slide_id", "patient_id", "label", *columns]))]
     return Join(
         slides=frame[frame["slide_id"].isin(usable)].sort_values("slide_id", ignore_index=True),
         in_table=len(table),

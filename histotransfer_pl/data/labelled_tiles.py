@@ -15,11 +15,10 @@ from torch import Tensor
 from histotransfer_pl.data.cohort import (
     read_table,
     require_columns,
-    shorten,
     slides_from_folder,
 )
-from histotransfer_pl.data.labels import sort_classes
-from histotransfer_pl.errors import CohortError, ConfigError, SlideError
+from histotransfer_pl.errors import CohortError, ConfigError, SlideError, shorten
+from histotransfer_pl.outcomes.words import sort_classes
 from histotransfer_pl.slides.limits import slide_errors
 from histotransfer_pl.slides.reader import SlideReader, open_slide
 

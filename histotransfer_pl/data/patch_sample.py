@@ -16,7 +16,6 @@ from histotransfer_pl.data.cohort import (
     SlideEntry,
     read_cohort,
     require_columns,
-    shorten,
     slides_from_cohort,
     slides_from_folder,
 )
@@ -25,7 +24,13 @@ from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
 from histotransfer_pl.data.patch_threads import PatchDataset, Piece
 from histotransfer_pl.data.splits import split_cohort
 from histotransfer_pl.data.tile import check_unmoved
-from histotransfer_pl.errors import CohortError, ConfigError, SlideError, StoreMismatchError
+from histotransfer_pl.errors import (
+    CohortError,
+    ConfigError,
+    SlideError,
+    StoreMismatchError,
+    shorten,
+)
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.records.run import split_spec
 from histotransfer_pl.store.feature_store import FeatureStore

@@ -4,27 +4,29 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.splits import Split
-from histotransfer_pl.errors import SplitError, StoreMismatchError
+from histotransfer_pl.errors import SplitError, StoreMismatchError, shorten
+from histotransfer_pl.outcomes.kinds import TargetColumns
+from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.attributes import tuned_on
 from histotransfer_pl.records.run import RunRecord, TargetSpec
 from histotransfer_pl.store.joined import Store
 
 
-def require_classes(bags: pd.DataFrame, classes: list[str]) -> pd.DataFrame:
-    """The same bags, if those to train on and to choose by are of every class.
+def require_targets(bags: pd.DataFrame, kind: type[Outcome]) -> pd.DataFrame:
+    """The same bags of patients, if those to train on and to choose by can be told apart.
 
     Raises:
-        SplitError: If a class is missing there.
+        SplitError: It says what is missing there.
     """
     for part in ("train", "validation"):
-        found = set(bags.loc[bags["part"] == part, "label"])
-        missing = [name for name in classes if name not in found]
-        if missing:
+        whole = bags[bags["part"] != ""]
+        lacks = kind.lacks(whole[whole["part"] == part], whole, learning=part == "train")
+        if lacks:
+            words = lacks.replace("slide", "patient")
             raise SplitError(
-                f"the {part} part has no patient of class {shorten(missing)}: use fewer folds, "
-                "another split_seed, or bags of slides"
+                f"the {part} part has {words}: use fewer folds, another split_seed, or bags of "
+                "slides"
             )
     return bags
 
@@ -103,19 +105,20 @@ def refuse_trained_patients(trained: RunRecord, validation: set[str], test: set[
         )
 
 
-def refuse_unknown_classes(labelled: pd.DataFrame, target: TargetSpec) -> None:
-    """Refuse labels that a trained model cannot predict.
+def refuse_unlike_target(asked: TargetColumns, labelled: pd.DataFrame, target: TargetSpec) -> None:
+    """Refuse targets that a trained model does not predict.
 
     Raises:
-        SplitError: It names them and the model's classes.
+        SplitError: It names both.
     """
-    unknown = labelled[~labelled["label"].isin(target.classes)]
-    if len(unknown):
+    if asked.task != target.task:
         raise SplitError(
-            f"{len(unknown)} slides have labels that the model does not know: "
-            f"{shorten(sorted(unknown['label'].unique()))}; its classes are "
-            f"{', '.join(target.classes)}: rename them, or leave these labels empty"
+            f"the model predicts {target.column} ({target.task}), but data.task is {asked.task}: "
+            f"give a model of this task, or data.task {target.task} with its data.target"
         )
+    unlike = asked.kind.unlike(labelled, target)
+    if unlike:
+        raise SplitError(unlike)
 
 
 def _leaked(

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.refusals import require_one_way
-from histotransfer_pl.errors import StoreMismatchError
+from histotransfer_pl.errors import StoreMismatchError, shorten
 from histotransfer_pl.store.checksum import CHECKSUM
 from histotransfer_pl.store.joined import Store
 from histotransfer_pl.store.layout import COORDS, decode_key, selection_path

@@ -9,8 +9,7 @@ from scipy.stats import PermutationMethod, chi2_contingency, kruskal
 from scipy.stats.contingency import association
 from typing_extensions import override
 
-from histotransfer_pl.data.cohort import shorten
-from histotransfer_pl.errors import CohortError
+from histotransfer_pl.errors import CohortError, shorten
 
 _TCGA = re.compile(r"TCGA-([A-Z0-9]{2})-[A-Z0-9]{4}", re.IGNORECASE)
 # an effect of which Cohen (1988) says medium
@@ -63,15 +62,30 @@ def tcga_sites(slide_ids: pd.Series) -> pd.Series:
     return found.str.upper()
 
 
-def confounding(frame: pd.DataFrame, *, numeric: bool = False) -> Confounding:
+def with_sites(slides: pd.DataFrame, site: str | None) -> pd.DataFrame:
+    """The slides with a column ``site``.
+
+    Args:
+        slides: With ``slide_id`` and the column.
+        site: The column; ``tcga`` reads the site out of the names; None adds nothing.
+
+    Raises:
+        CohortError: A name that is none of TCGA.
+    """
+    if site is None:
+        return slides
+    own = tcga_sites(slides["slide_id"]) if site == "tcga" else slides[site]
+    return slides.assign(site=own)
+
+
+def confounding(frame: pd.DataFrame) -> Confounding:
     """Test and size of the dependence of label and site.
 
     Each patient counts once, with its first label and site. Small expected counts are judged by
     permutation.
 
     Args:
-        frame: Columns ``patient_id``, ``site`` and ``label``.
-        numeric: Whether labels are values.
+        frame: Columns ``patient_id``, ``site`` and ``label``: words, or floats for a value.
 
     Raises:
         CohortError: One site only.
@@ -80,8 +94,8 @@ def confounding(frame: pd.DataFrame, *, numeric: bool = False) -> Confounding:
     n, n_sites = len(patients), patients["site"].nunique()
     if n_sites < 2:
         raise CohortError(f"all {n} patients are of one site: nothing to keep apart or compare")
-    if numeric:
-        values = pd.to_numeric(patients["label"]).groupby(patients["site"])
+    if pd.api.types.is_float_dtype(patients["label"]):
+        values = patients["label"].groupby(patients["site"])
         statistic, p_value = kruskal(*(group.to_numpy() for _, group in values))
         effect = float(np.sqrt(statistic / (n - 1)))
         return Confounding(effect, float(p_value), n, n_sites)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.join import join_cohort
-from histotransfer_pl.errors import CohortError, StoreMismatchError
+from histotransfer_pl.errors import CohortError, StoreMismatchError, shorten
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path, mean_path
 

@@ -9,8 +9,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
-from histotransfer_pl.data.cohort import shorten
-from histotransfer_pl.errors import SplitError
+from histotransfer_pl.errors import SplitError, shorten
+from histotransfer_pl.outcomes.classes import Classes
+from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.run import SplitSpec
 
 _log = logging.getLogger(__name__)
@@ -38,18 +39,27 @@ class Split:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
-def split_cohort(labelled: pd.DataFrame, spec: SplitSpec) -> Split:
+def split_cohort(labelled: pd.DataFrame, spec: SplitSpec, kind: type[Outcome] = Classes) -> Split:
     """The split of labelled slides that a record describes.
+
+    Args:
+        labelled: Usable slides with a target, as of `Join.labelled`; with ``site`` if it keeps
+            sites apart.
+        spec: How patients are shared out.
+        kind: Kind of the target, which says what folds are balanced by.
 
     Raises:
         SplitError: If the folds cannot be made.
     """
     if spec.column is not None:
-        return split_by_column(labelled, spec.column, spec.fold)
-    return split_by_seed(labelled, spec.fold, int(spec.n_folds or 0), int(spec.seed or 0))
+        return split_by_column(labelled, spec.column, spec.fold, kind)
+    split = split_by_site if spec.by == "site" else split_by_seed
+    return split(labelled, spec.fold, int(spec.n_folds or 0), int(spec.seed or 0), kind)
 
 
-def split_by_seed(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Split:
+def split_by_seed(
+    frame: pd.DataFrame, fold: int, n_folds: int, seed: int, kind: type[Outcome] = Classes
+) -> Split:
     """Cut patients into folds; one is the test part, the next one the validation part.
 
     Over the folds every patient is tested once, validated once and trained on otherwise, so no
@@ -60,15 +70,17 @@ def split_by_seed(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Sp
         fold: Which fold is the test part, from 0.
         n_folds: Number of folds, at least 3.
         seed: Seed of the shuffle.
+        kind: Kind of the target.
 
     Raises:
         SplitError: If the folds cannot be made.
     """
-    _require_patients(frame, n_folds)
-    return _cut(frame, "patient_id", fold, n_folds, seed)
+    return _cut(frame, "patient_id", fold, n_folds, seed, kind)
 
 
-def split_by_site(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Split:
+def split_by_site(
+    frame: pd.DataFrame, fold: int, n_folds: int, seed: int, kind: type[Outcome] = Classes
+) -> Split:
     """Cut sites into folds, so that no site has slides in two parts (Howard et al. 2021).
 
     With as many folds as sites each site is the test part once: leave-site-out. Sites that share
@@ -79,6 +91,7 @@ def split_by_site(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Sp
         fold: Which fold is the test part, from 0.
         n_folds: Number of folds, at least 3 and at most the number of sites.
         seed: Seed of the shuffle.
+        kind: Kind of the target.
 
     Raises:
         SplitError: If a slide has no site, or the folds cannot be made.
@@ -94,18 +107,23 @@ def split_by_site(frame: pd.DataFrame, fold: int, n_folds: int, seed: int) -> Sp
             f"{count} site(s){linked}, but {n_folds} folds that keep sites apart need as many: "
             "lower n_folds (at least 3), or split by patient"
         )
-    return _cut(together, "group", fold, n_folds, seed)
+    return _cut(together, "group", fold, n_folds, seed, kind)
 
 
-def _cut(frame: pd.DataFrame, group: str, fold: int, n_folds: int, seed: int) -> Split:
+def _cut(
+    frame: pd.DataFrame, group: str, fold: int, n_folds: int, seed: int, kind: type[Outcome]
+) -> Split:
     if n_folds < 3:
         raise SplitError(f"n_folds is {n_folds}; train, validation and test need at least 3 folds")
     if not 0 <= fold < n_folds:
         raise SplitError(f"fold is {fold}; with n_folds {n_folds} it runs from 0 to {n_folds - 1}")
     # The order of the rows must not matter: the same slides give the same folds.
     frame = frame.sort_values("slide_id", ignore_index=True)
+    strata = kind.strata(frame, n_folds)
+    if group == "patient_id":
+        _require_patients(frame, strata, n_folds, kind.group)
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(
-        frame, frame["label"], frame[group]
+        frame, strata, frame[group]
     )
     members = [frame["slide_id"].iloc[rows].tolist() for _, rows in folds]
     validation = (fold + 1) % n_folds
@@ -115,11 +133,13 @@ def _cut(frame: pd.DataFrame, group: str, fold: int, n_folds: int, seed: int) ->
         validation=members[validation],
         test=members[fold],
     )
-    check_split(split, frame)
+    check_split(split, frame, kind)
     return split
 
 
-def split_by_column(frame: pd.DataFrame, column: str, fold: int) -> Split:
+def split_by_column(
+    frame: pd.DataFrame, column: str, fold: int, kind: type[Outcome] = Classes
+) -> Split:
     """The split a table prescribes.
 
     Args:
@@ -127,6 +147,7 @@ def split_by_column(frame: pd.DataFrame, column: str, fold: int) -> Split:
         column: Either words (train, validation, test) or fold numbers; with numbers the slides
             of ``fold`` are the test part and those of the next number the validation part.
         fold: The test fold; unused with words.
+        kind: Kind of the target.
 
     Raises:
         SplitError: If the column is of neither kind, or the split leaks patients.
@@ -157,11 +178,11 @@ def split_by_column(frame: pd.DataFrame, column: str, fold: int) -> Split:
             lambda n: "test" if n == fold else "validation" if n == following else "train"
         )
     split = Split(*(frame.loc[parts == name, "slide_id"].tolist() for name in _PARTS))
-    check_split(split, frame)
+    check_split(split, frame, kind)
     return split
 
 
-def check_split(split: Split, frame: pd.DataFrame) -> None:
+def check_split(split: Split, frame: pd.DataFrame, kind: type[Outcome] = Classes) -> None:
     """Refuse a split that leaks patients, or lacks a class where one trains or chooses."""
     rows = frame.set_index("slide_id")
     owners: dict[str, str] = {}
@@ -175,20 +196,17 @@ def check_split(split: Split, frame: pd.DataFrame) -> None:
     for name in ("train", "validation"):
         if not split.part(name):
             raise SplitError(f"the {name} part is empty; it is needed to train and to choose")
-    classes = sorted(frame["label"].unique())
     for name in _PARTS:
         part = split.part(name)
-        missing = [c for c in classes if c not in set(rows.loc[part, "label"])]
-        if not part or not missing:
+        lacks = kind.lacks(rows.loc[part], rows, learning=name == "train") if part else ""
+        if not lacks:
             continue
-        found = (
-            f"the {name} part ({len(part)} slides) has no slide of class "
-            f"{shorten([str(c) for c in missing])}"
-        )
+        found = f"the {name} part ({len(part)} slides) has {lacks}"
         if name != "test":
             raise SplitError(f"{found}; use fewer folds or another split_seed")
         # As when single blocks are left out: the folds together can be ranked.
-        _log.warning(f"{found}: it has no AUROC of its own, the report pools the folds")
+        watched = kind.watched.upper()
+        _log.warning(f"{found}: it has no {watched} of its own, the report pools the folds")
 
 
 def _linked(sites: pd.Series, patients: pd.Series) -> "np.ndarray":
@@ -200,11 +218,13 @@ def _linked(sites: pd.Series, patients: pd.Series) -> "np.ndarray":
     return np.asarray(connected_components(edges, directed=False)[1][site])
 
 
-def _require_patients(frame: pd.DataFrame, n_folds: int) -> None:
-    patients = frame.groupby("label")["patient_id"].nunique()
+def _require_patients(
+    frame: pd.DataFrame, strata: "pd.Series[str]", n_folds: int, what: str
+) -> None:
+    patients = frame["patient_id"].groupby(strata).nunique()
     few = patients[patients < n_folds]
     if len(few):
         raise SplitError(
-            f"class {few.index[0]!r} has {few.iloc[0]} patient(s), but {n_folds} folds need as "
-            "many patients of each class: lower n_folds, merge or drop the class"
+            f"{what} {few.index[0]!r} has {few.iloc[0]} patient(s), but {n_folds} folds need as "
+            f"many patients of each {what}: lower n_folds, merge or drop the {what}"
         )

@@ -21,14 +21,14 @@ from histotransfer_pl.data.bag_pieces import (
     WholeBag,
     require_readable,
 )
-from histotransfer_pl.data.bags import BagBatch, BagDataset, BagItem
+from histotransfer_pl.data.bags import BagBatch, BagDataset, BagItem, as_targets
 from histotransfer_pl.data.cohort import slides_from_cohort
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.patches import choose_reading
 from histotransfer_pl.data.selection import read_selections, require_selection
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec
+from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec, SplitBy, TaskKind
 from histotransfer_pl.store.layout import selection_path
 
 
@@ -43,7 +43,7 @@ class TopKPatchDataModule(FeatureDataModule):
         cohort: CSV table with ``slide_id``, ``patient_id`` and the target column.
         selection: Name of the selection.
         slides: Folder of the slides, if they were moved since ``extract``.
-        target: Column with the class of each slide.
+        target: Column or columns of the target; see ``FeatureDataModule``.
         fold: The test fold, from 0; the one of the stage-1 run.
         n_folds: Number of patient folds; one tests, the next validates, the rest trains.
         split_seed: Seed of the folds.
@@ -61,6 +61,10 @@ class TopKPatchDataModule(FeatureDataModule):
             the next run with the same ``cache_dir`` finds them, or ``none``.
         cache_dir: Folder of the patches on disk; by default ``patches`` in the run's own folder.
         cache_gb: How much to keep.
+        task: Kind of the target; see ``FeatureDataModule``.
+        classes: Order of the classes; likewise.
+        split_by: What stays on one side of a split; likewise.
+        site: Column with the site of each slide; likewise.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class TopKPatchDataModule(FeatureDataModule):
         cohort: Path,
         selection: str,
         slides: Path | None = None,
-        target: str = "label",
+        target: list[str] | str = "label",
         fold: int = 0,
         n_folds: int = 5,
         split_seed: int = 0,
@@ -85,6 +89,10 @@ class TopKPatchDataModule(FeatureDataModule):
         cache: Literal["memory", "disk", "none"] = "memory",
         cache_dir: Path | None = None,
         cache_gb: float = 2.0,
+        task: TaskKind = "classification",
+        classes: list[str] | None = None,
+        split_by: SplitBy = "patient",
+        site: str | None = None,
     ) -> None:
         super().__init__(
             store=store,
@@ -99,6 +107,10 @@ class TopKPatchDataModule(FeatureDataModule):
             batch_size=batch_size,
             strict=strict,
             cache_gb=cache_gb,
+            task=task,
+            classes=classes,
+            split_by=split_by,
+            site=site,
         )
         if eval_patches < 1 or (threads is not None and threads < 1) or stain_jitter < 0:
             raise ConfigError(
@@ -244,17 +256,15 @@ class TopKPatchDataModule(FeatureDataModule):
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         self._require_bags(len(rows), part, world_size)
-        number = {name: i for i, name in enumerate(self.classes)}
+        targets = as_targets(self.targets)
         mine = rows.iloc[rank::world_size]
         bags = [
             WholeBag(
                 tuple((s, self.store.slide(s).n_patches) for s in slide_ids),
-                number.get(label, -1),
+                targets[index],
                 index,
             )
-            for slide_ids, label, index in zip(
-                mine["slide_ids"], mine["label"], mine.index.tolist(), strict=True
-            )
+            for slide_ids, index in zip(mine["slide_ids"], mine.index.tolist(), strict=True)
         ]
         dataset = BagPieceDataset(self.cache, bags, self.eval_patches, self.reading_threads)
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
@@ -289,7 +299,7 @@ class TopKDataset(BagDataset):
     """
 
     def __init__(self, bags: BagDataset, data: TopKPatchDataModule) -> None:
-        super().__init__(bags.store, bags.arrays, bags.bags, bags.labels, bags.indices)
+        super().__init__(bags.store, bags.arrays, bags.bags, bags.targets.numpy(), bags.indices)
         self._data = data
         self._pool = ThreadPoolExecutor(data.reading_threads)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histotransfer_pl.data.cohort import read_cohort, require_patients, shorten
-from histotransfer_pl.errors import ConfigError, HistoTransferError
+from histotransfer_pl.data.cohort import read_cohort, require_patients
+from histotransfer_pl.errors import ConfigError, HistoTransferError, shorten
 from histotransfer_pl.inference.features import BagResult, extract_features, stored_features
 from histotransfer_pl.inference.outputs import write_page, write_pictures
 from histotransfer_pl.records.tables import write_table
@@ -115,7 +115,8 @@ def apply(
         folder / "failed.csv", pd.DataFrame(sorted(failed.items()), columns=["slide_id", "reason"])
     )
     if pictures:
-        write_page(folder, found, bags, failed, opened)
+        shown = found.assign(in_words=[row["in_words"] for row in rows])
+        write_page(folder, shown, bags, failed, opened)
     return Applied(found, failed, folder)
 
 
@@ -137,8 +138,9 @@ def _require_one_kind(models: Sequence[SlideClassifier]) -> None:
     first = models[0]
     for other in models[1:]:
         wrong = []
-        if first.classes != other.classes:
-            wrong.append(f"classes {', '.join(first.classes)} and {', '.join(other.classes)}")
+        mine, others = first.outcome.columns, other.outcome.columns
+        if mine != others or first.record.target.task != other.record.target.task:
+            wrong.append(f"targets ({', '.join(mine)} and {', '.join(others)})")
         if first.record.grid != other.record.grid:
             wrong.append("patch grids")
         if first.record.bag != other.record.bag:
@@ -192,27 +194,34 @@ def _warn_of_seen_patients(table: Path, models: Sequence[SlideClassifier]) -> No
         )
 
 
+def _shown(column: str) -> str:
+    """What this table calls a column of scores."""
+    return f"prob_{column.removeprefix('p_')}" if column.startswith("p_") else column
+
+
 def _columns(models: Sequence[SlideClassifier]) -> list[str]:
-    classes = models[0].classes
+    outcome = models[0].outcome
     names = ["slide_id"] if models[0].record.bag == "slide" else ["patient_id", "slides"]
-    several = [*(f"sd_{name}" for name in classes), "votes"] if len(models) > 1 else []
-    return [*names, "patches", *(f"prob_{name}" for name in classes), "predicted", *several]
+    decided = [] if outcome.decide(np.zeros(len(outcome.columns))) is None else ["predicted"]
+    several = [f"sd_{name.removeprefix('p_')}" for name in outcome.columns]
+    several = [*several, *(["votes"] if decided else [])] if len(models) > 1 else []
+    return [*names, "patches", *map(_shown, outcome.columns), *decided, *several]
 
 
 def _row(
     name: str, slides: Sequence[StoredSlide], result: BagResult, model: SlideClassifier
 ) -> dict[str, Any]:
     """A row of predictions.csv; with several models their mean, spread and vote."""
-    classes, of_slides = model.classes, model.record.bag == "slide"
-    mean = result.probabilities.mean(0)  # (C,)
-    best = int(mean.argmax())
+    outcome, of_slides = model.outcome, model.record.bag == "slide"
+    mean = result.scores.mean(0)  # (K,)
     row: dict[str, Any] = {"slide_id": name} if of_slides else {"patient_id": name}
     row |= {"slides": len(slides), "patches": sum(slide.n_patches for slide in slides)}
-    row |= {f"prob_{name}": float(p) for name, p in zip(classes, mean, strict=True)}
-    row["predicted"] = classes[best]
-    if len(result.probabilities) > 1:
-        spread = result.probabilities.std(0, ddof=1)  # (C,)
-        row |= {f"sd_{name}": float(sd) for name, sd in zip(classes, spread, strict=True)}
-        agreeing = int((result.probabilities.argmax(1) == best).sum())
-        row["votes"] = f"{agreeing} of {len(result.probabilities)}"
+    row |= {_shown(key): value for key, value in outcome.cells(mean).items()}
+    if len(result.scores) > 1:
+        spread = result.scores.std(0, ddof=1)  # (K,)
+        for column, sd in zip(outcome.columns, spread, strict=True):
+            row[f"sd_{column.removeprefix('p_')}"] = float(sd)
+        agreeing = [outcome.decide(one) == outcome.decide(mean) for one in result.scores]
+        row["votes"] = f"{sum(agreeing)} of {len(agreeing)}"
+    row["in_words"] = outcome.in_words(mean)
     return row

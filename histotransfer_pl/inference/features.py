@@ -33,11 +33,11 @@ class BagResult:
     """What several models predict of one bag.
 
     Attributes:
-        probabilities: (M, C), a row per model.
+        scores: (M, K), a row per model.
         attention: (N,), mean over the models.
     """
 
-    probabilities: NDArray[np.float64]
+    scores: NDArray[np.float64]
     attention: NDArray[np.float64]
 
 
@@ -62,7 +62,7 @@ class ModelReader:
             rows = [np.hstack([slide.read(array) for array in arrays]) for slide in slides]
             results.append(model.predict(np.concatenate(rows)))
         attention = np.mean([result.attention for result in results], axis=0)  # (N,)
-        return BagResult(np.stack([result.probabilities for result in results]), attention)
+        return BagResult(np.stack([result.scores for result in results]), attention)
 
 
 def stored_features(store: FeatureStore, models: Sequence[SlideClassifier]) -> ModelReader:

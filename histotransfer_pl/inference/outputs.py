@@ -61,7 +61,7 @@ def write_page(
     lost = "".join(f"<li>{_safe(s)}: {_safe(r)}</li>" for s, r in sorted(failed.items()))
     names = "".join(
         f"<li>{_safe(model.name)} (id {model.id[:12]}): {_safe(model.features_in_words())}, "
-        f"classes {_safe(', '.join(model.classes))}</li>"
+        f"predicts {_safe(', '.join(model.classes) or model.record.target.column)}</li>"
         for model in models
     )
     unread = f"<h2>{len(failed)} slides without a prediction</h2><ul>{lost}</ul>" if failed else ""
@@ -70,8 +70,8 @@ def write_page(
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}
 td img {{ max-width: 100%; width: 34rem; display: block }}
 table {{ display: block; overflow-x: auto }}</style></head><body><header>
-<h1>{len(table)} {what}s classified</h1></header><main>
-<p>Not for diagnosis. Probabilities are those of the model, and say nothing about slides unlike
+<h1>{len(table)} {what}s</h1></header><main>
+<p>Not for diagnosis. Predictions are those of the model, and say nothing about slides unlike
 those that it was trained on.</p><ul>{names}</ul>{unread}
 <table><thead><tr><th>{what.capitalize()}</th><th>Patches</th><th>Prediction</th><th>Attention</th></tr></thead>
 <tbody>
@@ -101,9 +101,8 @@ def _picture(out: Path, slide_id: str) -> str:
 
 
 def _in_words(row: Mapping[Any, Any]) -> str:
-    predicted = row["predicted"]
-    votes = f", {row['votes']} models" if isinstance(row.get("votes"), str) else ""
-    return f"{predicted} ({100 * row[f'prob_{predicted}']:.1f} %{votes})"
+    votes = "votes" in row and "predicted" in row
+    return f"{row['in_words']}" + (f", {row['votes']} models" if votes else "")
 
 
 def _safe(value: object) -> str:

@@ -51,20 +51,21 @@ class MILHead(nn.Module, ABC):
 
     Args:
         in_features: Width D of the patch features.
-        num_classes: Classes C of the target, at least two.
+        num_classes: Outputs C per slide: one per class or label, or a single number.
         hidden: Widths of the trunk's layers; empty gives a linear head on the features themselves.
         dropout: Share of each trunk layer's outputs to drop in training.
         patch_head: Whether to classify every patch too (the loss weight beta needs it).
 
     Raises:
-        ConfigError: A width below one, fewer than two classes, or a dropout outside 0 to 1.
+        ConfigError: A width below one, no output, or a dropout outside 0 to 1.
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Note the settings: a checkpoint and a model file say how to build the head again."""
         head = super().__new__(cls)
-        given = inspect.signature(cls).bind_partial(*args, **kwargs).arguments
-        sizes = ("in_features", "num_classes")
+        # not that of the class, which is (*args, **kwargs) where the constructor is inherited
+        given = inspect.signature(cls.__init__).bind_partial(head, *args, **kwargs).arguments
+        sizes = ("self", "in_features", "num_classes")
         settings = {k: _as_json(v) for k, v in given.items() if k not in sizes}
         object.__setattr__(head, "spec", ClassSpec(f"{cls.__module__}.{cls.__name__}", settings))
         return head
@@ -141,7 +142,7 @@ class AttentionHead(MILHead):
 
     Args:
         in_features: Width D of the patch features.
-        num_classes: Classes C of the target.
+        num_classes: Outputs C per slide.
         hidden: Widths of the trunk's layers; empty gives attention on the features themselves.
         attention_dim: Width of the attention network's only hidden layer.
         gated: Whether a sigmoid gate multiplies the tanh of that layer.
@@ -245,7 +246,7 @@ def _check_settings(
         raise ConfigError(
             f"in_features {in_features}, hidden {list(hidden)}: every width must be at least 1"
         )
-    if num_classes < 2:
-        raise ConfigError(f"num_classes is {num_classes}: a slide target has at least two classes")
+    if num_classes < 1:
+        raise ConfigError(f"num_classes is {num_classes}: a head gives at least one number")
     if not 0 <= dropout < 1:
         raise ConfigError(f"dropout is {dropout}: give a share from 0 to below 1")

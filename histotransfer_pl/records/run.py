@@ -10,6 +10,7 @@ from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.records.record import Record
 
 Bag = Literal["slide", "patient"]
+SplitBy = Literal["patient", "site"]
 TaskKind = Literal["classification", "multilabel", "ordinal", "regression", "survival"]
 
 _ORDERED_PAIRS = (
@@ -34,17 +35,24 @@ class TargetSpec(Record):
     """What is predicted.
 
     Attributes:
-        column: Column of the cohort table.
-        classes: The classes in the order of the outputs; of two the positive one comes last.
+        column: Column of the cohort table; of several columns their names, with commas.
+        classes: The classes in the order of the outputs; of two the positive one comes last. With
+            several labels their names, with ordered classes the lowest first; else empty.
         positive: Of two classes the one that AUPRC, F1 and sensitivity are about; a patient is
             positive if any of its slides is. None for more than two.
         task: Kind of the target.
+        loss: What is minimised, where a task has several losses.
+        scale: Of a value: mean and deviation of the training part, on which it is learnt.
+        times: Of survival: when it is looked at, from the events of the training part.
     """
 
     column: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     positive: str | None = None
     task: TaskKind = "classification"
+    loss: str = ""
+    scale: tuple[float, ...] = ()
+    times: tuple[float, ...] = ()
 
 
 def choose_positive(classes: tuple[str, ...], given: str | None) -> str | None:
@@ -90,19 +98,23 @@ class SplitSpec(Record):
         n_folds: Number of folds cut by ``seed``; None with a column.
         seed: Seed of the folds; None with a column.
         column: Column of the table that prescribes the split.
+        by: What stays on one side: a patient, or all patients of a site.
     """
 
     fold: int
     n_folds: int | None = None
     seed: int | None = None
     column: str | None = None
+    by: SplitBy = "patient"
 
 
-def split_spec(fold: int, n_folds: int | None, seed: int, column: str | None) -> SplitSpec:
+def split_spec(
+    fold: int, n_folds: int | None, seed: int, column: str | None, by: SplitBy = "patient"
+) -> SplitSpec:
     """How patients are shared out, from the settings of a datamodule."""
     if column is not None:
         return SplitSpec(fold, column=column)
-    return SplitSpec(fold, n_folds, seed)
+    return SplitSpec(fold, n_folds, seed, by=by)
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,23 @@ class ClassSpec(Record):
 
     class_path: str
     init_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CovariateSpec(Record):
+    """A clinical covariate that the head reads, as the training part knows it.
+
+    Attributes:
+        column: Column of the table.
+        mean: Of its numbers.
+        deviation: Of its numbers.
+        categories: Its words, each an input of its own; empty for numbers.
+    """
+
+    column: str
+    mean: float = 0.0
+    deviation: float = 1.0
+    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +182,7 @@ class RunRecord(Record):
         standardized: Whether the model scales features to mean 0 and deviation 1 first.
         selection: For a tuned run: the patches it was tuned on.
         base: For a tuned run: hash of the stage-1 checkpoint whose head it started from.
+        covariates: Clinical covariates that the head reads beside the patches.
     """
 
     features: FeatureSpec
@@ -168,3 +198,4 @@ class RunRecord(Record):
     standardized: bool = False
     selection: SelectionSpec | None = None
     base: str = ""
+    covariates: tuple[CovariateSpec, ...] = ()

@@ -158,7 +158,7 @@ def _task(found: TaskResults, settings: Settings, name: _Name) -> TaskSection:
         costs=costs_table(curves, found.costs, name("depth_and_cost")) if curves else None,
         costs_note=found.costs_note,
         tuning=tuning_table(found.results, name("tuning_cost")),
-        evaluation=None if best is None else evaluate(best, name),
+        evaluation=None if best is None or not best.arm.classes else evaluate(best, name),
         cohort=_cohort(found, name("splits")),
         external=external_table(found.external, name("external")),
         panels=panels,

@@ -8,8 +8,11 @@ from typing import Any
 import pandas as pd
 
 from histotransfer_pl.data.join import Join, join_cohort
-from histotransfer_pl.data.splits import Split, split_by_column, split_by_seed
+from histotransfer_pl.data.sites import with_sites
+from histotransfer_pl.data.splits import Split, split_cohort
 from histotransfer_pl.errors import CohortError, ConfigError, StoreError
+from histotransfer_pl.outcomes.kinds import TargetColumns, target_of_settings
+from histotransfer_pl.records.run import SplitBy, split_spec
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.runs.arms import Arm
 from histotransfer_pl.runs.run import Run
@@ -52,13 +55,13 @@ def describe_cohort(
     run = frozen[0].runs[0]
     data, features = run.data, run.record.features
     try:
-        column = data.get("fold_column")
+        target = target_of_settings(data)
         join = join_cohort(
             cohort,
             store,
             [feature_path(features.store_name, depth) for depth in features.depths],
-            str(data["target"]),
-            (str(column),) if column else (),
+            target,
+            _columns(data),
             strict=False,
         )
     except (CohortError, StoreError, KeyError) as error:
@@ -67,24 +70,33 @@ def describe_cohort(
     rows = []
     for one in {(r.cell.split, r.cell.fold): r for arm in frozen for r in arm.runs}.values():
         try:
-            split = _split(join.labelled, one.data)
+            split = _split(join, one.data)
         except (CohortError, ConfigError, KeyError) as error:
             problems.append(f"The split of fold {one.cell.fold} cannot be repeated: {error}")
             continue
         problems += _differences(one, split, join)
-        rows += [_part_row(one, part, split.part(part), join) for part in _PARTS]
+        rows += [_part_row(one, part, split.part(part), join, target) for part in _PARTS]
     table = None
     if rows:
         frame = pd.DataFrame(rows)
         table = Table(name, "Slides and patients of each part", frame, _shown(frame))
-    return CohortPage(str(cohort), tuple(_join_lines(join)), table, tuple(problems))
+    return CohortPage(str(cohort), tuple(_join_lines(join, target)), table, tuple(problems))
 
 
-def _split(labelled: pd.DataFrame, data: Any) -> Split:
-    fold = int(data["fold"])
-    if data.get("fold_column"):
-        return split_by_column(labelled, str(data["fold_column"]), fold)
-    return split_by_seed(labelled, fold, int(data["n_folds"]), int(data["split_seed"]))
+def _columns(data: Any) -> list[str]:
+    """Further columns that the split needs."""
+    site = data.get("site")
+    named = (data.get("fold_column"), None if site == "tcga" else site)
+    return [str(column) for column in named if column]
+
+
+def _split(join: Join, data: Any) -> Split:
+    column = data.get("fold_column")
+    by: SplitBy = data.get("split_by") or "patient"
+    n_folds, seed = data.get("n_folds"), data.get("split_seed")
+    spec = split_spec(int(data["fold"]), n_folds, seed, column, by)
+    labelled = with_sites(join.labelled, data.get("site"))
+    return split_cohort(labelled, spec, target_of_settings(data).kind)
 
 
 def _differences(run: Run, split: Split, join: Join) -> list[str]:
@@ -103,9 +115,13 @@ def _differences(run: Run, split: Split, join: Join) -> list[str]:
     ]
 
 
-def _part_row(run: Run, part: str, slide_ids: Sequence[str], join: Join) -> dict[str, object]:
+def _part_row(
+    run: Run, part: str, slide_ids: Sequence[str], join: Join, target: TargetColumns
+) -> dict[str, object]:
     rows = join.labelled[join.labelled["slide_id"].isin(slide_ids)]
-    counts = {f"n_{c}": int((rows["label"] == c).sum()) for c in join.classes}
+    counts: dict[str, object] = {f"n_{c}": int((rows["label"] == c).sum()) for c in join.classes}
+    if target.truth != ["label"]:  # no classes to count
+        counts = {"target": target.kind.balance(rows, target.describe(join.labelled))}
     return {
         "split": run.cell.split,
         "fold": run.cell.fold,
@@ -126,14 +142,14 @@ def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     return page.astype(str)
 
 
-def _join_lines(join: Join) -> list[tuple[str, str]]:
+def _join_lines(join: Join, target: TargetColumns) -> list[tuple[str, str]]:
     used = join.labelled
-    balance = ", ".join(f"{c}: {(used['label'] == c).sum()}" for c in join.classes)
+    balance = target.kind.balance(used, target.describe(used))
     patients = used["patient_id"].nunique()
     lines = [
         ("Slides in the table", str(join.in_table)),
         ("Used: labelled, with features", f"{len(used)} of {patients} patients"),
-        ("Slides of each class", balance),
+        ("Slides of each class" if target.truth == ["label"] else "Target", balance),
     ]
     for reason, names in (
         ("Without label", join.without_label),

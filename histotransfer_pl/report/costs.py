@@ -18,7 +18,7 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
         deepest = curve.costs.iloc[-1]
         for place, result in enumerate(curve.results):
             found, costs = costs_of(table, result.arm.key), curve.costs.iloc[place]
-            auroc = result.auroc
+            auroc = result.score
             sweet = place == curve.sweet_place
             estimate = float("nan") if auroc is None else auroc.estimate
             extra = {} if found is None else dict(found)

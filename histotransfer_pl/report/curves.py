@@ -34,7 +34,7 @@ _BACKGROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 
 
 def forest(results: Sequence[ArmResult], name: str) -> Picture | None:
     """Every arm's AUROC with its interval, and the single trainings."""
-    able = [r for r in ranked(results) if r.auroc is not None]
+    able = [r for r in ranked(results) if r.score is not None]
     if not able:
         return None
     with style():
@@ -47,7 +47,7 @@ def forest(results: Sequence[ArmResult], name: str) -> Picture | None:
         axis.spines.left.set_visible(False)
         axis.set_xlabel("Test AUROC")
         axis.axvline(0.5, color="#9ca3af", linestyle=":", linewidth=1)
-        lowest = min([0.5, *(r.auroc.low for r in able if r.auroc)])
+        lowest = min([0.5, *(r.score.low for r in able if r.score)])
         axis.set_xlim(max(0.0, lowest - 0.01), 1.005)
         write_counts(axis, describe_counts(able))
         best = able[0]
@@ -57,18 +57,18 @@ def forest(results: Sequence[ArmResult], name: str) -> Picture | None:
             f"Test AUROC of every arm, {describe_counts(able)}. Points: all trainings, with "
             "95 % intervals over patients; ticks: single trainings; dotted line: chance.",
             f"Forest plot of {len(able)} arms; the best is {best.arm.label} with AUROC "
-            f"{best.auroc}",
+            f"{best.score}",
         )
 
 
 def _draw_row(axis: Axes, row: int, result: ArmResult) -> None:
-    interval = result.auroc
+    interval = result.score
     if interval is None:
         return
     first = row == 0 and result.complete
     colour = COLOURS[0] if first else "#475569"
     axis.hlines(row, interval.low, interval.high, color=colour, linewidth=2.2)
-    values = list(result.arm.cell_aurocs().values())
+    values = list(result.arm.cell_scores().values())
     axis.plot(values, [row] * len(values), "|", color="#64748b", markersize=10)
     axis.plot(interval.estimate, row, "o", color=colour, markersize=7)
     weight = "bold" if first else "normal"
@@ -107,8 +107,8 @@ def against_depth(
                 shift = 0.06 * (members.index(number) - (len(members) - 1) / 2)
                 _draw_curve(panel, shown[number], places + shift, number)
             for result in colour:
-                if result.auroc is not None:
-                    panel.axhline(result.auroc.estimate, color=_FLOOR, linestyle="-.")
+                if result.score is not None:
+                    panel.axhline(result.score.estimate, color=_FLOOR, linestyle="-.")
             panel.axhline(0.5, color="#6b7280", linestyle=":", linewidth=1.2)
             turned = 90 if sum(map(len, depths)) > 60 * len(depths) / width else 0
             panel.set_xticks(range(len(depths)), depths, rotation=turned)
@@ -206,7 +206,7 @@ def _range(numbers: Sequence[int]) -> str:
 
 
 def _draw_curve(axis: Axes, curve: DepthCurve, x: np.ndarray, number: int) -> None:
-    intervals = [r.auroc for r in curve.results if r.auroc is not None]
+    intervals = [r.score for r in curve.results if r.score is not None]
     y = np.array([i.estimate for i in intervals])
     if curve.random:  # a control: its spread is that of its twins
         marker = MARKERS[number % len(MARKERS)]
@@ -226,7 +226,7 @@ def _draw_curve(axis: Axes, curve: DepthCurve, x: np.ndarray, number: int) -> No
 
 def _describe(curve: DepthCurve) -> str:
     values = ", ".join(
-        f"{r.arm.key.depth} {r.auroc.estimate:.3f}" for r in curve.results if r.auroc is not None
+        f"{r.arm.key.depth} {r.score.estimate:.3f}" for r in curve.results if r.score is not None
     )
     sweet = "" if curve.sweet_place is None else f", sweet spot {curve.depths[curve.sweet_place]}"
     return f"{curve.label}: {values}{sweet}"

@@ -82,9 +82,17 @@ def choose_slides(run: Run, count: int) -> pd.DataFrame:
     """Test slides worth looking at, so that successes and failures both show.
 
     In turn, for each class: the slide of it that was most surely right, then the one that was
-    most surely wrong; then the next of each.
+    most surely wrong; then the next of each. Of targets that are no classes in turn the slide with
+    the highest score and the one with the lowest.
     """
     table = run.table
+    outcome = run.tested.outcome
+    if outcome.truth(run.classes) != ["label"]:
+        height = outcome.to_columns(run.tested.scores).mean(1)  # (S,)
+        order = table.assign(height=height).sort_values("height", ascending=False)
+        half = -(-count // 2)
+        highest, lowest = order.head(half), order.iloc[half:].tail(count - half).iloc[::-1]
+        return pd.concat([highest, lowest]).drop(columns="height")
     sure = table[[f"p_{c}" for c in run.classes]].max(axis=1)
     right = table["label"] == table["predicted"]
     ranked = table.assign(sure=sure, right=right).sort_values(
@@ -108,11 +116,13 @@ def has_attention(run: Run, store: FeatureStore) -> bool:
 
 def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePanel:
     slide_id = str(row["slide_id"])
-    right = "right" if row["right"] else "wrong"
-    verdict = (
-        f"{run.data['target']} {row['label']}; the model says {row['predicted']} "
-        f"with {100 * row['sure']:.0f} %: {right}"
-    )
+    outcome = run.tested.outcome
+    names = outcome.truth(run.classes)
+    known = [f"{row[name]}" if len(names) == 1 else f"{name} {row[name]}" for name in names]
+    said = outcome.in_words(row[outcome.columns].to_numpy(float))
+    verdict = f"{outcome.spec.column} {', '.join(known)}; the model says {said}"
+    if "right" in row:
+        verdict += ": right" if row["right"] else ": wrong"
     try:
         slide = store.slide(slide_id)
         attributes = slide.attributes

@@ -44,10 +44,10 @@ def summarise(
 ) -> Summary:
     """Sentences for the arms of one task."""
     best = best_result(results)
-    if best is None or best.auroc is None:
+    if best is None or best.score is None:
         reasons = next((r.problem for r in results if r.problem), "no run is finished")
         return Summary("No arm can be ranked yet", "", reasons, (), "")
-    arm, interval = best.arm, best.auroc
+    arm, interval = best.arm, best.score
     trainings = f"{len(arm.cells)} training{'s' if len(arm.cells) > 1 else ''}"
     support = (
         f"AUROC with its 95 % interval over patients: {arm.n_slides()} test slides of "
@@ -67,8 +67,8 @@ def summarise(
 
 def _headline(best: ArmResult, results: Sequence[ArmResult]) -> str:
     """The best arm, or all of those that did equally well."""
-    equals = [r for r in ranked(results) if r.complete and r.auroc is not None]
-    equals = [r for r in equals if best.auroc and r.auroc and span(r.auroc) == span(best.auroc)]
+    equals = [r for r in ranked(results) if r.complete and r.score is not None]
+    equals = [r for r in equals if best.score and r.score and span(r.score) == span(best.score)]
     if len(equals) < 2:
         return f"{best.arm.label} did best"
     named = " and ".join(r.arm.label for r in equals[:2])
@@ -85,7 +85,7 @@ def _ranking_answer(results: Sequence[ArmResult], ranking: Sequence[Contrast]) -
         why = ranking[0].problem if ranking else "there is no other arm with an AUROC"
         return [Answer(question, f"It cannot be told: {why}.")]
     beaten = [c for c in tested if c.beyond_chance]
-    able = [r.arm for r in ranked(results) if r.complete and r.auroc is not None]
+    able = [r.arm for r in ranked(results) if r.complete and r.score is not None]
     second = next((c for c in tested if len(able) > 1 and c.second is able[1]), None)
     text = f"It beats {len(beaten)} of the {len(tested)} other arms beyond chance."
     others = "the only other arm" if len(tested) == 1 else f"all {len(tested)} other arms"
@@ -207,7 +207,7 @@ def _sweet_answers(curves: Sequence[DepthCurve]) -> list[Answer]:
         answers.append(
             Answer(
                 "Where is the sweet spot?",
-                f"{curve.label} cut after {result.arm.key.depth} ({span(result.auroc)}) is the "
+                f"{curve.label} cut after {result.arm.key.depth} ({span(result.score)}) is the "
                 f"shallowest within one standard error of the best depth{of_deepest}{careful}.",
             )
         )

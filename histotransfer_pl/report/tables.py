@@ -6,10 +6,11 @@ import pandas as pd
 
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.runs.contrasts import QUESTIONS, Contrast, differing
-from histotransfer_pl.runs.evaluation import SHOWN
 from histotransfer_pl.runs.external import ExternalResult, external_frame
 from histotransfer_pl.runs.results import ArmResult, ranked, results_frame, span
 from histotransfer_pl.runs.tuning_cost import tuning_costs
+
+_PATIENTS = "of patients"
 
 
 def results_table(results: Sequence[ArmResult], name: str) -> Table:
@@ -18,17 +19,22 @@ def results_table(results: Sequence[ArmResult], name: str) -> Table:
         [
             {
                 "Arm": result.arm.label,
-                **{title: _cell(result, metric) for metric, title in SHOWN.items()},
-                "AUROC of patients": span(result.of_patients).replace(" [", "\n["),
+                **{
+                    title: _cell(result, metric)
+                    for metric, title in result.arm.outcome.titles.items()
+                },
+                _PATIENTS: span(result.of_patients).replace(" [", "\n["),
                 "Trainings": str(len(result.arm.cells)),
                 "Remark": result.caveat,
             }
             for result in ranked(results)
         ]
     )
-    empty = {"AUROC of patients": "–", "Remark": ""}
+    empty = {_PATIENTS: "–", "Remark": ""}
     page = page.drop(columns=[name for name, text in empty.items() if (page[name] == text).all()])
-    caption = "Every arm on its test slides, best AUROC first"
+    title = results[0].arm.title if results else "AUROC"
+    page = page.rename(columns={_PATIENTS: f"{title} of patients"})
+    caption = f"Every arm on its test slides, best {title} first"
     return Table(name, caption, results_frame(results), page, latex=True)
 
 
@@ -50,9 +56,9 @@ def external_table(results: Sequence[ExternalResult], name: str) -> Table | None
         [
             {
                 "Arm": result.arm.label,
-                "AUROC, ensemble of the folds": span(result.slides),
+                f"{result.arm.title}, ensemble of the folds": span(result.slides),
                 "The same, per patient": span(result.patients),
-                "AUROC of single trainings": _range(result.single),
+                f"{result.arm.title} of single trainings": _range(result.single),
                 "Slides": str(result.arm.n_slides()),
                 "Patients": str(result.arm.n_patients()),
                 "Remark": result.problem,
@@ -62,7 +68,7 @@ def external_table(results: Sequence[ExternalResult], name: str) -> Table | None
     )
     frame = external_frame(results)
     note = (
-        "Slides that no training has seen. The ensemble is the mean of the probabilities that the "
+        "Slides that no training has seen. The ensemble is the mean of the scores that the "
         "trainings of all folds give; with several seeds the mean over their ensembles."
     )
     return Table(name, "Every arm on the slides of another cohort", frame, page, note)
@@ -77,7 +83,7 @@ def tuning_table(results: Sequence[ArmResult], name: str) -> Table | None:
     frame = tuning_costs([result.arm for result in ranked(results)])
     if frame.empty:
         return None
-    auroc = {r.arm.label: r.auroc for r in results}
+    auroc = {r.arm.label: r.score for r in results}
     page = pd.DataFrame(
         [
             {
@@ -113,7 +119,8 @@ def _raw(c: Contrast) -> dict[str, object]:
     if c.comparison is None:
         return row
     d = c.comparison.difference
-    row |= {"auroc_first": c.comparison.first, "auroc_second": c.comparison.second}
+    name = c.first.outcome.watched
+    row |= {f"{name}_first": c.comparison.first, f"{name}_second": c.comparison.second}
     row |= {"difference": d.estimate, "low": d.low, "high": d.high, "method": d.method}
     return {**row, "p": c.comparison.p_value, "p_holm": c.p_corrected}
 
@@ -128,11 +135,11 @@ def _row(c: Contrast) -> dict[str, str]:
 
 def _numbers(c: Contrast) -> dict[str, str]:
     if c.comparison is None:
-        empty = dict.fromkeys(("AUROC", "Difference [95 %]", "p", "p (Holm)"), "–")
+        empty = dict.fromkeys((c.first.title, "Difference [95 %]", "p", "p (Holm)"), "–")
         return {**empty, "Verdict": f"not comparable: {c.problem}"}
     d = c.comparison.difference
     return {
-        "AUROC": f"{c.comparison.first:.3f} vs {c.comparison.second:.3f}",
+        c.first.title: f"{c.comparison.first:.3f} vs {c.comparison.second:.3f}",
         "Difference [95 %]": f"{d.estimate:+.3f} [{d.low:+.3f}, {d.high:+.3f}]",
         "p": p_text(c.comparison.p_value),
         "p (Holm)": p_text(c.p_corrected),

@@ -6,12 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from histotransfer_pl.analysis.compare import Comparison, delong, paired_test
-from histotransfer_pl.analysis.metrics import auroc, evaluate
+from histotransfer_pl.analysis.compare import Comparison
+from histotransfer_pl.analysis.metrics import Metric, evaluate
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.runs.predictions import PredictionTable
 from histotransfer_pl.runs.run import ArmKey, Cell, Run, Task, read_run
 from histotransfer_pl.runs.study import PlannedRun
@@ -57,6 +59,21 @@ class Arm:
         """The classes, in the order of the scores."""
         return self.runs[0].classes
 
+    @property
+    def outcome(self) -> Outcome:
+        """What is predicted, as the first run knows it."""
+        return self.runs[0].tested.outcome
+
+    @property
+    def watched(self) -> Metric:
+        """The metric by which arms of this task are ranked."""
+        return self.outcome.metrics()[self.outcome.watched]
+
+    @property
+    def title(self) -> str:
+        """How a page calls that metric."""
+        return self.outcome.titles[self.outcome.watched]
+
     @cached_property
     def pooled(self) -> bool:
         """Whether scores of different trainings must be ranked together.
@@ -65,8 +82,9 @@ class Arm:
         of a training holds one class only, as when single blocks are left out, that gives no
         pairs, and the trainings of a seed are ranked as one.
         """
-        every = {label for run in self.runs for label in run.table["label"].unique()}
-        return any(run.table["label"].nunique() < len(every) for run in self.runs)
+        whole = pd.concat([run.table for run in self.runs])
+        kind = type(self.outcome)
+        return any(kind.lacks(run.table, whole, learning=False) for run in self.runs)
 
     def predictions(
         self, cells: Iterable[Cell] | None = None, *, patients: bool = False
@@ -94,11 +112,11 @@ class Arm:
         if not chosen:
             raise AnalysisError("no fold and seed that both were tested on")
         runs = [self.cells[cell] for cell in chosen]
-        classes = runs[0].classes
-        other = next((run for run in runs if run.classes != classes), None)
+        first = runs[0].tested.outcome.spec
+        other = next((run for run in runs if run.classes != first.classes), None)
         if other is not None:
             raise AnalysisError(
-                f"{runs[0].name} has the classes {list(classes)}, {other.name} "
+                f"{runs[0].name} has the classes {list(first.classes)}, {other.name} "
                 f"{list(other.classes)}: compare runs of the same target"
             )
         _refuse_shared_patients(runs)
@@ -113,9 +131,10 @@ class Arm:
                 ]
             ),
             np.concatenate([table.frame["patient_id"].to_numpy(str) for table in tables]),
-            np.concatenate([table.labels for table in tables]),
+            np.concatenate([table.targets for table in tables]),
             np.concatenate([table.scores for table in tables]),
             np.repeat([groups.index(g) for g in groups], [len(table.frame) for table in tables]),
+            task=first.task,
         )
 
     def n_slides(self) -> int:
@@ -126,9 +145,10 @@ class Arm:
         """Distinct patients tested."""
         return len({p for run in self.runs for p in run.table["patient_id"]})
 
-    def cell_aurocs(self) -> dict[Cell, float]:
-        """AUROC of each training; those it is undefined for are left out."""
-        values = {c: float(evaluate(auroc, self.predictions([c]))[0]) for c in sorted(self.cells)}
+    def cell_scores(self) -> dict[Cell, float]:
+        """The watched metric of each training; those it is undefined for are left out."""
+        metric = self.watched
+        values = {c: float(evaluate(metric, self.predictions([c]))[0]) for c in sorted(self.cells)}
         return {cell: value for cell, value in values.items() if np.isfinite(value)}
 
 
@@ -246,15 +266,14 @@ def _varied(keys: Sequence[ArmKey]) -> list[str]:
 
 
 def compare_arms(first: Arm, second: Arm) -> Comparison:
-    """AUROC of two arms on the trainings that both have, and the paired test of the difference.
+    """The watched metric of two arms on the trainings that both have, and the paired test.
 
     Raises:
         AnalysisError: They share no training, or were tested on other slides.
     """
     cells = set(first.cells) & set(second.cells)
-    a, b = first.predictions(cells), second.predictions(cells)
-    test = delong if a.n_classes == b.n_classes == 2 else paired_test
-    return test(a, b)
+    one, other = first.predictions(cells), second.predictions(cells)
+    return first.outcome.compare(one, other)
 
 
 def tasks_of(arms: Sequence[Arm]) -> list[list[Arm]]:

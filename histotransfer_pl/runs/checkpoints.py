@@ -19,6 +19,8 @@ VERSION = 2
 _MAY_DIFFER = (
     # whom it was trained on is compared patient by patient
     *("train_patients", "validation_patients", "split", "counts", "features.tuned_on"),
+    # what the training part taught: a checkpoint keeps its own
+    *("target.scale", "target.times"),
     # names and places, which say nothing of what the features are
     *("features.store_name", "target.column", "grid"),
     *("features.dtype", "features.precision", "versions", "base"),

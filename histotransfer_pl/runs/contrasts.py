@@ -75,7 +75,7 @@ def ranking_contrasts(results: Sequence[ArmResult], best: Arm) -> list[Contrast]
     Which arm is best was learnt from the same slides, so the p-values are corrected for all
     pairs that might have come out as best and other, not only for the pairs shown.
     """
-    arms = [r.arm for r in results if r.auroc is not None]
+    arms = [r.arm for r in results if r.score is not None]
     pairs = [(b, a) if b is best else (a, b) for a, b in combinations(arms, 2)]
     contrasts = _corrected([_compare("", first, second) for first, second in pairs])
     return [contrast for contrast in contrasts if contrast.first is best]

@@ -188,7 +188,7 @@ def depth_curves(
     groups: dict[ArmKey, list[ArmResult]] = {}
     for result in results:
         key = result.arm.key
-        if result.auroc is not None and result.complete:
+        if result.score is not None and result.complete:
             groups.setdefault(key._replace(depth=""), []).append(result)
     curves = [
         _curve(sorted(group, key=partial(_place, order)), results, table, networks)
@@ -206,7 +206,7 @@ def colour_alone(results: Sequence[ArmResult], networks: Networks) -> list[ArmRe
     return [
         result
         for result in results
-        if result.auroc is not None
+        if result.score is not None
         and (network := networks.get(result.arm.key.encoder)) is not None
         and network.name == COLOUR
     ]

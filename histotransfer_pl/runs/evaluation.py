@@ -1,30 +1,19 @@
 """Every metric with its interval over patients, for `test`, `study` and `report` alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
-from histotransfer_pl.analysis.metrics import METRICS, evaluate
+from histotransfer_pl.analysis.metrics import Metric, evaluate
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
-from histotransfer_pl.runs.predictions import PredictionTable, as_table
+from histotransfer_pl.outcomes.outcome import Outcome
+from histotransfer_pl.runs.predictions import PredictionTable, as_table, class_target, classes_in
 
-SHOWN: Mapping[str, str] = MappingProxyType(
-    {
-        "auroc": "AUROC",
-        "auprc": "AUPRC",
-        "balanced_accuracy": "Balanced accuracy",
-        "f1": "F1",
-        "brier": "Brier score",
-        "ece": "ECE",
-    }
-)
-"""Metrics and how a page calls them, best known first."""
 _OF_POSITIVE = frozenset({"auprc", "f1"})
 
 
@@ -33,13 +22,15 @@ class MetricResult:
     """A metric of test slides.
 
     Attributes:
-        name: Its name in ``SHOWN``.
+        name: Its name in the metrics of the outcome.
+        title: How a page calls it.
         value: On all slides; None where they do not define it.
         interval: 95 % interval over patients; None where there can be none.
         problem: Why not.
     """
 
     name: str
+    title: str
     value: float | None
     interval: Interval | None = None
     problem: str = ""
@@ -55,10 +46,14 @@ class MetricResult:
 
 
 def evaluate_predictions(
-    predictions: Predictions, *, n_resamples: int = 2000
+    predictions: Predictions, outcome: Outcome, *, n_resamples: int = 2000
 ) -> list[MetricResult]:
-    """Every metric of ``SHOWN`` with its interval over patients."""
-    return [_evaluate(name, predictions, n_resamples) for name in SHOWN]
+    """Every metric that pages show, with its interval over patients; the watched one first."""
+    metrics = outcome.metrics()
+    return [
+        _evaluate(name, title, metrics[name], predictions, n_resamples)
+        for name, title in outcome.titles.items()
+    ]
 
 
 def evaluate_table(
@@ -71,8 +66,8 @@ def evaluate_table(
     """Every metric of a table of predictions with its interval over patients.
 
     Args:
-        table: Columns ``patient_id``, ``label`` and ``p_<class>``..., and ``slide_id`` where a row
-            is a slide.
+        table: A table that was read; or columns ``patient_id``, ``label`` and ``p_<class>``..., and
+            ``slide_id`` where a row is a slide.
         classes: The classes; those of the columns when empty.
         positive: Of two classes the one that AUPRC and F1 are about; the last when None.
         n_resamples: Resamples of each interval.
@@ -81,25 +76,24 @@ def evaluate_table(
         AnalysisError: It is no table of predictions.
     """
     if isinstance(table, pd.DataFrame):
-        table = as_table(table, tuple(classes), positive)
-    return evaluate_predictions(table.predictions(), n_resamples=n_resamples)
+        table = as_table(table, class_target(tuple(classes) or classes_in(table), positive))
+    return evaluate_predictions(table.predictions(), table.outcome, n_resamples=n_resamples)
 
 
 def describe_metrics(results: Sequence[MetricResult], table: PredictionTable) -> str:
-    """How many slides and patients of which class, and each metric with its interval."""
+    """How many slides and patients of which target, and each metric with its interval."""
     frame = table.frame
-    counts = frame["label"].value_counts()
-    each = ", ".join(f"{name}: {counts.get(name, 0)}" for name in table.classes)
+    each = table.outcome.balance(frame, table.outcome.spec)
     lines = [f"{len(frame)} slides of {frame['patient_id'].nunique()} patients ({each})"]
-    width = max(len(title) for title in SHOWN.values())
+    width = max(len(result.title) for result in results)
     for result in results:
         about = f" (of {table.positive})" if result.name in _OF_POSITIVE and table.positive else ""
-        lines.append(f"{SHOWN[result.name]:<{width}}  {result.in_words()}{about}")
+        lines.append(f"{result.title:<{width}}  {result.in_words()}{about}")
     return "\n".join(lines)
 
 
 def metrics_json(results: Sequence[MetricResult], table: PredictionTable) -> dict[str, Any]:
-    """The content of a metrics file: counts, the positive class, each metric and its limits."""
+    """The content of a metrics file: counts, the target, each metric and its limits."""
     limits = {
         f"{result.name}_{side}": value
         for result in results
@@ -109,6 +103,7 @@ def metrics_json(results: Sequence[MetricResult], table: PredictionTable) -> dic
     return {
         "n_slides": len(table.frame),
         "n_patients": int(table.frame["patient_id"].nunique()),
+        "task": table.outcome.task,
         "classes": list(table.classes),
         "positive": table.positive,
         **{result.name: result.value for result in results},
@@ -116,12 +111,13 @@ def metrics_json(results: Sequence[MetricResult], table: PredictionTable) -> dic
     }
 
 
-def _evaluate(name: str, predictions: Predictions, n_resamples: int) -> MetricResult:
-    metric = METRICS[name]
+def _evaluate(
+    name: str, title: str, metric: Metric, predictions: Predictions, n_resamples: int
+) -> MetricResult:
     value = float(evaluate(metric, predictions)[0])
     point = value if np.isfinite(value) else None
     try:
         interval = bootstrap_interval(predictions, metric, n_resamples=n_resamples)
     except AnalysisError as error:
-        return MetricResult(name, point, None, str(error))
-    return MetricResult(name, point, interval)
+        return MetricResult(name, title, point, None, str(error))
+    return MetricResult(name, title, point, interval)

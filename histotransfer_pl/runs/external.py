@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
-from histotransfer_pl.analysis.metrics import auroc, evaluate
+from histotransfer_pl.analysis.metrics import evaluate
 from histotransfer_pl.analysis.predictions import align
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.runs.arms import Arm
@@ -24,8 +24,8 @@ class ExternalResult:
 
     Attributes:
         arm: The arm, as evaluated on the other cohort: one cell per seed, the ensemble.
-        single: AUROC of each training alone.
-        slides: AUROC of the ensemble, the mean of its folds' probabilities.
+        single: The watched metric of each training alone.
+        slides: That of the ensemble, the mean of its folds' scores.
         patients: The same with the slides of a patient as one; None where that is no other number.
         problem: Why something is missing.
     """
@@ -48,20 +48,21 @@ def read_external(arms: Sequence[Arm], *, n_resamples: int = 2000) -> list[Exter
 
 
 def ensemble(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """Mean probabilities of several models for the same slides.
+    """Mean scores of several models for the same slides.
 
     Raises:
-        AnalysisError: The models saw other slides or classes.
+        AnalysisError: The models saw other slides, classes or times.
     """
     first = tables[0]
-    if any(table.classes != first.classes for table in tables):
-        raise AnalysisError("the models have other classes: test all of them on the same table")
+    if any(table.outcome.columns != first.outcome.columns for table in tables):
+        raise AnalysisError(
+            "the models have other classes or times: test all of them on the same table"
+        )
     reference = first.predictions()
-    scores = np.mean([align(reference, t.predictions()).s for t in tables], axis=0)  # (S, C)
-    names = [f"p_{name}" for name in first.classes]
-    decided = np.array(first.classes)[scores.argmax(1)]
-    mean = dict(zip(names, scores.T, strict=True))
-    return replace(first, frame=first.frame.assign(**mean, predicted=decided))
+    each = [align(reference, table.predictions()).s for table in tables]  # (S,) or (S, K)
+    mean = first.outcome.to_columns(np.mean(each, axis=0))  # (S, K)
+    cells = pd.DataFrame([first.outcome.cells(row) for row in mean], index=first.frame.index)
+    return replace(first, frame=first.frame.assign(**{str(c): cells[c] for c in cells}))
 
 
 def _evaluate(arm: Arm, runs: Sequence[Run], n_resamples: int) -> ExternalResult:
@@ -70,14 +71,14 @@ def _evaluate(arm: Arm, runs: Sequence[Run], n_resamples: int) -> ExternalResult
     for run in runs:
         folder = run.folder / EXTERNAL
         try:
-            table = read_predictions(folder / PREDICTIONS, run.record.target.positive)
+            table = read_predictions(folder / PREDICTIONS, run.record.target)
             refuse_outdated(run.source, folder)
             tested.append((run, table))
         except AnalysisError as error:
             problem = f"{run.name}: {error}"
     if not tested:
         return ExternalResult(arm, (), None, None, problem)
-    single = tuple(float(evaluate(auroc, table.predictions())[0]) for _, table in tested)
+    single = tuple(float(evaluate(arm.watched, t.predictions())[0]) for _, t in tested)
     by_seed: dict[int, list[tuple[Run, PredictionTable]]] = {}
     for run, table in tested:
         by_seed.setdefault(run.cell.seed, []).append((run, table))
@@ -93,7 +94,7 @@ def _evaluate(arm: Arm, runs: Sequence[Run], n_resamples: int) -> ExternalResult
     for patients in (False, True) if whole.n_patients() != whole.n_slides() else (False,):
         try:
             predictions = whole.predictions(patients=patients)
-            found[patients] = bootstrap_interval(predictions, auroc, n_resamples=n_resamples)
+            found[patients] = bootstrap_interval(predictions, arm.watched, n_resamples=n_resamples)
         except AnalysisError as error:
             problem = problem or str(error)
     return ExternalResult(whole, single, found[False], found[True], problem)
@@ -107,13 +108,14 @@ def external_frame(results: Sequence[ExternalResult]) -> pd.DataFrame:
 def _row(result: ExternalResult) -> dict[str, object]:
     row: dict[str, object] = {**result.arm.key._asdict(), "trainings": len(result.single)}
     row |= {"n_slides": result.arm.n_slides(), "n_patients": result.arm.n_patients()}
+    name = result.arm.outcome.watched
     row |= {
-        "single_auroc_mean": float(np.mean(result.single)) if result.single else None,
-        "single_auroc_min": min(result.single, default=None),
-        "single_auroc_max": max(result.single, default=None),
+        f"single_{name}_mean": float(np.mean(result.single)) if result.single else None,
+        f"single_{name}_min": min(result.single, default=None),
+        f"single_{name}_max": max(result.single, default=None),
     }
-    for name, interval in (("auroc", result.slides), ("patient_auroc", result.patients)):
-        row |= {name: None if interval is None else interval.estimate}
-        row |= {f"{name}_low": None if interval is None else interval.low}
-        row |= {f"{name}_high": None if interval is None else interval.high}
+    for column, interval in ((name, result.slides), (f"patient_{name}", result.patients)):
+        row |= {column: None if interval is None else interval.estimate}
+        row |= {f"{column}_low": None if interval is None else interval.low}
+        row |= {f"{column}_high": None if interval is None else interval.high}
     return {**row, "remark": result.problem}

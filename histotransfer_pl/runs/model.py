@@ -1,7 +1,8 @@
-"""A trained model: features in, probabilities and attention out; no trainer, store or cohort."""
+"""A trained model: features in, scores and attention out; no trainer, store or cohort."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.models.build import build_head
 from histotransfer_pl.models.heads import MILHead
+from histotransfer_pl.outcomes.kinds import outcome_of
+from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.run import RunRecord
 
 _HEAD, _ENCODER = "head.", "encoder."
@@ -21,12 +24,13 @@ class SlideResult(NamedTuple):
     """What a model says of one slide.
 
     Attributes:
-        probabilities: (C,) float64, in the order of the classes.
+        scores: (K,) float64, the columns that the outcome names: probabilities of the classes in
+            their order, a value, a risk ....
         attention: (N,) float32, sums to one.
         attention_logits: (N,) float32, before the softmax.
     """
 
-    probabilities: NDArray[np.float64]
+    scores: NDArray[np.float64]
     attention: NDArray[np.float32]
     attention_logits: NDArray[np.float32]
 
@@ -49,7 +53,7 @@ class SlideClassifier:
 
     Example:
         >>> model = load_model("model.safetensors")  # doctest: +SKIP
-        >>> model.predict(features).probabilities  # doctest: +SKIP
+        >>> model.predict(features).scores  # doctest: +SKIP
         array([0.12, 0.88])
     """
 
@@ -65,12 +69,17 @@ class SlideClassifier:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes in the order of the probabilities."""
+        """The classes or labels in the order of the scores; empty for other targets."""
         return self.record.target.classes
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """What is predicted."""
+        return outcome_of(self.record.target)
 
     @torch.inference_mode()
     def predict(self, features: ArrayLike | Tensor) -> SlideResult:
-        """Probabilities and attention of one slide.
+        """Scores and attention of one slide.
 
         Args:
             features: (N, D) features of its patches, as the encoder of the record gives them.
@@ -94,8 +103,9 @@ class SlideClassifier:
         logits = output.attention if output.attention_logits is None else output.attention_logits
         if not output.logits.isfinite().all():
             raise ConfigError("the features hold NaN or infinite values: extract this slide again")
+        scores = self.outcome.scores(output.logits).double().numpy()  # (1,) or (1, K)
         return SlideResult(
-            output.logits[0].float().softmax(-1).double().numpy(),
+            self.outcome.to_columns(scores)[0],
             output.attention.float().numpy(),
             logits.float().numpy(),
         )
@@ -127,7 +137,7 @@ def classifier_from_state(
         ConfigError: The tensors are not those of the head.
     """
     head = build_head(record.head, allow_foreign=allow_foreign)(
-        record.features.width, len(record.target.classes)
+        record.features.width, outcome_of(record.target).n_outputs
     )
     own = {k.removeprefix(_HEAD): v for k, v in state.items() if k.startswith(_HEAD)}
     try:

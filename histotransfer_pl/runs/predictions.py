@@ -2,108 +2,111 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions
-from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.analysis.predictions import Floats, Predictions
+from histotransfer_pl.errors import AnalysisError, CohortError
+from histotransfer_pl.outcomes.kinds import outcome_of
+from histotransfer_pl.outcomes.outcome import Outcome
+from histotransfer_pl.records.run import TargetSpec
 from histotransfer_pl.records.tables import read_table
 
-_TEXT = ("slide_id", "patient_id", "part", "label", "predicted")
+_TEXT = ("slide_id", "patient_id", "part", "site", "label", "predicted")
 _SCORE = "p_"
 
 
 @dataclass(frozen=True, eq=False)
 class PredictionTable:
-    """What a model says about slides whose class is known.
+    """What a model says about slides whose target is known.
 
     Attributes:
-        frame: (S rows) slide_id, patient_id, label, predicted, p_<class>...
-        classes: The classes, of two of them the positive one last, so that every metric of one
-            class is about it.
+        frame: (S rows) slide_id, patient_id, the true target and the scores, each in the columns
+            that the outcome names.
+        outcome: What is predicted; of two classes the positive one comes last, so that every
+            metric of one class is about it.
     """
 
     frame: pd.DataFrame
-    classes: tuple[str, ...]
+    outcome: Outcome
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, or the labels."""
+        return self.outcome.spec.classes
 
     @property
     def scores(self) -> Floats:
-        """Probabilities (S, C) in the order of the classes."""
-        return self.frame[[_SCORE + name for name in self.classes]].to_numpy(float)
+        """Scores (S,) or (S, K) as the metrics take them."""
+        return self.outcome.from_columns(self.frame[self.outcome.columns].to_numpy(float))
 
     @property
-    def labels(self) -> Ints:
-        """(S,) places of the labels among the classes."""
-        codes = pd.Categorical(self.frame["label"], categories=list(self.classes)).codes
-        return np.asarray(codes, np.int64)
+    def targets(self) -> NDArray[Any]:
+        """(S,) or (S, K) true targets as the metrics take them."""
+        return self.outcome.encode(self.frame)
 
     @property
     def positive(self) -> str | None:
         """Of two classes the one that metrics of one class are about."""
-        return self.classes[-1] if len(self.classes) == 2 else None
+        return self.outcome.spec.positive
 
     def predictions(self) -> Predictions:
         """As the statistics take them, one training."""
         ids, patients = (self.frame[name].to_numpy(str) for name in ("slide_id", "patient_id"))
-        return Predictions(ids, patients, self.labels, self.scores)
+        return Predictions(ids, patients, self.targets, self.scores, task=self.outcome.task)
 
     def of_patients(self) -> "PredictionTable":
-        """One row per patient: mean probabilities; positive if any of the slides is.
+        """One row per patient: mean scores; what the outcome makes of the targets of its slides.
 
         Raises:
-            AnalysisError: A patient with slides of several of three or more classes.
+            AnalysisError: Slides of a patient that contradict one another.
         """
-        grouped = self.frame.groupby("patient_id", sort=True)
-        labels = grouped["label"].agg(lambda own: self._label_of(list(dict.fromkeys(own))))
-        scores = grouped[[_SCORE + name for name in self.classes]].mean()
-        frame = pd.concat([labels, scores], axis=1).reset_index()
-        best = scores.to_numpy().argmax(1)  # (patients,)
-        decided = np.array(self.classes)[best]
-        return replace(self, frame=frame.assign(slide_id=frame["patient_id"], predicted=decided))
-
-    def _label_of(self, labels: list[str]) -> str:
-        if len(labels) > 1 and self.positive is None:
-            raise AnalysisError(
-                f"a patient has slides of the classes {', '.join(labels)}: only of two classes one "
-                "is that of the patient"
-            )
-        return labels[0] if len(labels) == 1 else str(self.positive)
+        rows = []
+        known = self.frame if "label" in self.frame else self.frame.assign(label="known")
+        for patient, own in known.groupby("patient_id", sort=True):
+            try:
+                target = self.outcome.of_patient(own)
+            except CohortError as error:
+                raise AnalysisError(str(error)) from error
+            means = own[self.outcome.columns].to_numpy(float).mean(0)  # (K,)
+            scores = self.outcome.cells(means)
+            rows.append({"slide_id": patient, "patient_id": patient, **target, **scores})
+        return replace(self, frame=pd.DataFrame(rows))
 
 
-def as_table(
-    frame: pd.DataFrame, classes: tuple[str, ...] = (), positive: str | None = None
-) -> PredictionTable:
+def as_table(frame: pd.DataFrame, target: TargetSpec | None = None) -> PredictionTable:
     """Check a table of predictions.
 
     Args:
-        frame: Columns ``patient_id``, ``label`` and ``p_<class>``...; without ``slide_id`` a row is
-            a patient.
-        classes: The classes; those of the columns when empty.
-        positive: Of two classes the positive one; the last when None.
+        frame: Columns ``patient_id``, the true target and the scores; without ``slide_id`` a row
+            is a patient.
+        target: What is predicted; None for the classes of the columns ``p_<class>``.
 
     Raises:
         AnalysisError: A column is missing, or a label or a number is not possible.
     """
-    found = tuple(c.removeprefix(_SCORE) for c in frame.columns if c.startswith(_SCORE))
-    classes = classes or found
-    if not {"patient_id", "label"} <= set(frame) or len(found) < 2 or set(found) != set(classes):
+    outcome = outcome_of(target or class_target(classes_in(frame)))
+    if not outcome.columns:  # runs of the first release noted no classes
+        outcome = outcome_of(class_target(classes_in(frame), outcome.spec.positive))
+    truth = outcome.truth(outcome.spec.classes)
+    if not {"patient_id", *truth, *outcome.columns} <= set(frame):
         raise AnalysisError(f"it has the columns {', '.join(frame.columns)}: run test again")
-    if positive is not None and len(classes) == 2:
-        classes = (*(name for name in classes if name != positive), positive)
     if "slide_id" not in frame:
         # A bag of all slides of a patient is evaluated as one.
         frame = frame.assign(slide_id=frame["patient_id"])
-    unknown = sorted(set(frame["label"]) - set(classes))
-    if unknown:
-        raise AnalysisError(f"labels {unknown} are none of the classes {list(classes)}")
-    numbers = frame[[_SCORE + c for c in classes]].apply(pd.to_numeric, errors="coerce")
+    wrong = outcome.unlike(frame, outcome.spec)
+    if wrong:
+        raise AnalysisError(wrong)
+    numbers = frame[outcome.columns].apply(pd.to_numeric, errors="coerce")
     if not np.isfinite(numbers.to_numpy()).all():
-        raise AnalysisError("probabilities that are not finite; the training diverged")
-    return PredictionTable(frame.assign(**numbers), classes)
+        raise AnalysisError("scores that are not finite; the training diverged")
+    return PredictionTable(frame.assign(**{str(c): numbers[c] for c in numbers}), outcome)
 
 
-def read_predictions(path: Path, positive: str | None = None) -> PredictionTable:
+def read_predictions(path: Path, target: TargetSpec | None = None) -> PredictionTable:
     """The table that ``test`` wrote.
 
     Raises:
@@ -117,6 +120,25 @@ def read_predictions(path: Path, positive: str | None = None) -> PredictionTable
         # pandas' own errors are ValueErrors
         raise AnalysisError(f"{path} is damaged ({error}): run test again") from error
     try:
-        return as_table(frame, positive=positive)
+        return as_table(frame, target)
     except AnalysisError as error:
         raise AnalysisError(f"{path}: {error}") from error
+
+
+def class_target(classes: tuple[str, ...], positive: str | None = None) -> TargetSpec:
+    """The target of some classes, of two the positive one last."""
+    if positive is not None and len(classes) == 2:
+        classes = (*(name for name in classes if name != positive), positive)
+    return TargetSpec("label", classes, classes[-1] if len(classes) == 2 else None)
+
+
+def classes_in(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The classes of a table that nobody described.
+
+    Raises:
+        AnalysisError: It is none of classes.
+    """
+    found = tuple(c.removeprefix(_SCORE) for c in frame.columns if c.startswith(_SCORE))
+    if len(found) < 2 or "label" not in frame:
+        raise AnalysisError(f"it has the columns {', '.join(frame.columns)}: run test again")
+    return found

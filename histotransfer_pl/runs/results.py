@@ -1,5 +1,6 @@
 """How well each arm did, with intervals over patients; and the sweet spot of depths."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +9,9 @@ import pandas as pd
 from scipy.stats import t as student
 
 from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
-from histotransfer_pl.analysis.metrics import auroc
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.runs.arms import Arm, compare_arms
-from histotransfer_pl.runs.evaluation import SHOWN, MetricResult, evaluate_predictions
+from histotransfer_pl.runs.evaluation import MetricResult, evaluate_predictions
 
 CEILING = 0.995
 """An AUROC above this leaves so little to gain that depths cannot be told apart by it."""
@@ -25,8 +25,8 @@ class ArmResult:
         arm: The arm.
         metrics: By name; empty where the predictions cannot be used.
         complete: Whether it was tested on all folds and seeds that most arms were.
-        problem: Why there is no AUROC, or what is odd.
-        of_patients: AUROC with the slides of a patient as one, where that is another number.
+        problem: Why there is no such metric, or what is odd.
+        of_patients: The same with the slides of a patient as one, where that is another number.
     """
 
     arm: Arm
@@ -36,9 +36,10 @@ class ArmResult:
     of_patients: Interval | None = None
 
     @property
-    def auroc(self) -> Interval | None:
-        """The AUROC with its interval, if defined."""
-        return self.metrics["auroc"].interval if "auroc" in self.metrics else None
+    def score(self) -> Interval | None:
+        """The watched metric (AUROC of classes) with its interval, if defined."""
+        watched = self.metrics.get(self.arm.outcome.watched)
+        return None if watched is None else watched.interval
 
     @property
     def caveat(self) -> str:
@@ -47,7 +48,7 @@ class ArmResult:
             return self.problem
         few = "" if self.complete else "fewer folds or seeds than the others"
         pooled = (
-            "AUROC pooled over folds, for some test folds hold one class"
+            f"{self.arm.title} pooled over folds, for some test folds lack a class or event"
             if (self.arm.pooled)
             else ""
         )
@@ -69,11 +70,11 @@ def evaluate_arms(arms: Sequence[Arm], *, n_resamples: int = 2000) -> list[ArmRe
 
 def _evaluate(arm: Arm, complete: bool, n_resamples: int) -> ArmResult:
     try:
-        found = evaluate_predictions(arm.predictions(), n_resamples=n_resamples)
+        found = evaluate_predictions(arm.predictions(), arm.outcome, n_resamples=n_resamples)
     except AnalysisError as error:
         return ArmResult(arm, {}, complete, str(error))
     metrics = {result.name: result for result in found}
-    problem = metrics["auroc"].problem
+    problem = found[0].problem
     return ArmResult(arm, metrics, complete, problem, _of_patients(arm, n_resamples))
 
 
@@ -81,24 +82,26 @@ def _of_patients(arm: Arm, n_resamples: int) -> Interval | None:
     if arm.n_patients() == arm.n_slides():
         return None
     try:
-        return bootstrap_interval(arm.predictions(patients=True), auroc, n_resamples=n_resamples)
+        return bootstrap_interval(
+            arm.predictions(patients=True), arm.watched, n_resamples=n_resamples
+        )
     except AnalysisError:
         return None  # a patient of several classes, or too few of them: slides are shown alone
 
 
 def best_result(results: Sequence[ArmResult]) -> ArmResult | None:
-    """The complete arm with the highest AUROC; of equal ones the first."""
-    able = [r for r in results if r.complete and r.auroc is not None]
+    """The complete arm with the highest score; of equal ones the first."""
+    able = [r for r in results if r.complete and r.score is not None]
     return max(able, key=_score, default=None)
 
 
 def ranked(results: Sequence[ArmResult]) -> list[ArmResult]:
-    """Arms from the highest AUROC down; behind them those tested on fewer folds or seeds."""
+    """Arms from the highest score down; behind them those tested on fewer folds or seeds."""
     return sorted(results, key=lambda r: (r.complete, _score(r)), reverse=True)
 
 
 def _score(result: ArmResult) -> float:
-    return -1.0 if result.auroc is None else result.auroc.estimate
+    return -math.inf if result.score is None else result.score.estimate
 
 
 @dataclass(frozen=True)
@@ -130,11 +133,11 @@ def sweet_spot(
         allowed: Which of them may be called so: not those that are no better than a control.
 
     Returns:
-        None where no depth has an AUROC, or none that is allowed is as good as the best.
+        None where no depth has a score, or none that is allowed is as good as the best.
     """
     scores = [_score(result) for result in results]
     best = scores.index(max(scores))
-    if results[best].auroc is None:
+    if results[best].score is None:
         return None
     for place, result in enumerate(results):
         if (allowed is None or allowed[place]) and (
@@ -148,7 +151,7 @@ def _ceiling(scores: Sequence[float]) -> str:
     if max(scores) - min(scores) < 1e-12:
         return "all depths score alike, so the scores cannot tell them apart"
     if max(scores) > CEILING:
-        return f"the best AUROC is {max(scores):.4f}: at the ceiling, where depths hardly differ"
+        return f"the best score is {max(scores):.4f}: at the ceiling, where depths hardly differ"
     return ""
 
 
@@ -166,8 +169,9 @@ def _is_as_good(result: ArmResult, best: ArmResult) -> bool:
 def results_frame(results: Sequence[ArmResult]) -> pd.DataFrame:
     """One row per arm, best first: every metric with its limits."""
     frame = pd.DataFrame([_row(result) for result in ranked(results)])
-    empty = [name for name in ("settings", "patient_auroc") if (frame[name].isin(["", None])).all()]
-    empty += ["patient_auroc_low", "patient_auroc_high"] if "patient_auroc" in empty else []
+    patient = f"patient_{results[0].arm.outcome.watched}" if results else "settings"
+    empty = [name for name in ("settings", patient) if (frame[name].isin(["", None])).all()]
+    empty += [f"{patient}_low", f"{patient}_high"] if patient in empty else []
     return frame.drop(columns=empty)
 
 
@@ -176,11 +180,12 @@ def _row(result: ArmResult) -> dict[str, object]:
     row: dict[str, object] = {**arm.key._asdict(), "trainings": len(arm.cells)}
     row |= {"seeds": len({cell.seed for cell in arm.cells})}
     row |= {"n_slides": arm.n_slides(), "n_patients": arm.n_patients()}
-    for name in SHOWN:
+    for name in arm.outcome.titles:
         metric = result.metrics.get(name)
         row |= _limits(name, None if metric is None else metric.interval)
         row[name] = None if metric is None else metric.value
-    return {**row, **_limits("patient_auroc", result.of_patients), "remark": result.caveat}
+    patients = _limits(f"patient_{arm.outcome.watched}", result.of_patients)
+    return {**row, **patients, "remark": result.caveat}
 
 
 def _limits(name: str, interval: Interval | None) -> dict[str, object]:
@@ -204,13 +209,13 @@ def results_text(results: Sequence[ArmResult]) -> str:
             "seeds": len({cell.seed for cell in result.arm.cells}),
             "slides": result.arm.n_slides(),
             "patients": result.arm.n_patients(),
-            "auroc": span(result.auroc).replace("–", "-"),
+            result.arm.outcome.watched: span(result.score).replace("–", "-"),
             "note": result.caveat,
         }
         for result in ranked(results)
     ]
     shown = pd.DataFrame(rows)
-    always = ("encoder", "slides", "patients", "auroc")
+    always = ("encoder", "slides", "patients", *(r.arm.outcome.watched for r in results[:1]))
     kept = [
         name
         for name in shown

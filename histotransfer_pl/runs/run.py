@@ -142,7 +142,7 @@ def read_run(planned: PlannedRun) -> Run:
             int(planned.factors.get("fold", fold)),
             int(planned.factors.get("seed", source.seed)),
         ),
-        tested=read_predictions(planned.folder / PREDICTIONS, record.target.positive),
+        tested=read_predictions(planned.folder / PREDICTIONS, record.target),
         settings={} if planned.factors else training_settings(source.config),
     )
 

@@ -21,17 +21,17 @@ def validation_threshold(run: Run) -> float:
         AnalysisError: ``predict`` did not write them, or they are of one class.
     """
     path = run.folder / ALL_PREDICTIONS
-    if len(run.classes) != 2:
-        raise AnalysisError(f"{run.name}: a threshold needs two classes, not {len(run.classes)}")
+    if run.tested.positive is None:
+        raise AnalysisError(f"{run.name}: a threshold needs two classes")
     if not path.is_file():
         raise AnalysisError(f"{path} is missing: run predict, so that a threshold can be chosen")
     try:
         frame = read_table(path, _TEXT)
         chosen = frame[frame["part"] == "validation"]
-        table = as_table(chosen, positive=run.classes[-1])
+        table = as_table(chosen, run.tested.outcome.spec)
     except (ValueError, KeyError, OSError, AnalysisError) as error:
         raise AnalysisError(f"{path} is damaged ({error}): run predict again") from error
-    return youden_threshold(table.labels, table.scores[:, 1])
+    return youden_threshold(table.targets, table.scores[:, 1])
 
 
 def thresholds_of(arm: Arm) -> NDArray[np.float64]:

@@ -79,6 +79,8 @@ def paint_section(
     tumour: bool,
     n_foci: int | None = None,
     focus_scale: float = 1.0,
+    atypical: float | None = None,
+    crowded: bool | None = None,
 ) -> Painted:
     """Paints one section of tissue on glass.
 
@@ -89,6 +91,8 @@ def paint_section(
         tumour: Whether to paint foci of tumour.
         n_foci: How many; two or three when None.
         focus_scale: Their size; 1 gives radii of about a tenth of the section's side.
+        atypical: Share of the nuclei outside foci that look like tumour; a few when None.
+        crowded: Whether there are nests of small nuclei; four small ones when None.
 
     Returns:
         The picture and the outlines of its foci.
@@ -99,7 +103,8 @@ def paint_section(
     # Drawn in both classes, so that they differ in nothing else.
     count = rng.integers(2, 4) if n_foci is None else n_foci
     outlines = [_focus(rng, solid, focus_scale) for _ in range(count)]
-    crowds = _filled([_focus(rng, solid, 0.4) for _ in range(4)], coarse)
+    nests = [_focus(rng, solid, 1.2 if crowded else 0.4) for _ in range(4)]
+    crowds = _filled([] if crowded is False else nests, coarse)
     foci = _filled(outlines, coarse) if tumour else np.zeros((coarse, coarse), np.bool_)
     cover = np.clip(_enlarge(tissue, size_px) * 12, 0, 1)
 
@@ -107,7 +112,8 @@ def paint_section(
     haematoxylin = 0.1 * cover * haze
     kinds = {"tumour": foci, "crowded": crowds & ~foci, "normal": ~crowds & ~foci}
     for kind, region in kinds.items():
-        _stamp(haematoxylin, rng, kind, region & (tissue > 0.04))
+        share = atypical if kind == "normal" else None
+        _stamp(haematoxylin, rng, kind, region & (tissue > 0.04), share)
     eosin = cover * (0.55 + 0.16 * _fibres(rng, size_px))
     foci_px = [outline * COARSE_PX for outline in outlines] if tumour else []
     return Painted(_develop(haematoxylin, eosin, stain, rng), foci_px)
@@ -197,11 +203,14 @@ def _nucleus(rng: np.random.Generator, kind: str) -> Floats:
     return np.asarray(body * np.clip(chromatin, 0.15, 2.2), np.float32)
 
 
-def _palette(rng: np.random.Generator, kind: str) -> tuple[list[Floats], float]:
+def _palette(
+    rng: np.random.Generator, kind: str, share: float | None
+) -> tuple[list[Floats], float]:
     """The nuclei of one kind of region, and how far apart they lie in pixels."""
     if kind == "crowded":
         return [_nucleus(rng, kind) for _ in range(_N_STAMPS)], _SPACING_PX[kind]
-    share = _ATYPICAL_IN_FOCUS if kind == "tumour" else rng.uniform(0, _ATYPICAL_ELSEWHERE)
+    if share is None:
+        share = _ATYPICAL_IN_FOCUS if kind == "tumour" else rng.uniform(0, _ATYPICAL_ELSEWHERE)
     atypical = round(share * _N_STAMPS)
     normal = [_nucleus(rng, "normal") for _ in range(_N_STAMPS)]
     stamps = [_nucleus(rng, "tumour") for _ in range(atypical)] + normal[atypical:]
@@ -210,10 +219,14 @@ def _palette(rng: np.random.Generator, kind: str) -> tuple[list[Floats], float]:
 
 
 def _stamp(
-    haematoxylin: Floats, rng: np.random.Generator, kind: str, region: NDArray[np.bool_]
+    haematoxylin: Floats,
+    rng: np.random.Generator,
+    kind: str,
+    region: NDArray[np.bool_],
+    share: float | None,
 ) -> None:
     """Adds the nuclei of one kind to a region of the coarse map, in place."""
-    stamps, spacing = _palette(rng, kind)
+    stamps, spacing = _palette(rng, kind, share)
     strength = rng.uniform(0.7, 1.0, _N_STAMPS).astype(np.float32)
     size = haematoxylin.shape[0]
     line = np.arange(0, size, spacing)

@@ -22,6 +22,7 @@ SYNTHETIC_MPP = 0.5
 _JPEG_QUALITY = 85
 _DOWNSAMPLES = (4, 16)
 _SMALLEST_PX = 512
+_RECORD = "painted.json"
 
 
 def paint_cohort(
@@ -68,7 +69,7 @@ def paint_cohort(
             "size above 0"
         )
     folder = Path(folder)
-    table, record = folder / "cohort.csv", folder / "painted.json"
+    table = folder / "cohort.csv"
     settings: dict[str, float] = {
         "paint_version": PAINT_VERSION,
         "n_patients": n_patients,
@@ -79,11 +80,10 @@ def paint_cohort(
     foci: dict[str, Any] = {"n_foci": n_foci, "focus_scale": focus_scale}
     if foci != {"n_foci": None, "focus_scale": 1.0}:  # else as cohorts were recorded before
         settings |= foci
-    if _already_painted(table, record, settings):
+    if already_painted(folder, settings):
         return table
-    for name in ("slides", "truth"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+    (folder / "truth").mkdir(parents=True, exist_ok=True)
+    start_painting(folder, settings)
     rows = [
         _paint_slide(folder, patient, slide, seed, size_px, foci)
         for patient in range(n_patients)
@@ -93,8 +93,19 @@ def paint_cohort(
     return table
 
 
-def _already_painted(table: Path, record: Path, settings: dict[str, float]) -> bool:
-    """Whether this very cohort is there, complete: its table is written last."""
+def start_painting(folder: Path, settings: dict[str, float]) -> None:
+    """Make the folders, and note what will be painted."""
+    (folder / "slides").mkdir(parents=True, exist_ok=True)
+    (folder / _RECORD).write_text(json.dumps(settings) + "\n", encoding="utf-8")
+
+
+def already_painted(folder: Path, settings: dict[str, float]) -> bool:
+    """Whether this very cohort is there, complete: its table is written last.
+
+    Raises:
+        ConfigError: The folder holds another table.
+    """
+    table, record = folder / "cohort.csv", folder / _RECORD
     if not record.is_file():
         if table.exists():
             raise ConfigError(f"{table} exists and was not painted here; give another folder")

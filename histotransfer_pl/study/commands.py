@@ -340,6 +340,8 @@ def _differing(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[st
 def split_options(config: StudyConfig, fold: int) -> dict[str, Any]:
     """What a run is trained, validated and tested on."""
     split: dict[str, Any] = {"target": config.target, "fold": fold}
+    if config.task != "classification":  # what is usual is not said, so that old plans stay
+        split["task"] = config.task
     if config.lost_slides == "leave_out":
         split["strict"] = False
     if config.folds.column is not None:

@@ -42,8 +42,12 @@ def gain_steps(config: StudyConfig) -> Iterator[Step]:
     that were extracted with their initial statistics would measure another gain.
 
     Raises:
-        ConfigError: A probe that names an encoder the study does not have.
+        ConfigError: A probe that names an encoder the study does not have, or no classes to probe.
     """
+    if config.gain and config.task != "classification":
+        raise ConfigError(
+            f"gain probes classes, and the study's task is {config.task}: leave gain out"
+        )
     for probe in config.gain:
         refuse_owned(probe.options, _OWNED_BY_GAIN, "gain.options")
         encoder = _encoder(config, probe.encoder, "gain.encoder")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.records.run import TaskKind
 from histotransfer_pl.study.resources import check_resources
 
 if TYPE_CHECKING:
@@ -184,7 +185,10 @@ class StudyConfig:
         encoders: Encoders to extract features with, and their depths.
         features: Features that are in the store already.
         store: What is kept of the depths: every patch of all, unless it says otherwise.
-        target: Column with the class of each slide.
+        target: Column with the class or value of each slide; for survival the columns of time and
+            event, for several labels one column each.
+        task: Kind of the target: `classification`, `ordinal`, `multilabel`, `regression` or
+            `survival`.
         slides: Folder of the slides; not needed when the cohort has a column `path`.
         slide_mpp: Micrometres per pixel of slides whose file does not say it.
         grid: How slides are cut into patches.
@@ -224,7 +228,8 @@ class StudyConfig:
     encoders: list[EncoderConfig] = field(default_factory=list)
     features: list[StoredFeatures] = field(default_factory=list)
     store: StoredDepths = field(default_factory=StoredDepths)
-    target: str = "label"
+    target: str | list[str] = "label"
+    task: TaskKind = "classification"
     slides: Path | None = None
     slide_mpp: float | None = None
     grid: GridSettings = field(default_factory=GridSettings)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from lightning import LightningModule
@@ -23,6 +23,7 @@ from histotransfer_pl.encoders.config import Arguments, EncoderConfig, Method, P
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
+from histotransfer_pl.outcomes.outcome import ClassWeights
 from histotransfer_pl.tasks.attended import Attended, most_attended
 from histotransfer_pl.tasks.open_bags import OpenBags, fill_unreadable, no_prediction
 from histotransfer_pl.tasks.optimization import (
@@ -35,7 +36,13 @@ from histotransfer_pl.tasks.optimization import (
 )
 from histotransfer_pl.tasks.out_of_memory import explain_out_of_memory
 from histotransfer_pl.tasks.refresh import REFRESHABLE, rank_all
-from histotransfer_pl.tasks.slide_model import HeadCallable, SlideModel, SlidePrediction, adamw
+from histotransfer_pl.tasks.slide_model import (
+    HeadCallable,
+    Loss,
+    SlideModel,
+    SlidePrediction,
+    adamw,
+)
 from histotransfer_pl.tasks.transfer import Stage1, check_stage1, read_stage1, transfer_head
 
 SHOWN_PATCHES = 8
@@ -93,7 +100,7 @@ class TopKFineTuner(SlideModel):
         head: HeadCallable = AttentionHead,
         alpha: float = 1.0,
         beta: float = 0.0,
-        class_weights: Literal["none", "balanced"] | list[float] = "none",
+        class_weights: ClassWeights = "none",
         encoder_lr: float = 1e-5,
         head_lr: float = 1e-5,
         weight_decay: float = 0.0,
@@ -109,8 +116,9 @@ class TopKFineTuner(SlideModel):
         last_blocks: int = 2,
         lora: LoraSettings = LoraSettings(),
         model_args: Arguments | None = None,
+        loss: Loss = "default",
     ) -> None:
-        super().__init__(head, alpha, beta, class_weights, optimizer)
+        super().__init__(head, alpha, beta, class_weights, optimizer, loss=loss)
         if chunk_patches < 1 or refresh_every_n_epochs < 0 or warmup_steps < 0:
             raise ConfigError(
                 f"model.chunk_patches is {chunk_patches}, model.warmup_steps {warmup_steps} and "
@@ -158,8 +166,8 @@ class TopKFineTuner(SlideModel):
         stage1 = read_stage1(self.stage1)
         self._check_selection(stage1, data)
         standardized = len(stage1.mean) > 0
-        self.build(data.in_features, data.target_spec, standardized, data.class_counts())
-        record = replace(data.record(self.head.spec), standardized=standardized)
+        self.build_for(data, standardized)
+        record = replace(self.record_of(data), standardized=standardized)
         check_stage1(stage1, record)
         refuse_trained_patients(
             stage1.record, set(data.patients("validation")), set(data.patients("test"))
@@ -235,14 +243,14 @@ class TopKFineTuner(SlideModel):
 
     @override
     def validation_step(self, batch: BagPieces, batch_idx: int) -> None:
-        prediction, labels = self._evaluate(batch)
-        self.validation.update(prediction["probabilities"], labels, prediction["indices"])
+        prediction, targets = self._evaluate(batch)
+        self.validation.update(prediction["outputs"], targets, prediction["indices"])
         self.attended |= most_attended(prediction, SHOWN_PATCHES)
 
     @override
     def test_step(self, batch: BagPieces, batch_idx: int) -> SlidePrediction:
-        prediction, labels = self._evaluate(batch)
-        self.testing.update(prediction["probabilities"], labels, prediction["indices"])
+        prediction, targets = self._evaluate(batch)
+        self.testing.update(prediction["outputs"], targets, prediction["indices"])
         return prediction
 
     @override
@@ -320,7 +328,7 @@ class TopKFineTuner(SlideModel):
         return features
 
     def _evaluate(self, batch: BagPieces) -> tuple[SlidePrediction, Tensor]:
-        """Predictions and labels of the bags that end in this batch."""
+        """Predictions and targets of the bags that end in this batch."""
         with explain_out_of_memory(self._advice):
             if len(batch.patches):
                 features = self.encode(batch.patches)  # (B, D)
@@ -328,10 +336,10 @@ class TopKFineTuner(SlideModel):
                 features = torch.empty(0, self.head.in_features, device=self.device)
         bags = self.open_bags.add(batch, features)
         if bags is None:
-            return no_prediction(self.head.num_classes, self.device), batch.labels[:0]
+            return no_prediction(self.outcome, self.device), batch.targets[:0]
         output = self.classify(bags.features, bags.counts)
         prediction = self.prediction(output, bags.counts, bags.indices)
-        return fill_unreadable(prediction, bags), bags.labels
+        return fill_unreadable(prediction, bags), bags.targets
 
     def _check_selection(self, stage1: Stage1, data: TopKPatchDataModule) -> None:
         facts = data.selection_facts

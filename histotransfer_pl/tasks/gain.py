@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.labelled_tiles import LabelledTiles, read_tiles
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.data.slide_means import LabelledSlides, labelled_slides
@@ -18,7 +17,7 @@ from histotransfer_pl.encoders.catalogue import configured_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import DepthCost, count_costs
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
-from histotransfer_pl.errors import AnalysisError, ConfigError, StoreMismatchError
+from histotransfer_pl.errors import AnalysisError, ConfigError, StoreMismatchError, shorten
 from histotransfer_pl.records.attributes import encoder_spec
 from histotransfer_pl.records.done import Done
 from histotransfer_pl.records.files import write_text

@@ -1,6 +1,6 @@
-"""Metrics of slides over all ranks: each slide counts once, whatever its number of patches.
+"""Predictions of slides over all ranks: each slide counts once, whatever its number of patches.
 
-The numbers are those of `histotransfer_pl.analysis.metrics`, as in the study and the report.
+The metrics are those of `histotransfer_pl.analysis`, as in the study and the report.
 """
 
 from typing import NamedTuple
@@ -11,20 +11,20 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-from histotransfer_pl.analysis.metrics import METRICS
+from histotransfer_pl.outcomes.outcome import Outcome
 
 
 class Predictions(NamedTuple):
     """Predictions of an epoch over all ranks, sorted by slide.
 
     Attributes:
-        probabilities: (S, C) class probabilities, float32.
-        labels: (S,) true classes.
+        outputs: (S, O) what the head gave, float32.
+        targets: (S,) or (S, K) true targets.
         indices: (S,) places in the datamodule's list.
     """
 
-    probabilities: Tensor
-    labels: Tensor
+    outputs: Tensor
+    targets: Tensor
     indices: Tensor
 
 
@@ -32,20 +32,20 @@ class SlidePredictions(Metric):
     """Collects predictions and joins those of all ranks, so that metrics are exact under DDP."""
 
     full_state_update = False
-    probabilities: list[Tensor]
-    labels: list[Tensor]
+    outputs: list[Tensor]
+    targets: list[Tensor]
     indices: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("probabilities", "labels", "indices"):
+        for name in Predictions._fields:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     @override
-    def update(self, probabilities: Tensor, labels: Tensor, indices: Tensor) -> None:
-        """Add (S, C) probabilities, (S,) labels and (S,) indices."""
-        self.probabilities.append(probabilities.detach().float())
-        self.labels.append(labels)
+    def update(self, outputs: Tensor, targets: Tensor, indices: Tensor) -> None:
+        """Add (S, O) outputs, (S,) or (S, K) targets and (S,) indices."""
+        self.outputs.append(outputs.detach().float())
+        self.targets.append(targets)
         self.indices.append(indices)
 
     @override
@@ -53,26 +53,29 @@ class SlidePredictions(Metric):
         indices = _joined(self.indices)  # (S,)
         order = indices.argsort()
         return Predictions(
-            _joined(self.probabilities)[order], _joined(self.labels)[order], indices[order]
+            _joined(self.outputs)[order], _joined(self.targets)[order], indices[order]
         )
 
 
-def slide_metrics(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """Every classification metric of slides by its name.
+def slide_metrics(outcome: Outcome, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """Every metric of an outcome by its name.
 
     Args:
-        probabilities: (S, C) class probabilities.
-        labels: (S,) true classes.
+        outcome: What is predicted.
+        outputs: (S, O) what the head gave.
+        targets: (S,) or (S, K) true targets.
 
     Returns:
         With two classes the values of the second class, with more macro averages; NaN where the
         slides do not define a metric, such as the AUROC of one class.
     """
-    classes = labels.cpu().numpy()  # (S,)
-    scores = probabilities.double().cpu().numpy()  # (S, C)
-    weights, folds = np.ones((1, len(classes))), np.zeros(len(classes), np.int64)
+    truth = targets.cpu().numpy()  # (S,) or (S, K)
+    truth = truth if truth.dtype.kind == "i" else truth.astype(np.float64)
+    scores = outcome.scores(outputs).double().cpu().numpy()  # (S,) or (S, K)
+    weights, folds = np.ones((1, len(truth))), np.zeros(len(truth), np.int64)
+    metrics = outcome.metrics()
     return {
-        name: float(metric(classes, scores, weights, folds)[0]) for name, metric in METRICS.items()
+        name: float(metric(truth, scores, weights, folds)[0]) for name, metric in metrics.items()
     }
 
 

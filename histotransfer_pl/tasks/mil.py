@@ -1,7 +1,6 @@
 """Attention multiple-instance learning on bags of stored features."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -10,25 +9,28 @@ from typing_extensions import override
 from histotransfer_pl.data.bags import BagBatch, Bags, as_batch, require_finite
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
-from histotransfer_pl.records.run import TargetSpec
+from histotransfer_pl.outcomes.kinds import outcome_of
+from histotransfer_pl.outcomes.outcome import ClassWeights
 from histotransfer_pl.tasks.slide_model import (
     HeadCallable,
+    Loss,
     SlideModel,
     SlidePrediction,
     adamw,
     optional_data,
     plain_record,
+    plain_target,
 )
 
 
 class AttentionMIL(SlideModel):
-    """Slide classifier on a bag of frozen patch features.
+    """What is predicted of a slide from a bag of frozen patch features.
 
-    Loss: ``alpha`` cross-entropy of the slide plus ``beta`` mean cross-entropy of its patches
-    against the slide's label (HistoTransfer, Sharma et al. 2021).
+    Loss: ``alpha`` times that of the slide plus ``beta`` times the mean one of its patches against
+    the slide's target (for classes the cross-entropy of HistoTransfer, Sharma et al. 2021).
 
     Args:
-        head: Network on the bag; it is given the feature dimension and the number of classes.
+        head: Network on the bag; it is given the feature dimension and the number of outputs.
             Default: the attention network of HistoTransfer.
         alpha: Weight of the slide loss, above 0.
         beta: Weight of the patch loss.
@@ -37,6 +39,8 @@ class AttentionMIL(SlideModel):
         optimizer: Optimizer of the parameters.
         lr_scheduler: Learning-rate schedule, stepped each epoch; ReduceLROnPlateau watches
             ``val/loss``, or what Lightning's class of that name is told to.
+        loss: Loss of a task that has several: for survival ``cox`` (the usual one, over the slides
+            of a step) or ``hazard`` (in intervals of time), for regression ``mse`` or ``huber``.
         in_features: Width D of the features; only in a script without ``FeatureDataModule``.
         classes: Names of the classes, of two the positive one last; likewise.
 
@@ -52,18 +56,20 @@ class AttentionMIL(SlideModel):
         head: HeadCallable = AttentionHead,
         alpha: float = 1.0,
         beta: float = 0.0,
-        class_weights: Literal["none", "balanced"] | list[float] = "none",
+        class_weights: ClassWeights = "none",
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         in_features: int | None = None,
         classes: Sequence[str] | None = None,
+        loss: Loss = "default",
     ) -> None:
-        super().__init__(head, alpha, beta, class_weights, optimizer, lr_scheduler)
+        super().__init__(head, alpha, beta, class_weights, optimizer, lr_scheduler, loss)
         if (in_features is None) != (classes is None):
             raise ConfigError("give in_features and classes together, or neither")
         if in_features is not None and classes is not None:
-            self.build(in_features, TargetSpec("label", tuple(classes)))
-            self.record = plain_record(in_features, classes, self.head)
+            target = plain_target(classes)
+            self.build(in_features, outcome_of(target))
+            self.record = plain_record(in_features, target, self.head)
 
     @override
     def forward(self, features: Tensor, lengths: Tensor) -> MILOutput:
@@ -86,13 +92,13 @@ class AttentionMIL(SlideModel):
     def validation_step(self, batch: Bags, batch_idx: int) -> None:
         batch = as_batch(batch)
         prediction = self.predict_step(batch, batch_idx)
-        self.validation.update(prediction["probabilities"], batch.labels, batch.indices)
+        self.validation.update(prediction["outputs"], batch.targets, batch.indices)
 
     @override
     def test_step(self, batch: Bags, batch_idx: int) -> SlidePrediction:
         batch = as_batch(batch)
         prediction = self.predict_step(batch, batch_idx)
-        self.testing.update(prediction["probabilities"], batch.labels, batch.indices)
+        self.testing.update(prediction["outputs"], batch.targets, batch.indices)
         return prediction
 
     @override

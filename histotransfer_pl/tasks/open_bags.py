@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from histotransfer_pl.data.bag_pieces import BagPieces, require_readable
+from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.tasks.slide_model import SlidePrediction
 
 
@@ -17,7 +18,7 @@ class WholeBags(NamedTuple):
         rows: (sum n,) place of each in its bag.
         counts: (S,) readable patches of each bag.
         lengths: (S,) all patches of each bag.
-        labels: (S,) classes.
+        targets: (S,) or (S, K) targets.
         indices: (S,) places in the datamodule's list.
     """
 
@@ -25,7 +26,7 @@ class WholeBags(NamedTuple):
     rows: Tensor
     counts: Tensor
     lengths: Tensor
-    labels: Tensor
+    targets: Tensor
     indices: Tensor
 
 
@@ -69,7 +70,7 @@ class OpenBags:
             rows=torch.cat([rows for _, rows in bags]),  # (sum n,)
             counts=torch.tensor([len(own) for own, _ in bags], device=features.device),  # (S,)
             lengths=batch.lengths[ends],
-            labels=batch.labels[ends],
+            targets=batch.targets[ends],
             indices=batch.indices[ends],
         )
 
@@ -100,13 +101,15 @@ def fill_unreadable(prediction: SlidePrediction, bags: WholeBags) -> SlidePredic
     return filled
 
 
-def no_prediction(num_classes: int, device: torch.device) -> SlidePrediction:
+def no_prediction(outcome: Outcome, device: torch.device) -> SlidePrediction:
     """The prediction of a batch that completes no bag."""
     none = torch.empty(0, device=device)
     whole = torch.empty(0, dtype=torch.long, device=device)
+    outputs = torch.empty(0, outcome.n_outputs, device=device)
     return SlidePrediction(
         indices=whole,
-        probabilities=torch.empty(0, num_classes, device=device),
+        outputs=outputs,
+        scores=outcome.scores(outputs),
         lengths=whole,
         attention=none,
         attention_logits=none,

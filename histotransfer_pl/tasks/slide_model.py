@@ -1,40 +1,45 @@
-"""What every slide classifier shares: its head, loss, metrics, predictions and record."""
+"""What every model of slides shares: its head, loss, metrics, predictions and record."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from histotransfer_pl.data.bags import BagBatch
-from histotransfer_pl.data.cohort import shorten
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.refusals import refuse_trained_patients
-from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.errors import ConfigError, shorten
 from histotransfer_pl.models.build import build_head
 from histotransfer_pl.models.heads import AttentionHead, MeanPoolHead, MILHead, MILOutput
 from histotransfer_pl.models.pooling import segment_mean, segment_spread
+from histotransfer_pl.outcomes.kinds import outcome_of, outcome_to_train
+from histotransfer_pl.outcomes.outcome import ClassWeights, Outcome
 from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
 from histotransfer_pl.records.run import RunRecord, TargetSpec
 from histotransfer_pl.runs.checkpoints import RECORD, VERSION, check_record, read_record
 from histotransfer_pl.tasks.metrics import Predictions, SlidePredictions, slide_metrics
 
 HeadCallable = Callable[[int, int], MILHead]
-"""Makes a head from the feature dimension D and the number of classes C."""
+"""Makes a head from the feature dimension D and the number of outputs O."""
+
+Loss = Literal["default", "cox", "hazard", "mse", "huber"]
 
 
 class SlidePrediction(dict[str, Tensor]):
     """Output of ``test_step`` and ``predict_step``.
 
-    Keys: ``indices`` (S,), ``probabilities`` (S, C), ``lengths`` (S,), ``attention`` (sum N,) and
-    ``attention_logits`` (sum N,); with a trained patch classifier also ``patch_logits``
-    (sum N, C).
+    Keys: ``indices`` (S,), ``outputs`` (S, O), ``scores`` (S,) or (S, K), ``lengths`` (S,),
+    ``attention`` (sum N,) and ``attention_logits`` (sum N,); with a trained patch classifier also
+    ``patch_logits`` (sum N, O).
     """
 
 
@@ -44,18 +49,19 @@ def adamw(params: Any) -> torch.optim.Optimizer:
 
 
 class SlideModel(LightningModule):
-    """Base of the slide classifiers; a subclass says what a batch is and how it is evaluated.
+    """Base of the models of slides; a subclass says what a batch is and how it is evaluated.
 
-    Loss: ``alpha`` cross-entropy of the slide plus ``beta`` mean cross-entropy of its patches
-    against the slide's label (HistoTransfer, Sharma et al. 2021).
+    Loss: ``alpha`` times that of the slide plus ``beta`` times the mean one of its patches against
+    the slide's target (HistoTransfer, Sharma et al. 2021, for classes).
 
     Args:
-        head: Network on the bag; it is given the feature dimension and the number of classes.
+        head: Network on the bag; it is given the feature dimension and the number of outputs.
         alpha: Weight of the slide loss, above 0.
         beta: Weight of the patch loss.
-        class_weights: ``none``, ``balanced``, or one weight per class.
+        class_weights: ``none``, ``balanced``, or one weight per class or label.
         optimizer: Optimizer of the parameters.
         lr_scheduler: Learning-rate schedule, stepped each epoch.
+        loss: Loss of a task that has several: ``cox`` or ``hazard``, ``mse`` or ``huber``.
     """
 
     def __init__(
@@ -63,9 +69,10 @@ class SlideModel(LightningModule):
         head: HeadCallable = AttentionHead,
         alpha: float = 1.0,
         beta: float = 0.0,
-        class_weights: Literal["none", "balanced"] | list[float] = "none",
+        class_weights: ClassWeights = "none",
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
+        loss: Loss = "default",
     ) -> None:
         super().__init__()
         if alpha <= 0 or beta < 0:
@@ -76,7 +83,8 @@ class SlideModel(LightningModule):
         self.make_head = head
         self.alpha = alpha
         self.beta = beta
-        self.class_weights = class_weights
+        self.class_weights: ClassWeights = class_weights
+        self.loss = loss
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.training_loss = MeanMetric()
@@ -84,45 +92,58 @@ class SlideModel(LightningModule):
         self.testing = SlidePredictions()
         self.record: RunRecord | None = None
         self.head: MILHead
+        self.outcome: Outcome
         self.class_weight: Tensor
         self.feature_mean: Tensor
         self.feature_deviation: Tensor
 
     @override
     def configure_model(self) -> None:
-        """Build the head for the features and classes of the datamodule."""
+        """Build the head for the features and the target of the datamodule."""
         # Without a trainer, in load_from_checkpoint, it is built from the checkpoint's record.
         if not hasattr(self, "head") and self._trainer is not None:
             data = feature_data(self)
-            self.build(data.in_features, data.target_spec, data.standardize, data.class_counts())
+            self.build_for(data, data.standardize)
             if data.means:
                 self._require_mean_head()
-            self.record = data.record(self.head.spec)
+            self.record = self.record_of(data)
+
+    def build_for(self, data: FeatureDataModule, standardized: bool) -> None:
+        """Build the head for a datamodule, and take from its training part what it teaches."""
+        spec, targets = data.target_spec, data.training_targets()
+        # A model from elsewhere is tested as it was trained.
+        outcome = outcome_to_train(spec, self.loss, targets) if len(targets) else outcome_of(spec)
+        self.build(data.in_features, outcome, standardized, targets)
+
+    def record_of(self, data: FeatureDataModule) -> RunRecord:
+        """What is known of this training."""
+        return replace(data.record(self.head.spec), target=self.outcome.spec)
 
     def build(
         self,
         in_features: int,
-        target: TargetSpec,
+        outcome: Outcome,
         standardized: bool = False,
-        class_counts: Tensor | None = None,
+        targets: NDArray[Any] | None = None,
     ) -> None:
         """Build the head.
 
         Args:
             in_features: Width D of the features.
-            target: The classes.
+            outcome: What is predicted.
             standardized: Whether features are scaled; by how much follows before training.
-            class_counts: Training bags of each class (C,), for balanced weights.
+            targets: Targets of the training part, for balanced weights.
         """
-        classes = len(target.classes)
-        self.head = self.make_head(in_features, classes)
+        self.outcome = outcome
+        self.head = self.make_head(in_features, outcome.n_outputs)
         if self.beta > 0:
             self._require_patch_head()
         elif self.head.patch_classifier is not None:
             # DDP waits for the gradient of every parameter that asks for one.
             self.head.patch_classifier.requires_grad_(False)
-        counts = torch.ones(classes) if class_counts is None else class_counts  # (C,)
-        self.register_buffer("class_weight", self._class_weight(counts, target))
+        known = np.empty(0, np.int64) if targets is None else targets
+        weights = outcome.weights(self.class_weights, known)  # (C,) or (0,)
+        self.register_buffer("class_weight", torch.from_numpy(weights))
         scaling = torch.zeros(in_features if standardized else 0)  # (D,) or (0,)
         self.register_buffer("feature_mean", scaling)
         self.register_buffer("feature_deviation", scaling + 1)
@@ -151,14 +172,16 @@ class SlideModel(LightningModule):
         return self.classify(features.to(self.device), lengths).attention.float().cpu()
 
     def losses(self, output: MILOutput, batch: BagBatch) -> Tensor:
-        """Loss of each slide (S,), weighted by its class; patches count by their slide."""
-        slide = F.cross_entropy(output.logits, batch.labels, reduction="none")  # (S,)
-        losses = self.alpha * slide  # (S,)
+        """Loss of each slide (S,); patches count by their slide."""
+        losses = self.alpha * self._losses(output.logits, batch.targets)  # (S,)
         if self.beta > 0 and output.patch_logits is not None:
-            labels = segment_spread(batch.labels, batch.lengths)  # (sum N,)
-            patch = F.cross_entropy(output.patch_logits, labels, reduction="none")  # (sum N,)
+            targets = segment_spread(batch.targets, batch.lengths)  # (sum N,) or (sum N, K)
+            patch = self._losses(output.patch_logits, targets)  # (sum N,)
             losses = losses + self.beta * segment_mean(patch, batch.lengths)  # (S,)
-        return self.class_weight[batch.labels] * losses
+        return losses
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.outcome.losses(outputs, targets, self.class_weight)
 
     def weighted_loss(self, output: MILOutput, batch: BagBatch) -> Tensor:
         """The loss of a training step, also noted for the mean of the epoch."""
@@ -194,7 +217,8 @@ class SlideModel(LightningModule):
         logits = output.attention if output.attention_logits is None else output.attention_logits
         prediction = SlidePrediction(
             indices=indices,
-            probabilities=output.logits.float().softmax(-1),
+            outputs=output.logits.float(),
+            scores=self.outcome.scores(output.logits),
             lengths=lengths,
             attention=output.attention.float(),
             attention_logits=logits.float(),
@@ -232,18 +256,22 @@ class SlideModel(LightningModule):
             refuse_trained_patients(trained, validation, test)
         elif not hasattr(self, "head"):  # load_from_checkpoint, without a trainer
             self.make_head = build_head(trained.head)
-            self.build(trained.features.width, trained.target, trained.standardized)
+            self.build(trained.features.width, outcome_of(trained.target), trained.standardized)
         self.record = trained
+        self.outcome = outcome_of(trained.target)
 
     def _log_epoch(self, name: str, collected: SlidePredictions) -> None:
         """Log the metrics of what all ranks predicted; each rank computes the same numbers."""
         self.last_predictions: Predictions = collected.compute()
         collected.reset()
-        probabilities, labels, _ = self.last_predictions
-        metrics = slide_metrics(probabilities, labels)
-        metrics["loss"] = float(F.nll_loss(probabilities.clamp_min(1e-12).log(), labels))
+        outputs, targets, _ = self.last_predictions
+        metrics = slide_metrics(self.outcome, outputs, targets)
+        # Over all slides of the part at once, which is what Cox's likelihood compares.
+        even = torch.ones_like(self.class_weight)
+        metrics["loss"] = float(self.outcome.losses(outputs, targets, even).mean())
         for key, value in metrics.items():
-            self.log(f"{name}/{key}", value, prog_bar=key == "auroc", sync_dist=True)
+            shown = key == self.outcome.watched
+            self.log(f"{name}/{key}", value, prog_bar=shown, sync_dist=True)
 
     def bag_names(self, indices: Tensor) -> str:
         """The bags at some places (S,), for messages."""
@@ -267,20 +295,6 @@ class SlideModel(LightningModule):
     def _learning_rates(self) -> str:
         return "the learning rate (model.optimizer.init_args.lr)"
 
-    def _class_weight(self, counts: Tensor, target: TargetSpec) -> Tensor:
-        """Weight of each class (C,), mean 1 over the training slides."""
-        if self.class_weights == "none":
-            return torch.ones(len(counts))
-        if self.class_weights == "balanced":
-            return counts.sum() / (len(counts) * counts.clamp_min(1))
-        if len(self.class_weights) != len(counts):
-            raise ConfigError(
-                f"model.class_weights has {len(self.class_weights)} numbers for {len(counts)} "
-                f"classes: {', '.join(target.classes)}"
-            )
-        weights = torch.tensor(self.class_weights)
-        return weights * counts.sum() / (weights * counts).sum()
-
     def _require_mean_head(self) -> None:
         if not isinstance(self.head, MeanPoolHead) or len(self.head.trunk):
             raise ConfigError(
@@ -289,6 +303,11 @@ class SlideModel(LightningModule):
             )
 
     def _require_patch_head(self) -> None:
+        if not self.outcome.per_patch:
+            raise ConfigError(
+                f"model.beta is {self.beta}, but patches have no {self.outcome.task} of their own: "
+                "set beta to 0"
+            )
         if self.head.patch_classifier is None:
             raise ConfigError(
                 f"model.beta is {self.beta}, but {type(self.head).__name__} has no patch logits: "
@@ -296,10 +315,14 @@ class SlideModel(LightningModule):
             )
 
 
-def plain_record(in_features: int, classes: Sequence[str], head: MILHead) -> RunRecord:
+def plain_target(classes: Sequence[str]) -> TargetSpec:
+    """The target of a model that a training script makes; of two classes the last is positive."""
+    return TargetSpec("label", tuple(classes), classes[-1] if len(classes) == 2 else None)
+
+
+def plain_record(in_features: int, target: TargetSpec, head: MILHead) -> RunRecord:
     """The record of a model that a training script makes, which knows no store."""
     encoder = EncoderSpec("", "", WeightsRef("imported"))
-    target = TargetSpec("label", tuple(classes), classes[-1] if len(classes) == 2 else None)
     return RunRecord(FeatureSpec(encoder, (), in_features), target, head.spec)
 
 
@@ -324,3 +347,14 @@ def feature_data(module: LightningModule) -> FeatureDataModule:
             "in a training script with a DataLoader of bags give it in_features and classes"
         )
     return data
+
+
+def slide_model(module: LightningModule) -> SlideModel:
+    """The module as a model of slides.
+
+    Raises:
+        ConfigError: It is another one.
+    """
+    if not isinstance(module, SlideModel):
+        raise ConfigError(f"{type(module).__name__} predicts no slides: give AttentionMIL")
+    return module

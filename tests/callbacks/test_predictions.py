@@ -14,12 +14,15 @@ from histotransfer_pl.callbacks import predictions
 from histotransfer_pl.callbacks.predictions import (
     PredictionWriter,
     confusion_table,
-    prediction_row,
+    prediction_rows,
     write_attention,
 )
 from histotransfer_pl.errors import StoreReadOnlyError
+from histotransfer_pl.outcomes.kinds import outcome_of
+from histotransfer_pl.records.run import TargetSpec
 from histotransfer_pl.store.feature_store import FeatureStore
 
+OUTCOME = outcome_of(TargetSpec("label", ("no", "yes"), "yes"))
 LENGTHS = {"a": 2, "b": 3, "c": 4}
 FACTS = {"run": "f" * 64, "run_dir": "r", "columns": ["attention", "attention_logit"]}
 
@@ -41,7 +44,7 @@ def data(tmp_path: Path) -> Any:
         },
         index=[7, 9],
     )
-    return SimpleNamespace(store=store, bags=bags, classes=["no", "yes"], bag="patient")
+    return SimpleNamespace(store=store, bags=bags, bag="patient", means=False)
 
 
 def outputs(**more: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -51,13 +54,13 @@ def outputs(**more: torch.Tensor) -> dict[str, torch.Tensor]:
         "lengths": torch.tensor([4, 5]),
         "attention": weights,
         "attention_logits": -weights,
-        "probabilities": torch.tensor([[0.2, 0.8], [0.6, 0.4]]),
+        "scores": torch.tensor([[0.2, 0.8], [0.6, 0.4]], dtype=torch.float64),
         **more,
     }
 
 
 def test_attention_of_a_patient_is_shared_out_to_its_slides_in_their_order(data: Any) -> None:
-    write_attention(data, outputs(), FACTS)
+    write_attention(data, outputs(), OUTCOME.output_names, FACTS)
     found = {name: data.store.read_attention(FACTS["run"], name)[:, 0].tolist() for name in LENGTHS}
     assert found == {"c": [0, 1, 2, 3], "b": [4, 5, 6], "a": [7, 8]}
     np.testing.assert_array_equal(
@@ -67,7 +70,7 @@ def test_attention_of_a_patient_is_shared_out_to_its_slides_in_their_order(data:
 
 def test_logits_of_patches_get_a_column_per_class(data: Any) -> None:
     logits = torch.stack([torch.arange(9.0), torch.arange(9.0) + 100], 1)  # (sum N, C)
-    write_attention(data, outputs(patch_logits=logits), FACTS)
+    write_attention(data, outputs(patch_logits=logits), OUTCOME.output_names, FACTS)
     np.testing.assert_array_equal(
         data.store.read_attention(FACTS["run"], "a"), [[7, -7, 7, 107], [8, -8, 8, 108]]
     )
@@ -78,19 +81,24 @@ def test_logits_of_patches_get_a_column_per_class(data: Any) -> None:
 
 
 def test_what_the_same_checkpoint_said_is_not_written_again(data: Any) -> None:
-    write_attention(data, outputs(), FACTS)
-    write_attention(data, outputs(attention=torch.zeros(9)), FACTS)
+    write_attention(data, outputs(), OUTCOME.output_names, FACTS)
+    zeros = outputs(attention=torch.zeros(9))
+    write_attention(data, zeros, OUTCOME.output_names, FACTS)
     assert data.store.read_attention(FACTS["run"], "a")[:, 0].tolist() == [7, 8]
 
 
 def test_a_row_names_what_was_predicted(data: Any) -> None:
-    row = prediction_row(data, 9, np.array([0.2, 0.8]))
+    scores = torch.tensor([[0.2, 0.8]], dtype=torch.float64)
+    (row,) = prediction_rows(data, OUTCOME, torch.tensor([9]), scores)
     assert row == {
         **{"patient_id": "p2", "part": "test", "label": "yes", "predicted": "yes"},
         **{"p_no": 0.2, "p_yes": 0.8},
     }
     data.bag = "slide"
-    assert next(iter(prediction_row(data, 9, np.array([0.6, 0.4])).items())) == ("slide_id", "p2")
+    assert next(iter(prediction_rows(data, OUTCOME, torch.tensor([9]), scores)[0].items())) == (
+        "slide_id",
+        "p2",
+    )
 
 
 def test_confusion_has_every_class_and_labels_in_rows() -> None:
@@ -113,6 +121,8 @@ def test_a_store_that_cannot_be_written_costs_one_line_and_no_prediction(
 
     monkeypatch.setattr(predictions, "write_attention", refuse)
     monkeypatch.setattr(predictions, "feature_data", lambda module: data)
+    model = SimpleNamespace(outcome=OUTCOME)
+    monkeypatch.setattr(predictions, "slide_model", lambda module: model)
     trainer: Any = SimpleNamespace(
         predict_loop=SimpleNamespace(return_predictions=True),
         **{"ckpt_path": None, "default_root_dir": tmp_path, "world_size": 1},

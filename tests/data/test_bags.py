@@ -74,7 +74,7 @@ def test_packing_keeps_rows_and_lengths() -> None:
     batch = pack(bags)
     assert batch.features[:, 0].tolist() == [1, 3, 3, 3]
     assert batch.lengths.tolist() == [1, 3]
-    assert batch.labels.tolist() == [1, 3]
+    assert batch.targets.tolist() == [1, 3]
 
 
 KEPT = {False: None, True: torch.device("cpu")}
@@ -134,7 +134,7 @@ def test_vectors_of_several_depths_are_joined(store: FeatureStore) -> None:
 def test_pairs_of_features_and_label_are_bags() -> None:
     batch = pack([(torch.zeros(2, 3), 1), (torch.ones(1, 3), torch.tensor(0))])
     assert batch.lengths.tolist() == [2, 1]
-    assert batch.labels.tolist() == [1, 0]
+    assert batch.targets.tolist() == [1, 0]
     assert batch.weights.sum().item() == pytest.approx(1)
 
 
@@ -144,7 +144,7 @@ def test_lengths_stay_on_the_host() -> None:
     batch = pack([Bag(torch.zeros(n, 2), 0, n, 0.5) for n in (1, 3)])
     moved = data.transfer_batch_to_device(batch, torch.device("meta"), 0)
     assert moved.lengths is batch.lengths
-    assert all(part.is_meta for part in (moved.features, moved.labels, moved.weights))
+    assert all(part.is_meta for part in (moved.features, moved.targets, moved.weights))
     assert moved.lengths.tolist() == [1, 3]
 
 

@@ -47,9 +47,9 @@ def test_values_are_compared_by_ranks() -> None:
     frame = cohort(0.0)
     rng = np.random.default_rng(0)
     frame["label"] = frame["site"] + rng.normal(scale=0.1, size=len(frame))
-    assert confounding(frame, numeric=True).effect > 0.8
+    assert confounding(frame).effect > 0.8
     frame["label"] = rng.normal(size=len(frame))
-    assert not confounding(frame, numeric=True).warns
+    assert not confounding(frame).warns
 
 
 def test_one_site_has_nothing_to_compare() -> None:

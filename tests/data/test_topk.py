@@ -46,7 +46,7 @@ def test_training_bags_hold_the_selected_patches_in_order(tuning_cohort: Path) -
     data = module(batch_size=2)
     seen = []
     for batch in data.train_dataloader():
-        assert batch.lengths.tolist() == [3] * len(batch.labels)
+        assert batch.lengths.tolist() == [3] * len(batch.targets)
         bags = torch.split(batch.features, batch.lengths.tolist())
         for index, patches in zip(batch.indices.tolist(), bags, strict=True):
             slide_id = str(data.bags.loc[index, "bag_id"])

@@ -179,7 +179,7 @@ def test_features_of_another_width_are_refused(head: MILHead) -> None:
     [
         (lambda: AttentionHead(0, 2), "in_features 0"),
         (lambda: AttentionHead(8, 2, hidden=(16, 0)), r"hidden \[16, 0\]"),
-        (lambda: AttentionHead(8, 1), "num_classes is 1"),
+        (lambda: AttentionHead(8, 0), "num_classes is 0"),
         (lambda: AttentionHead(8, 2, attention_dim=0), "attention_dim is 0"),
         (lambda: AttentionHead(8, 2, dropout=1.0), r"dropout is 1\.0"),
     ],

@@ -85,7 +85,7 @@ def test_the_overlay_is_red_where_the_attention_is(run: Run, store: FeatureStore
     assert not red[: SIDE - 1].any()
     assert panel.extent == "0.24× to 9.4×"
     assert panel.figure is not None
-    assert panel.figure.caption == "b · run run: label 1; the model says 1 with 80 %: right"
+    assert panel.figure.caption == "b · run run: label 1; the model says 1 (80.0 %): right"
 
 
 def test_no_patches_are_shown_of_a_head_that_weighs_all_alike(

@@ -39,11 +39,11 @@ def test_an_arm_ranks_within_each_training_only(tmp_path: Path) -> None:
         won += roc_auc_score(y, run.table["p_1"]) * n
         pairs += n
     result = evaluate_arms([arm], n_resamples=200)[0]
-    assert result.auroc is not None
-    assert result.auroc.estimate == pytest.approx(won / pairs)
+    assert result.score is not None
+    assert result.score.estimate == pytest.approx(won / pairs)
     # A slide comes once for each seed; patients are counted once.
     assert (arm.n_slides(), arm.n_patients(), len(arm.cells)) == (60, 30, 6)
-    assert result.auroc.n_patients == 30
+    assert result.score.n_patients == 30
 
 
 def test_the_better_arm_wins_and_the_summary_says_so(tmp_path: Path) -> None:
@@ -188,7 +188,11 @@ def test_a_run_that_is_there_twice_is_left_out_once(tmp_path: Path) -> None:
         ("test_predictions.csv", "", "damaged"),
         ("test_predictions.csv", "slide_id,label\na,1\n", "has the columns"),
         ("test_predictions.csv", "slide_id,patient_id,label,p_0,p_1\na,a,1,nan,1\n", "not finite"),
-        ("test_predictions.csv", "slide_id,patient_id,label,p_0,p_1\na,a,2,.5,.5\n", "none of the"),
+        (
+            "test_predictions.csv",
+            "slide_id,patient_id,label,p_0,p_1\na,a,2,.5,.5\n",
+            "does not know",
+        ),
         ("config.yaml", None, "nobody knows what ran"),
         ("config.yaml", "a: [", "line 2: did not find expected node content"),
         ("config.yaml", "data: 3", "does not say"),

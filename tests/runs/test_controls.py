@@ -61,7 +61,7 @@ def test_a_control_is_the_mean_of_the_random_networks_at_this_depth(
     values = [
         interval.estimate
         for name in ("taught", "random0", "random1")
-        if (interval := find(results, name, "deep").auroc) is not None
+        if (interval := find(results, name, "deep").score) is not None
     ]
     assert control.gap.estimate == pytest.approx(values[0] - np.mean(values[1:]))
     assert control.better

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.runs.evaluation import describe_metrics, evaluate_table, metrics_json
-from histotransfer_pl.runs.predictions import as_table, read_predictions
+from histotransfer_pl.runs.predictions import as_table, class_target, read_predictions
 
 
 def table(first: str = "MSI", second: str = "MSS", patients: int = 20) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def test_the_positive_class_is_honoured_in_every_metric(positive: str) -> None:
     assert found["auroc"] == pytest.approx(roc_auc_score(y, p))
     assert found["auprc"] == pytest.approx(average_precision_score(y, p))
     assert found["f1"] == pytest.approx(f1_score(y, p > 0.5))
-    checked = as_table(frame, positive=positive)
+    checked = as_table(frame, class_target(("MSI", "MSS"), positive))
     results = evaluate_table(checked, n_resamples=50)
     said = describe_metrics(results, checked)
     assert said.startswith("40 slides of 20 patients (")

@@ -152,8 +152,8 @@ def test_blocks_of_one_class_have_a_pooled_auroc(tmp_path: Path) -> None:
     assert not missing
     (result,) = evaluate_arms(group_arms(runs)[0], n_resamples=100)
     whole = pd.concat([run.table for run in runs])
-    assert result.auroc is not None
-    assert result.auroc.estimate == pytest.approx(
+    assert result.score is not None
+    assert result.score.estimate == pytest.approx(
         roc_auc_score(whole["label"] == "1", whole["p_1"])
     )
     assert "AUROC pooled over folds" in result.caveat
@@ -226,8 +226,8 @@ def test_classes_called_none_or_null_are_compared(tmp_path: Path, names: tuple[s
     folder = write_run(tmp_path / "r", table)
     write_table(folder / "test_predictions.csv", renamed)
     (result,) = evaluate_arms(group_arms(read_runs(load_runs([folder]).runs)[0])[0], n_resamples=50)
-    assert result.auroc is not None
-    assert result.auroc.estimate == pytest.approx(
+    assert result.score is not None
+    assert result.score.estimate == pytest.approx(
         roc_auc_score(table["label"] == "1", table["p_1"])
     )
 

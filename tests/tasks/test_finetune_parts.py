@@ -162,7 +162,7 @@ def pieces(bags: list[tuple[int, list[int], int, bool]]) -> BagPieces:
         rows=torch.tensor(rows, dtype=torch.long),
         sizes=torch.tensor([len(own) for _, own, _, _ in bags]),
         lengths=torch.tensor([length for _, _, length, _ in bags]),
-        labels=torch.tensor([index % 2 for index, _, _, _ in bags]),
+        targets=torch.tensor([index % 2 for index, _, _, _ in bags]),
         indices=torch.tensor([index for index, _, _, _ in bags]),
         ends=torch.tensor([end for _, _, _, end in bags]),
     )
@@ -183,7 +183,7 @@ def test_bags_are_put_together_across_batches() -> None:
     assert whole.rows.tolist() == [0, 1, 3, 0]
     assert whole.counts.tolist() == [3, 1]
     assert whole.lengths.tolist() == [4, 1]
-    assert whole.labels.tolist() == [0, 1]
+    assert whole.targets.tolist() == [0, 1]
 
 
 def test_a_bag_of_which_nothing_can_be_read_is_an_error() -> None:
@@ -197,7 +197,7 @@ def test_unreadable_rows_are_filled_in() -> None:
         rows=torch.tensor([1, 2, 0]),
         counts=torch.tensor([2, 1]),
         lengths=torch.tensor([4, 1]),
-        labels=torch.tensor([0, 1]),
+        targets=torch.tensor([0, 1]),
         indices=torch.tensor([0, 1]),
     )
     given = SlidePrediction(

@@ -61,7 +61,7 @@ def test_an_encoder_that_was_tuned_before_keeps_its_first_patients(
     patients = {"train": ["b1"], "validation": ["b2"]}
     data = SimpleNamespace(
         patients=patients.__getitem__,
-        split_spec=SplitSpec(0, 5, 0),
+        source=SimpleNamespace(split=SplitSpec(0, 5, 0)),
         selection="s",
         selection_facts={"rule": "attention"},
         features=FeatureSpec(

@@ -15,9 +15,16 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
+from histotransfer_pl.outcomes.kinds import outcome_of
+from histotransfer_pl.outcomes.outcome import Outcome
+from histotransfer_pl.records.run import TargetSpec
 from histotransfer_pl.tasks.metrics import SlidePredictions, slide_metrics
 
 S = 80
+
+
+def classes(c: int) -> Outcome:
+    return outcome_of(TargetSpec("label", tuple("abc"[:c])))
 
 
 def cohort(n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,7 +37,8 @@ def cohort(n_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("c", [2, 3])
 def test_what_a_run_logs_is_what_torchmetrics_gives(c: int) -> None:
     scores, labels = cohort(c)
-    found, decided = slide_metrics(scores, labels), scores.argmax(1)
+    # the softmax of logarithms of probabilities is these probabilities
+    found, decided = slide_metrics(classes(c), scores.log(), labels), scores.argmax(1)
     expected = {
         "accuracy": multiclass_accuracy(decided, labels, c, average="micro"),
         "balanced_accuracy": multiclass_accuracy(decided, labels, c, average="macro"),
@@ -51,7 +59,7 @@ def test_what_a_run_logs_is_what_torchmetrics_gives(c: int) -> None:
 
 def test_one_class_defines_no_auroc() -> None:
     scores, _ = cohort(2)
-    found = slide_metrics(scores, torch.zeros(S, dtype=torch.long))
+    found = slide_metrics(classes(2), scores.log(), torch.zeros(S, dtype=torch.long))
     assert math.isnan(found["auroc"])
     assert 0 <= found["accuracy"] <= 1
 
@@ -62,6 +70,6 @@ def test_predictions_come_back_in_the_order_of_the_slides() -> None:
     for rows in (torch.arange(50, S), torch.arange(50)):
         collected.update(scores[rows], labels[rows], rows)
     found = collected.compute()
-    torch.testing.assert_close(found.probabilities, scores)
-    torch.testing.assert_close(found.labels, labels)
+    torch.testing.assert_close(found.outputs, scores)
+    torch.testing.assert_close(found.targets, labels)
     assert found.indices.tolist() == list(range(S))

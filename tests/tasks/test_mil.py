@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.features import FeatureDataModule
+from histotransfer_pl.outcomes.kinds import outcome_of
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.mil import AttentionMIL
@@ -24,7 +25,7 @@ def batch() -> BagBatch:
     return BagBatch(
         features=torch.randn(sum(LENGTHS), 4, generator=generator),
         lengths=torch.tensor(LENGTHS),
-        labels=torch.tensor(LABELS),
+        targets=torch.tensor(LABELS),
         indices=torch.arange(3),
         weights=torch.full((3,), 1 / 3),
     )
@@ -71,7 +72,7 @@ def test_each_loader_reads_its_part_and_only_training_samples_patches(tmp_path: 
     for part, loader in loaders.items():
         batches = list(loader)
         read = {
-            data.bags.loc[int(batch.indices[0]), "slide_id"]: int(batch.labels[0])
+            data.bags.loc[int(batch.indices[0]), "slide_id"]: int(batch.targets[0])
             for batch in batches
         }
         assert read == {name: label[name] for name in data.split.part(part)}
@@ -102,7 +103,7 @@ def test_scaling_is_that_of_the_training_patches_and_a_constant_feature_becomes_
     np.testing.assert_allclose(mean, train.mean(0), rtol=1e-6)
     np.testing.assert_allclose(scale, deviation, rtol=1e-6)
     model = AttentionMIL()
-    model.build(4, data.target_spec, standardized=True)
+    model.build(4, outcome_of(data.target_spec), standardized=True)
     model.feature_mean.copy_(mean)
     model.feature_deviation.copy_(scale)
     seen: list[torch.Tensor] = []

@@ -54,7 +54,7 @@ def test_a_plain_trainer_trains_tests_and_loads_it(
     torch.testing.assert_close(again(features, lengths).logits, model(features, lengths).logits)
     opened = load_model(tmp_path / "m.ckpt")
     expected = model(features, lengths).logits.softmax(-1)[0].detach().double().numpy()
-    np.testing.assert_allclose(opened.predict(features).probabilities, expected, atol=1e-6)
+    np.testing.assert_allclose(opened.predict(features).scores, expected, atol=1e-6)
     assert opened.classes == tuple(CLASSES)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from histotransfer_pl.data.cohort import read_cohort
-from histotransfer_pl.data.labels import clean_labels, sort_classes
 from histotransfer_pl.errors import CohortError
+from histotransfer_pl.outcomes.words import clean_labels, sort_classes
 
 
 def labels(tmp_path: Path, *fields: str) -> list[str]:
