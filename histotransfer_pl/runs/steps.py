@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -152,11 +151,6 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(
             f"{path} is no plan of a study ({type(error).__name__}: {error}): start the study again"
         ) from error
-
-
-def step_name(*words: str | int) -> str:
-    """A name for a step that is a safe file name, from words such as encoder and depth."""
-    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(word)) for word in words)
 
 
 def joint_digest(*steps: Step) -> str:

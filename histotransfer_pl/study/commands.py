@@ -11,9 +11,9 @@ from typing import Any
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.runs.steps import Step, step_name, weights_kind
+from histotransfer_pl.runs.steps import Step, weights_kind
 from histotransfer_pl.study.config import StudyConfig
-from histotransfer_pl.study.options import format_override, options
+from histotransfer_pl.study.options import format_override, options, step_name
 
 _NO_FILE = ("default", "random")
 SHOWN = frozenset({"test", "external", "predict", "cost", "similarity", "gain"})

@@ -6,7 +6,7 @@ from typing import Any
 
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.runs.steps import Step, step_name
+from histotransfer_pl.runs.steps import Step
 from histotransfer_pl.runs.variant import Variant
 from histotransfer_pl.study.commands import (
     feature_facts,
@@ -15,7 +15,7 @@ from histotransfer_pl.study.commands import (
 )
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig
 from histotransfer_pl.study.depths import requested_depths
-from histotransfer_pl.study.options import options, refuse_owned
+from histotransfer_pl.study.options import options, refuse_owned, step_name
 
 TUNED, RANDOM = "tuned", "random"
 _OWNED_BY_SIMILARITY = ("model.first", "model.second", "data.store", "data.cohort", "output")

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from histotransfer_pl.runs.external import EXTERNAL
-from histotransfer_pl.runs.steps import Step, step_name
+from histotransfer_pl.runs.steps import Step
 from histotransfer_pl.study.commands import extract_step
 from histotransfer_pl.study.config import StudyConfig
+from histotransfer_pl.study.options import step_name
 
 
 def external_extractions(

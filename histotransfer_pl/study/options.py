@@ -1,6 +1,7 @@
 """Settings as words of a command line."""
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ from histotransfer_pl.errors import ConfigError
 _SECTIONS = ("data", "model", "trainer", "checkpoint")
 _OF_A_CLASS = ("class_path", "init_args", "dict_kwargs")
 """Keys that say which class, beside which its settings must not stand."""
+
+
+def step_name(*words: str | int) -> str:
+    """A name for a step that is a safe file name, from words such as encoder and depth."""
+    return "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", str(word)) for word in words)
 
 
 def options(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
