@@ -33,6 +33,7 @@ def _numpy_rows(rows: Rows) -> Rows:
     return np.array(rows, np.int64) if isinstance(rows, list) else rows
 
 
+@settings(deadline=None)  # the first example may wait for a busy machine
 @given(_rows())
 def test_row_index_selects_what_numpy_selects(rows: Rows) -> None:
     everything = np.arange(N)
