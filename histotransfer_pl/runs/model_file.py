@@ -93,8 +93,11 @@ def save_model(
     tensors |= {f"encoder.{key}": value for key, value in (encoder or {}).items()}
     tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
     content["checksum"] = _checksum(content, tensors)
-    with replacing(path) as aside:
-        safetensors.torch.save_file(tensors, aside, metadata={FORMAT: json.dumps(content)})
+    try:
+        with replacing(path) as aside:
+            safetensors.torch.save_file(tensors, aside, metadata={FORMAT: json.dumps(content)})
+    except safetensors.SafetensorError as error:  # a full disk, too
+        raise ConfigError(f"{path} cannot be written ({error}): free space on the disk") from error
 
 
 def _read_model_file(path: Path, *, allow_foreign: bool) -> SlideClassifier:
