@@ -114,7 +114,7 @@ def main() -> None:
         run_verb(["paint", *(f"--{name}={value}" for name, value in paint.items())])
     place = {"cohort": folder / "painted" / "cohort.csv", "grid": GRID, "qc": False}
     model = {"weights": arguments.weights, "depths": ["head"], "input_px": 96}
-    extract(folder / "painted" / "slides", folder / "store.zarr", ENCODER, data=place, model=model)
+    extract(folder / "painted", folder / "store.zarr", ENCODER, data=place, model=model)
     found = [run_fold(arguments, fold) for fold in range(arguments.folds)]
     print(pd.concat([share for share, _ in found]).agg(["mean", "std", "count"]).round(4))
     tuned = [tables for _, tables in found if len(tables) == 3]
