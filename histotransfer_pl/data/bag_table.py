@@ -27,7 +27,9 @@ def bag_table(slides: pd.DataFrame, split: Split, bag: Bag, outcome: Outcome) ->
     """
     parts = {slide_id: name for name in PARTS for slide_id in split.part(name)}
     table = _bags(slides.assign(part=slides["slide_id"].map(parts).fillna("")), bag, outcome)
-    return require_targets(table, type(outcome)) if bag == "patient" else table
+    if bag == "slide":
+        return table
+    return require_targets(table, slides[slides["label"] != ""], type(outcome))
 
 
 def new_bag_table(

@@ -13,15 +13,19 @@ from histotransfer_pl.records.run import RunRecord, TargetSpec
 from histotransfer_pl.store.joined import Store
 
 
-def require_targets(bags: pd.DataFrame, kind: type[Outcome]) -> pd.DataFrame:
+def require_targets(bags: pd.DataFrame, slides: pd.DataFrame, kind: type[Outcome]) -> pd.DataFrame:
     """The same bags of patients, if those to train on and to choose by can be told apart.
+
+    Args:
+        bags: One row per patient.
+        slides: All labelled slides, which say what there is to tell apart.
+        kind: Kind of the target.
 
     Raises:
         SplitError: It says what is missing there.
     """
     for part in ("train", "validation"):
-        whole = bags[bags["part"] != ""]
-        lacks = kind.lacks(whole[whole["part"] == part], whole, learning=part == "train")
+        lacks = kind.lacks(bags[bags["part"] == part], slides, learning=part == "train")
         if lacks:
             words = lacks.replace("slide", "patient")
             raise SplitError(
