@@ -228,7 +228,7 @@ class Outcome(ABC):
 
     def to_columns(self, scores: NDArray[Any]) -> NDArray[np.float64]:
         """Columns (S, K) of a table from scores."""
-        return np.asarray(scores, np.float64).reshape(len(scores), -1)
+        return np.asarray(scores, np.float64).reshape(len(scores), len(self.columns))
 
     def decide(self, row: NDArray[np.float64]) -> str | None:
         """The class that a row (K,) of the columns names; None where there is none to name."""

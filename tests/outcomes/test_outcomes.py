@@ -88,6 +88,8 @@ def test_scores_have_their_columns_and_every_metric_a_value(
     outputs = torch.randn(S, outcome.n_outputs, generator=torch.Generator().manual_seed(1))
     scores = outcome.scores(outputs)
     assert scores.reshape(S, -1).shape[1] == len(outcome.columns)
+    nobody = outcome.scores(outputs[:0]).numpy()  # a batch that completes no bag
+    assert outcome.to_columns(nobody).shape == (0, len(outcome.columns))
     assert loss_of(outcome, outputs, targets).shape == (S,)
     ids = np.arange(S).astype(str)
     found = Predictions(ids, ids, targets.numpy(), scores.numpy(), task=outcome.task)
