@@ -46,6 +46,7 @@ class BagBatch(NamedTuple):
         indices: (S,) place of each slide in the datamodule's list of slides.
         weights: (S,) share of each slide in the loss: one over the slides of the whole step,
             times the number of ranks, since DDP averages over ranks; 0 for a filler.
+        covariates: (S, V) clinical covariates of each slide; None in a script without them.
     """
 
     features: Tensor
@@ -53,15 +54,17 @@ class BagBatch(NamedTuple):
     targets: Tensor
     indices: Tensor
     weights: Tensor
+    covariates: Tensor | None = None
 
 
 class Bag(NamedTuple):
-    """One slide: features (N, D), its target, its place in the list and its share of the loss."""
+    """One slide: features (N, D), target, place in the list, share of the loss, covariates (V,)."""
 
     features: Tensor
     target: Tensor | int
     number: int
     weight: float
+    covariates: Tensor | None = None
 
 
 class BagItem(NamedTuple):
@@ -93,12 +96,14 @@ def pack(bags: Sequence[Bag | tuple[Tensor, int | Tensor]]) -> BagBatch:
         for place, bag in enumerate(bags)
     ]
     features = [bag.features for bag in whole]
+    covariates = [bag.covariates for bag in whole if bag.covariates is not None]
     return BagBatch(
         features=features[0] if len(whole) == 1 else torch.cat(features),  # (sum N, D)
         lengths=torch.tensor([len(bag.features) for bag in whole]),  # (S,)
         targets=torch.stack([torch.as_tensor(bag.target) for bag in whole]),  # (S,) or (S, K)
         indices=torch.tensor([bag.number for bag in whole]),  # (S,)
         weights=torch.tensor([bag.weight for bag in whole]),  # (S,)
+        covariates=torch.stack(covariates) if covariates else None,  # (S, V)
     )
 
 
@@ -129,6 +134,7 @@ class BagDataset(Dataset[Bag]):
         max_patches: Keep at most so many random patches of a bag; None keeps all.
         seed: Seed of the random patches; which are drawn depends on it, the epoch and the bag.
         keep_on: Where bags are kept once they were read; None reads them again and again.
+        covariates: (S, V) clinical covariates of each bag.
     """
 
     def __init__(
@@ -141,6 +147,7 @@ class BagDataset(Dataset[Bag]):
         max_patches: int | None = None,
         seed: int = 0,
         keep_on: torch.device | None = None,
+        covariates: NDArray[np.float32] | None = None,
     ) -> None:
         self.store = store
         self.arrays = arrays
@@ -150,6 +157,7 @@ class BagDataset(Dataset[Bag]):
         self.max_patches = max_patches
         self.seed = seed
         self.keep_on = keep_on
+        self.covariates = None if covariates is None else torch.from_numpy(covariates)
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -158,7 +166,9 @@ class BagDataset(Dataset[Bag]):
     @override
     def __getitem__(self, item: BagItem) -> Bag:
         features = self._features(item)
-        return Bag(features, self.targets[item.place], self.indices[item.place], item.weight)
+        place = item.place
+        own = None if self.covariates is None else self.covariates[place]
+        return Bag(features, self.targets[place], self.indices[place], item.weight, own)
 
     def _features(self, item: BagItem) -> Tensor:
         if self.keep_on is None:

@@ -26,6 +26,7 @@ from histotransfer_pl.data.bags import (
     pack,
     require_finite,
 )
+from histotransfer_pl.data.covariates import encode_covariates, learn_covariates
 from histotransfer_pl.data.feature_choice import choose_features, read_feature_spec
 from histotransfer_pl.data.refusals import require_same_encoder
 from histotransfer_pl.errors import ConfigError, SplitError
@@ -70,6 +71,8 @@ class FeatureDataModule(LightningDataModule):
         fold_column: Take the split from this column instead (words or fold numbers).
         split_by: What stays on one side of a split: ``patient``, or ``site`` (leave-site-out with
             as many folds as sites).
+        covariates: Columns of numbers or words that the head reads beside the patches, scaled or
+            one-hot by the training part.
         site: Column with the site of each slide; ``tcga`` reads it out of TCGA names. With it,
             ``fit`` warns where the label can be read off the site.
         bag: What a bag holds: the patches of one slide, or of all slides of one patient (of two
@@ -110,6 +113,7 @@ class FeatureDataModule(LightningDataModule):
         classes: list[str] | None = None,
         split_by: SplitBy = "patient",
         site: str | None = None,
+        covariates: list[str] | None = None,
     ) -> None:
         super().__init__()
         if means and (bag != "slide" or max_patches is not None):
@@ -136,6 +140,7 @@ class FeatureDataModule(LightningDataModule):
             bag,
             strict,
             site,
+            tuple(covariates or ()),
         )
         self.bag = bag
         self.batch_size = batch_size
@@ -166,6 +171,13 @@ class FeatureDataModule(LightningDataModule):
         self.join, self.target_spec, self.split = found.join, found.target, found.split
         self.bags = found.bags
         self.targets = outcome_of(self.target_spec).encode(self.bags)
+        training = self.bags[self.bags["part"] == "train"]
+        self.covariate_specs = (
+            learn_covariates(training, self.source.covariates)
+            if trained is None
+            else trained.covariates
+        )
+        self.covariates = encode_covariates(self.bags, self.covariate_specs)  # (S, V)
         slide_ids = self.join.slides["slide_id"].tolist()
         require_same_encoder(self.store, self.arrays, slide_ids)
         self.features = read_feature_spec(self.store, self.arrays, encoder, depths, slide_ids[0])
@@ -200,6 +212,7 @@ class FeatureDataModule(LightningDataModule):
             counts={f"{part} {self.bag}s": int((parts == part).sum()) for part in PARTS},
             versions={name: version(name) for name in _PACKAGES},
             standardized=self.standardize,
+            covariates=self.covariate_specs,
         )
 
     def describe(self) -> str:
@@ -314,6 +327,7 @@ class FeatureDataModule(LightningDataModule):
             self.arrays,
             bags=rows["slide_ids"].tolist(),
             targets=self.targets[rows.index],
+            covariates=self.covariates[rows.index] if self.covariate_specs else None,
             indices=rows.index.tolist(),
             max_patches=max_patches,
             seed=self._order_seed(),

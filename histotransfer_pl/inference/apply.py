@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from histotransfer_pl.data.cohort import read_cohort, require_patients
+from histotransfer_pl.data.covariates import encode_covariates
 from histotransfer_pl.errors import ConfigError, HistoTransferError, shorten
 from histotransfer_pl.inference.features import BagResult, extract_features, stored_features
 from histotransfer_pl.inference.outputs import write_page, write_pictures
@@ -97,11 +98,12 @@ def apply(
         settings = {**place, "slide_mpp": slide_mpp, **(data or {})}
         reader, chosen, failed = extract_features(opened, settings, folder, weights, trainer or {})
     bags = _bags(chosen, patients)
+    known = _covariates(opened, table)
     rows = []
     for name, slide_ids in bags.items():
         try:
             own = [reader.store.slide(slide_id) for slide_id in slide_ids]
-            result = reader.classify(own)
+            result = reader.classify(own, None if known is None else known.loc[slide_ids[:1]])
             rows.append(_row(name, own, result, opened[0]))
             if pictures:
                 ends = np.cumsum([slide.n_patches for slide in own])[:-1]
@@ -172,6 +174,22 @@ def _patients(model: SlideClassifier, table: Path | None) -> dict[str, str]:
         )
     require_patients(frame, Path(str(table)))
     return dict(zip(frame["slide_id"], frame["patient_id"], strict=True))
+
+
+def _covariates(models: Sequence[SlideClassifier], table: Path | None) -> pd.DataFrame | None:
+    """The table by slide, where a model reads covariates."""
+    needed = {spec.column for model in models for spec in model.record.covariates}
+    if not needed:
+        return None
+    if table is None:
+        raise ConfigError(
+            f"{models[0].name} reads the covariates {', '.join(sorted(needed))}: give a CSV table "
+            "with slide_id and these columns as slides"
+        )
+    frame = read_cohort(table).set_index("slide_id")
+    for model in models:
+        encode_covariates(frame, model.record.covariates)  # says now what is missing
+    return frame
 
 
 def _bags(slide_ids: Sequence[str], patients: Mapping[str, str] | None) -> dict[str, list[str]]:

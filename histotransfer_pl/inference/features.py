@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from lightning import Trainer
 from numpy.typing import NDArray
 
 from histotransfer_pl.callbacks.feature_writer import FeatureWriter
+from histotransfer_pl.data.covariates import encode_covariates
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder
@@ -55,12 +57,21 @@ class ModelReader:
     models: Sequence[SlideClassifier]
     arrays: Sequence[Sequence[str]]
 
-    def classify(self, slides: Sequence[StoredSlide]) -> BagResult:
-        """The models on all patches of some slides, taken as one bag."""
+    def classify(
+        self, slides: Sequence[StoredSlide], covariates: pd.DataFrame | None = None
+    ) -> BagResult:
+        """The models on all patches of some slides, taken as one bag.
+
+        Args:
+            slides: The slides.
+            covariates: A row with the clinical covariates; None for models without.
+        """
         results = []
         for model, arrays in zip(self.models, self.arrays, strict=True):
+            specs = model.record.covariates
+            own = None if covariates is None else encode_covariates(covariates, specs)[0]
             rows = [np.hstack([slide.read(array) for array in arrays]) for slide in slides]
-            results.append(model.predict(np.concatenate(rows)))
+            results.append(model.predict(np.concatenate(rows), own if specs else None))
         attention = np.mean([result.attention for result in results], axis=0)  # (N,)
         return BagResult(np.stack([result.scores for result in results]), attention)
 

@@ -217,6 +217,19 @@ class MeanPoolHead(MILHead):
         return Pooled(embedding, segment_spread(1 / counts, lengths))
 
 
+class CovariatesOnlyHead(MILHead):
+    """Nothing of the patches: the baseline that a head with clinical covariates must beat.
+
+    What is left are the covariates and a constant; attention is uniform.
+    """
+
+    @override
+    def pool(self, patches: Tensor, lengths: Tensor) -> Pooled:
+        """The same vector for every slide."""
+        mean = segment_mean(patches, lengths)  # (S, E)
+        return Pooled(mean * 0, segment_spread(1 / lengths.to(mean), lengths))
+
+
 class MaxPoolHead(MILHead):
     """Largest value of each embedding feature over the patches.
 

@@ -18,6 +18,7 @@ from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.run import RunRecord
 
 _HEAD, _ENCODER = "head.", "encoder."
+COVARIATES = "covariate_layer.weight"
 
 
 class SlideResult(NamedTuple):
@@ -50,6 +51,7 @@ class SlideClassifier:
             copied.
         facts: What else the model file says: licence, where to get weights, the model card.
         knows_patient: Whether a patient was trained or validated on.
+        covariates: Weights (O, V) of the clinical covariates; None without them.
 
     Example:
         >>> model = load_model("model.safetensors")  # doctest: +SKIP
@@ -66,6 +68,7 @@ class SlideClassifier:
     encoder: Mapping[str, Tensor] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     knows_patient: Callable[[str], bool] = lambda patient: False
+    covariates: Tensor | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,15 +81,23 @@ class SlideClassifier:
         return outcome_of(self.record.target)
 
     @torch.inference_mode()
-    def predict(self, features: ArrayLike | Tensor) -> SlideResult:
+    def predict(
+        self, features: ArrayLike | Tensor, covariates: ArrayLike | None = None
+    ) -> SlideResult:
         """Scores and attention of one slide.
 
         Args:
             features: (N, D) features of its patches, as the encoder of the record gives them.
+            covariates: (V,) its covariates, as `encode_covariates` gives them for the record.
 
         Raises:
-            ConfigError: Features of another width, no patches, or values that are not finite.
+            ConfigError: Features of another width, no patches, values that are not finite, or no
+                covariates for a model that reads some.
         """
+        if (covariates is None) != (self.covariates is None):
+            names = ", ".join(spec.column for spec in self.record.covariates)
+            needs = f"reads the covariates {names}: give them" if names else "reads no covariates"
+            raise ConfigError(f"{self.name} {needs}")
         bag = torch.as_tensor(
             np.asarray(features) if not isinstance(features, Tensor) else features
         )
@@ -100,6 +111,9 @@ class SlideClassifier:
         if len(self.mean):
             bag = (bag - self.mean) / self.deviation  # (N, D)
         output = self.head.eval()(bag, torch.tensor([len(bag)]))
+        if self.covariates is not None:
+            own = torch.as_tensor(np.asarray(covariates, np.float32))  # (V,)
+            output = output._replace(logits=output.logits + own @ self.covariates.T)
         logits = output.attention if output.attention_logits is None else output.attention_logits
         if not output.logits.isfinite().all():
             raise ConfigError("the features hold NaN or infinite values: extract this slide again")
@@ -155,6 +169,7 @@ def classifier_from_state(
         state["feature_deviation"],
         weights or None,
         knows_patient=lambda patient: patient in seen,
+        covariates=state.get(COVARIATES),
     )
 
 

@@ -21,6 +21,7 @@ from histotransfer_pl.records.files import replacing, sha256_of
 from histotransfer_pl.records.run import RunRecord
 from histotransfer_pl.runs.checkpoints import read_checkpoint, read_record
 from histotransfer_pl.runs.model import (
+    COVARIATES,
     SlideClassifier,
     classifier_from_state,
     without_patients,
@@ -90,6 +91,7 @@ def save_model(
     }
     tensors = {f"head.{key}": value for key, value in model.head.state_dict().items()}
     tensors |= {"feature_mean": model.mean, "feature_deviation": model.deviation}
+    tensors |= {} if model.covariates is None else {COVARIATES: model.covariates}
     tensors |= {f"encoder.{key}": value for key, value in (encoder or {}).items()}
     tensors = {key: value.detach().contiguous().clone() for key, value in tensors.items()}
     content["checksum"] = _checksum(content, tensors)

@@ -72,19 +72,21 @@ class AttentionMIL(SlideModel):
             self.record = plain_record(in_features, target, self.head)
 
     @override
-    def forward(self, features: Tensor, lengths: Tensor) -> MILOutput:
-        """Classify packed bags: features (sum N, D), lengths (S,)."""
+    def forward(
+        self, features: Tensor, lengths: Tensor, covariates: Tensor | None = None
+    ) -> MILOutput:
+        """Classify packed bags: features (sum N, D), lengths (S,), covariates (S, V)."""
         if not hasattr(self, "head"):
             raise ConfigError(
                 "the head is not built yet: give AttentionMIL in_features and classes, or load a "
                 "checkpoint with load_from_checkpoint"
             )
-        return self.classify(features, lengths)
+        return self.classify(features, lengths, covariates)
 
     @override
     def training_step(self, batch: Bags, batch_idx: int) -> Tensor:
         batch = as_batch(batch)
-        output = self(batch.features, batch.lengths)
+        output = self(batch.features, batch.lengths, batch.covariates)
         self._require_finite_features(output, batch)
         return self.weighted_loss(output, batch)
 
@@ -104,7 +106,7 @@ class AttentionMIL(SlideModel):
     @override
     def predict_step(self, batch: Bags, batch_idx: int) -> SlidePrediction:
         batch = as_batch(batch)
-        output = self(batch.features, batch.lengths)
+        output = self(batch.features, batch.lengths, batch.covariates)
         self._require_finite_features(output, batch)
         return self.prediction(output, batch.lengths, batch.indices)
 

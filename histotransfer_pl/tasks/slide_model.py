@@ -10,11 +10,12 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from typing_extensions import override
 
 from histotransfer_pl.data.bags import BagBatch
+from histotransfer_pl.data.covariates import width_of
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.refusals import refuse_trained_patients
 from histotransfer_pl.errors import ConfigError, shorten
@@ -93,6 +94,7 @@ class SlideModel(LightningModule):
         self.record: RunRecord | None = None
         self.head: MILHead
         self.outcome: Outcome
+        self.covariate_layer: nn.Linear | None
         self.class_weight: Tensor
         self.feature_mean: Tensor
         self.feature_deviation: Tensor
@@ -113,7 +115,8 @@ class SlideModel(LightningModule):
         spec, targets = data.target_spec, data.training_targets()
         # A model from elsewhere is tested as it was trained.
         outcome = outcome_to_train(spec, self.loss, targets) if len(targets) else outcome_of(spec)
-        self.build(data.in_features, outcome, standardized, targets)
+        covariates = width_of(data.covariate_specs)
+        self.build(data.in_features, outcome, standardized, targets, covariates)
 
     def record_of(self, data: FeatureDataModule) -> RunRecord:
         """What is known of this training."""
@@ -125,6 +128,7 @@ class SlideModel(LightningModule):
         outcome: Outcome,
         standardized: bool = False,
         targets: NDArray[Any] | None = None,
+        n_covariates: int = 0,
     ) -> None:
         """Build the head.
 
@@ -133,6 +137,7 @@ class SlideModel(LightningModule):
             outcome: What is predicted.
             standardized: Whether features are scaled; by how much follows before training.
             targets: Targets of the training part, for balanced weights.
+            n_covariates: Numbers V that clinical covariates are.
         """
         self.outcome = outcome
         self.head = self.make_head(in_features, outcome.n_outputs)
@@ -141,6 +146,11 @@ class SlideModel(LightningModule):
         elif self.head.patch_classifier is not None:
             # DDP waits for the gradient of every parameter that asks for one.
             self.head.patch_classifier.requires_grad_(False)
+        # Beside the bag's vector they would enter the last, linear layer: a sum, for every head.
+        self.covariate_layer = None
+        if n_covariates:
+            self.covariate_layer = nn.Linear(n_covariates, outcome.n_outputs, bias=False)
+            nn.init.zeros_(self.covariate_layer.weight)
         known = np.empty(0, np.int64) if targets is None else targets
         weights = outcome.weights(self.class_weights, known)  # (C,) or (0,)
         self.register_buffer("class_weight", torch.from_numpy(weights))
@@ -156,13 +166,23 @@ class SlideModel(LightningModule):
             self.feature_mean.copy_(mean)
             self.feature_deviation.copy_(deviation)
 
-    def classify(self, features: Tensor, lengths: Tensor) -> MILOutput:
-        """Classify packed bags of features (sum N, D) as they are stored, lengths (S,)."""
+    def classify(
+        self, features: Tensor, lengths: Tensor, covariates: Tensor | None = None
+    ) -> MILOutput:
+        """Classify packed bags of features (sum N, D) as they are stored.
+
+        Args:
+            features: (sum N, D).
+            lengths: (S,) patches of each bag.
+            covariates: (S, V) clinical covariates.
+        """
         features = features.float()
         if len(self.feature_mean):
             features = (features - self.feature_mean) / self.feature_deviation  # (sum N, D)
         output: MILOutput = self.head(features, lengths)
-        return output
+        if self.covariate_layer is None or covariates is None:
+            return output
+        return output._replace(logits=output.logits + self.covariate_layer(covariates))
 
     @torch.inference_mode()
     def attend(self, features: Tensor) -> Tensor:
@@ -256,7 +276,12 @@ class SlideModel(LightningModule):
             refuse_trained_patients(trained, validation, test)
         elif not hasattr(self, "head"):  # load_from_checkpoint, without a trainer
             self.make_head = build_head(trained.head)
-            self.build(trained.features.width, outcome_of(trained.target), trained.standardized)
+            self.build(
+                trained.features.width,
+                outcome_of(trained.target),
+                trained.standardized,
+                n_covariates=width_of(trained.covariates),
+            )
         self.record = trained
         self.outcome = outcome_of(trained.target)
 

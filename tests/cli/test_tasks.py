@@ -251,3 +251,36 @@ def test_an_interrupted_fit_goes_on_with_its_own_metric(bags: Path) -> None:
             best[0].head.state_dict().values(), best[1].head.state_dict().values(), strict=True
         )
     )
+
+
+def test_covariates_are_learnt_and_asked_for(
+    bags: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pd.read_csv("c.csv")
+    rng = np.random.default_rng(3)
+    lift = dict(zip(table["patient_id"], 20 * rng.integers(0, 2, len(table)), strict=True))
+    table["smoker"] = [{0: "no", 20: "yes"}[lift[p]] for p in table["patient_id"]]
+    table["score"] += table["patient_id"].map(lift)
+    table.to_csv("c.csv", index=False)
+    own = ("--data.covariates", "[smoker]", "--data.standardize", "true")
+    found = {}
+    for run, more in {
+        "without": (),
+        "with": own,
+        "alone": (*own, "--model.head", "CovariatesOnlyHead"),
+    }.items():
+        assert fit(CASES["mse"], *more, run=run, epochs=20) == 0
+        found[run] = metrics_of(run)["r2"]
+    assert found["with"] > max(found["without"], found["alone"]) + 0.1
+    assert main(["predict", "--run_dir", "with", *QUIET]) == 0
+    expected = pd.read_csv("with/predictions.csv").set_index("slide_id")["predicted"]
+    assert main(["package", "--run_dir", "with", "--out", "m.safetensors"]) == 0
+    call = ["apply", "--model", "[m.safetensors]", "--store", "s.zarr", "--pictures", "false"]
+    assert main([*call, "--slides", "c.csv"]) == 0
+    applied = pd.read_csv("applied/predictions.csv").set_index("slide_id")["predicted"]
+    np.testing.assert_allclose(applied, expected[applied.index], atol=1e-3)
+    assert main([*call, "--out", "o"]) == 1
+    assert "reads the covariates smoker: give a CSV table" in capsys.readouterr().err
+    table.drop(columns="smoker").to_csv("bare.csv", index=False)
+    assert main([*call, "--out", "o", "--slides", "bare.csv"]) == 1
+    assert "but the table has no column smoker" in capsys.readouterr().err

@@ -155,6 +155,7 @@ def test_bags_are_kept_on_the_gpu_where_there_is_room(monkeypatch: pytest.Monkey
     data.__dict__.update(
         store=SimpleNamespace(slide=lambda _: SimpleNamespace(n_patches=1000)),
         features=SimpleNamespace(dtype="float16"),
+        arrays=["features/e/d"],
     )
     cuda = torch.device("cuda")
     trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=cuda))
