@@ -112,13 +112,14 @@ def main() -> None:
         paint = {"folder": folder / "painted", "n_foci": 1, "size_px": arguments.size_px}
         paint |= {"patients": arguments.patients, "focus_scale": arguments.focus_scale}
         run_verb(["paint", *(f"--{name}={value}" for name, value in paint.items())])
-    place = {"cohort": folder / "painted" / "cohort.csv", "grid": GRID, "qc": False}
-    model = {"weights": arguments.weights, "depths": ["head"], "input_px": 96}
-    extract(folder / "painted", folder / "store.zarr", ENCODER, data=place, model=model)
+    if not (store := folder / "store.zarr").is_dir():
+        place = {"cohort": folder / "painted" / "cohort.csv", "grid": GRID, "qc": False}
+        model = {"weights": arguments.weights, "depths": ["head"], "input_px": 96}
+        extract(folder / "painted", store, ENCODER, data=place, model=model)
     found = [run_fold(arguments, fold) for fold in range(arguments.folds)]
     print(pd.concat([share for share, _ in found]).agg(["mean", "std", "count"]).round(4))
     tuned = [tables for _, tables in found if len(tables) == 3]
-    for number, arm in enumerate(("frozen", "top-k", "random-k")):
+    for number, arm in enumerate(("frozen", "top-k", "random-k") if tuned else ()):
         table = pd.concat([tables[number].assign(fold=i) for i, tables in enumerate(tuned)])
         classes = ("normal", "tumour")
         results = {r.name: r for r in evaluate_table(table, classes, "tumour")}
