@@ -274,6 +274,15 @@ def test_a_cnn_has_no_class_token() -> None:
         build_encoder(EncoderConfig("resnet18", weights="random", pooling="token"))
 
 
+@pytest.mark.parametrize("pooling", ["token", "token_and_mean"])
+def test_a_vit_without_a_class_token_is_pooled_by_its_mean(pooling: Any) -> None:
+    without = {"class_token": False, "global_pool": "avg", "depth": 2, "img_size": 32}
+    config = EncoderConfig("vit_small_dino", weights="random", model_args=without, pooling=pooling)
+    with pytest.raises(EncoderError, match="this ViT has no class token: set pooling to `mean`"):
+        build_encoder(config)
+    assert build_encoder(dataclasses.replace(config, pooling="mean")).dims == {"norm": 384}
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [

@@ -5,6 +5,7 @@ import pytest
 from benchmarks.adapter_memory import measure as adapter_memory
 from benchmarks.adapter_memory import step_bytes, tuner
 from benchmarks.finetune_memory import measure
+from histotransfer_pl.encoders.adapters import trainable_share
 from histotransfer_pl.encoders.config import Method
 
 
@@ -26,6 +27,16 @@ def test_bytes_counted_without_values_are_those_of_a_real_step(method: Method, b
     assert counted == pytest.approx(real, rel=0.1)
 
 
+def test_adapters_of_a_small_vit_take_half_the_memory_of_full_tuning() -> None:
+    small = {"depth": 6, "embed_dim": 384, "num_heads": 6, "img_size": 32}
+    tasks = [tuner("uni", method, small, 8, checkpoints=True) for method in ("lora", "full")]
+    assert trainable_share(tasks[0].encoder) < 0.03
+    assert trainable_share(tasks[1].encoder) == 1
+    adapters, full = (step_bytes(task, 8, 32) for task in tasks)
+    assert adapters < 0.5 * full
+
+
+@pytest.mark.slow
 def test_adapters_of_a_vit_l_take_half_the_memory_and_a_hundredth_of_the_parameters() -> None:
     """At a few pixels only: weights, gradients and moments of Adam, the floor of full tuning."""
     memory, share = adapter_memory(k=8, px=32)
