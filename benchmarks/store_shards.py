@@ -49,7 +49,7 @@ def measure(
         return [
             *_cpu(root, 4, slides, patches, rounds),
             *_cpu(root, shards, slides, patches, 1),
-            _kills(root, kills, max(40, slides // 10), patches),
+            survive_kills(root, kills, max(40, slides // 10), patches),
             _complete(root, complete),
         ]
 
@@ -131,8 +131,12 @@ def _cpu(root: Path, count: int, slides: int, patches: int, rounds: int) -> list
     return results
 
 
-def _kills(root: Path, times: int, slides: int, patches: int) -> Result:
-    """Four shards, every one killed once and started again."""
+def survive_kills(root: Path, times: int, slides: int, patches: int) -> Result:
+    """Four shards, every one killed once and started again.
+
+    Raises:
+        RuntimeError: A slide was lost, doubled or changed.
+    """
     draw, killed = random.Random(0), 0
     for number in range(times):
         place = root / f"killed{number}.zarr"

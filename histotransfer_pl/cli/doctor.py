@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.functions import run_function
+from histotransfer_pl.data.stored_depths import StoredDepths
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings, SlideMpp
@@ -61,6 +62,7 @@ def doctor_settings(content: Mapping[str, Any]) -> dict[str, Any]:
         found = {key: value for key, value in content.items() if key in _OWN}
         if "heads" in content:  # a study may tune many large encoders: they are counted, not built
             found.pop("encoders", None)
+            found.pop("store", None)  # what a study keeps of each depth, not where
         folds = content.get("folds")
         if isinstance(folds, Mapping) and "n_folds" in folds:
             found["n_folds"] = folds["n_folds"]
@@ -68,6 +70,8 @@ def doctor_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     settings = data.get("init_args", data)
     found = {key: value for key, value in settings.items() if key in _OWN and key != "encoder"}
     if isinstance(model, Mapping) and "init_args" not in model:
+        keep = {key: model[key] for key in ("means", "full") if key in model}
+        found |= {"keep": keep} if keep else {}
         if model.get("encoders"):
             found["encoders"] = model["encoders"]
         elif model.get("encoder"):
@@ -85,7 +89,7 @@ def _doctor(
     cohort: Path | None = None,
     target: str = "label",
     n_folds: int = 5,
-    store: Path | None = None,
+    store: str | None = None,
     encoder: EncoderConfig | None = None,
     encoders: list[EncoderConfig] | None = None,
     grid: GridSettings = GridSettings(),
@@ -93,6 +97,7 @@ def _doctor(
     sample: int = 5,
     study: Path | None = None,
     macs_per_s: float | None = None,
+    keep: StoredDepths = StoredDepths(),
 ) -> int:
     """Look at slides, labels, weights, space and the store before a long job.
 
@@ -103,7 +108,7 @@ def _doctor(
         cohort: Cohort table.
         target: Its column with the class.
         n_folds: Folds that a fit will want.
-        store: Store, which is read whole if it exists.
+        store: Store, a folder or a URL, which is read whole if it exists.
         encoder: Encoder to build; with slides, time and space are estimated too.
         encoders: Several of them.
         grid: Patches to count.
@@ -112,6 +117,8 @@ def _doctor(
         study: File of a study, to tell its weights, hours of a GPU and disk; --config will do.
         macs_per_s: Multiply-accumulates per second of the device that the study will run on;
             measured where there is a GPU, else those of one H100.
+        keep: What the store will keep of each depth, as ``model.means`` and ``model.full`` of
+            ``extract`` say it.
     """
     if study is not None:
         from histotransfer_pl.cli.doctor_study import study_findings
@@ -126,7 +133,7 @@ def _doctor(
     from histotransfer_pl.data.checkup import check_up
 
     return _print(
-        check_up(slides, cohort, target, n_folds, store, networks, grid, slide_mpp, sample)
+        check_up(slides, cohort, target, n_folds, store, networks, grid, slide_mpp, sample, keep)
     )
 
 

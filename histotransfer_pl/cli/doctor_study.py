@@ -34,8 +34,7 @@ def study_findings(path: Path, sample: int, macs_per_s: float | None) -> Iterato
         text = "no slide was counted: the numbers below are for 100 slides of 10,000 patches each"
         yield Finding("patches", text)
     yield from forecast(config, amount or _ASSUMED, macs_per_s)
-    if config.store_path.exists():
-        yield from check_store(config.store_path)
+    yield from check_store(str(config.store_path))
 
 
 def read_study(path: Path) -> StudyConfig:

@@ -21,6 +21,7 @@ from histotransfer_pl.data.cohort import (
     slides_from_folder,
 )
 from histotransfer_pl.data.splits import split_by_seed
+from histotransfer_pl.data.stored_depths import StoredDepths
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.errors import CohortError, HistoTransferError, SlideError, shorten
 from histotransfer_pl.outcomes.kinds import TargetColumns, target_columns
@@ -28,6 +29,8 @@ from histotransfer_pl.records.grid import GridSettings, SlideMpp
 from histotransfer_pl.slides.grid import require_no_enlarging
 from histotransfer_pl.slides.tiling import tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.files import find_files, is_url, url_or_path
+from histotransfer_pl.store.layout import METADATA
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
     from histotransfer_pl.encoders.encoder import PatchEncoder
 
 _BATCH = 16
-_METADATA_BYTES = 5 * 4096
-"""Blocks of the metadata, the folders and the values of a small array on common file systems."""
 GIB = 1 << 30
 
 
@@ -75,17 +76,18 @@ def check_up(
     cohort: Path | None,
     target: str | TargetColumns,
     n_folds: int,
-    store: Path | None,
+    store: str | None,
     networks: Sequence[EncoderConfig],
     grid: GridSettings,
     slide_mpp: SlideMpp,
     sample: int,
+    keep: StoredDepths,
 ) -> list[Finding]:
     """Look at whatever is given; arguments as in the verb ``doctor``."""
     findings, work = check_inputs(slides, cohort, target, n_folds, grid, slide_mpp, sample)
     for network in networks:
-        findings += check_encoder(network, grid, work, store or Path())
-    if store is not None and store.exists():
+        findings += check_encoder(network, grid, work, store or "", keep)
+    if store is not None:
         findings += check_store(store)
     return findings
 
@@ -240,7 +242,11 @@ def estimate_work(
 
 
 def check_encoder(
-    config: EncoderConfig, grid: GridSettings, work: ExtractWork | None, folder: Path
+    config: EncoderConfig,
+    grid: GridSettings,
+    work: ExtractWork | None,
+    store: str,
+    keep: StoredDepths,
 ) -> Iterator[Finding]:
     """Whether the encoder can be built, and what extraction will cost in time and space.
 
@@ -248,7 +254,8 @@ def check_encoder(
         config: The encoder.
         grid: The patches it will get.
         work: How many there are; None if unknown.
-        folder: Where the store will be.
+        store: Where the store will be.
+        keep: What it will keep of each depth.
     """
     # Here and not above: slides, labels and store are looked at without torch.
     import torch
@@ -264,6 +271,7 @@ def check_encoder(
         with torch.inference_mode():
             seconds = [_seconds(encoder, patches) for _ in range(4)]
         rate = _BATCH / float(np.median(seconds[1:]))  # the first one warms up
+        size = keep.size(work.slides, work.patches, encoder.dims) if work else 0
     except HistoTransferError as error:
         yield Finding("encoder", str(error), problem=True)
         return
@@ -271,35 +279,39 @@ def check_encoder(
     yield Finding("encoder", f"{encoder.name} ({dims}): {rate:.0f} patches/s on {device.type}")
     if work is None:
         return
-    size = feature_bytes(work.patches, list(encoder.dims.values()))
-    free = shutil.disk_usage(existing_folder(folder)).free
     hours = work.patches * max(1 / rate, work.read_seconds) / 3600
+    if is_url(store):
+        yield Finding("cost", f"about {size / GIB:.3g} GiB of features; {span(hours)}")
+        return
+    free = shutil.disk_usage(existing_folder(Path(url_or_path(store)))).free
     text = f"about {size / GIB:.3g} GiB of features, {free / GIB:.3g} GiB free; {span(hours)}"
     short = size > free
     yield Finding("cost", text + ("; free the difference first" if short else ""), problem=short)
 
 
-def feature_bytes(patches: int, dims: Sequence[int]) -> int:
-    """Size in a store of float16 features of these widths, with the coordinates."""
-    return patches * (2 * sum(dims) + 8)
-
-
-def mean_bytes(slides: int, dims: Sequence[int]) -> int:
-    """Size in a store of float32 means of slides, each array with its metadata."""
-    return slides * sum(4 * dim + _METADATA_BYTES for dim in dims)
-
-
-def check_store(path: Path) -> Iterator[Finding]:
-    """Whether the store can be opened and everything in it is whole."""
+def check_store(location: str) -> Iterator[Finding]:
+    """Whether the store, if there is one yet, can be opened and everything in it is whole."""
     try:
-        store = FeatureStore.open(path)
+        if not _is_begun(location):
+            return
+        store = FeatureStore.open(location)
         problems = store.verify()
     except HistoTransferError as error:
         yield Finding("store", str(error), problem=True)
         return
-    yield Finding("store", f"{len(store.slide_ids())} slides in {path}, {len(problems)} problems")
+    slides = len(store.slide_ids())
+    yield Finding("store", f"{slides} slides in {store.location}, {len(problems)} problems")
     for problem in problems:
         yield Finding("store", str(problem), problem=True)
+
+
+def _is_begun(location: str) -> bool:
+    """Whether there is something to open; a bucket that may not be listed is refused here."""
+    if not is_url(location):
+        return Path(url_or_path(location)).exists()
+    files = find_files(location)
+    files.folders("")
+    return files.exists(METADATA)
 
 
 def _seconds(encoder: "PatchEncoder", patches: "Tensor") -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from histotransfer_pl.data.stored_depths import StoredDepths
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.grid import GridSettings
@@ -40,36 +41,6 @@ class StoredFeatures:
 
     encoder: str
     depth: str
-
-
-@dataclass(frozen=True)
-class StoredDepths:
-    """What the store keeps of the depths that are extracted.
-
-    Attributes:
-        means: Depths of which the mean over the patches of each slide is stored, a thousandth of
-            the space: enough for heads that average patches first, and for `gain`.
-        full: Depths of which every patch is stored. Where a depth has means alone, only a
-            `MeanPoolHead` without hidden layers is fitted on it.
-    """
-
-    means: list[str] | Literal["all"] | None = None
-    full: list[str] | Literal["all"] = "all"
-
-    def kept(self, depths: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Of some depths those whose means are stored, and those stored in full.
-
-        Raises:
-            ConfigError: A depth of which nothing is kept.
-        """
-        means = [d for d in depths if self.means == "all" or d in (self.means or ())]
-        full = [d for d in depths if self.full == "all" or d in self.full]
-        lost = [depth for depth in depths if depth not in (*means, *full)]
-        if lost:
-            raise ConfigError(
-                f"store keeps nothing of the depth {lost[0]}: name it in store.means or store.full"
-            )
-        return means, full
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from histotransfer_pl.data.checkup import (
     GIB,
     Finding,
     existing_folder,
-    feature_bytes,
-    mean_bytes,
     span,
 )
+from histotransfer_pl.data.stored_depths import feature_bytes
 from histotransfer_pl.encoders.catalogue import configured_entry
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.encoders.cost import DepthCost, count_costs, measure_costs
@@ -122,9 +121,8 @@ def encoder_work(
     deepest, patches = costs[-1].macs, amount.patches
     macs = Counter[Kind]({"extraction": patches * deepest})
     known = {row.depth: row for row in costs}
-    means, full = config.store.kept(list(known))
-    size = float(feature_bytes(patches, [known[depth].dim for depth in full]))
-    size += mean_bytes(amount.slides, [known[depth].dim for depth in means])
+    dims = {depth: row.dim for depth, row in known.items()}
+    size = float(config.store.size(amount.slides, patches, dims))
     run_size = 0.0
     arms = [(t, m) for t in tuned for _ in config.tuned_variants for m in config.tuning.methods]
     for start, method in arms:

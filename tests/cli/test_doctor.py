@@ -50,6 +50,49 @@ def test_a_sound_cohort(painted: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "GiB free" in out
 
 
+def test_means_and_full_depths_of_an_extraction_are_counted(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "extract.yaml"
+    size: dict[str, float] = {}
+    for keep in ("", "means: all, full: [stem]"):
+        config.write_text(
+            f"data: {{slides: {painted / 'slides'}, store: {tmp_path / 's.zarr'}, "
+            "grid: {patch_px: 64, mpp: 1.0}}\n"
+            f"model: {{encoder: resnet18, weights: random, depths: [stem, layer4], {keep}}}\n"
+        )
+        assert main(["doctor", "--config", str(config), "--sample", "6"]) == 0
+        out = capsys.readouterr().out
+        size[keep] = float(out.split("GiB of features")[0].split()[-1]) * 2**30
+        patches = int(out.split("about ")[1].split()[0])
+    every, some = size.values()
+    assert every == pytest.approx(patches * (2 * (64 + 512) + 8), rel=0.01)
+    means = 6 * (4 * (64 + 512) + 2 * 5 * 4096)
+    assert some == pytest.approx(patches * (2 * 64 + 8) + means, rel=0.01)
+
+
+def test_what_a_study_keeps_is_not_taken_for_the_place_of_its_store(
+    painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "study.yaml"
+    size: dict[str, float] = {}
+    for keep in ("", "store: {means: all, full: [stem]}\n"):
+        config.write_text(
+            f"name: s\ncohort: {painted / 'cohort.csv'}\nfolds: {{n_folds: 3}}\n{keep}"
+            f"study_dir: {tmp_path / 'study'}\ngrid: {{patch_px: 64, mpp: 1.0}}\n"
+            "heads: {mean: {class_path: MeanPoolHead, init_args: {hidden: []}}}\n"
+            "encoders: [{name: resnet18, weights: random, depths: [stem, layer4]}]\n"
+        )
+        assert main(["doctor", "--config", str(config), "--sample", "6"]) == 0
+        out = capsys.readouterr().out
+        size[keep] = float(out.split("GiB (")[1].split()[0]) * 2**30
+        patches = int(out.split("about ")[1].split()[0])
+    every, some = size.values()
+    assert every == pytest.approx(patches * (2 * (64 + 512) + 8), rel=0.01)
+    means = 6 * (4 * (64 + 512) + 2 * 5 * 4096)
+    assert some == pytest.approx(patches * (2 * 64 + 8) + means, rel=0.01)
+
+
 def test_every_problem_is_named(
     painted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -165,12 +165,20 @@ def test_a_bucket_that_forbids_listing_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert extract("--shard", "0/2", store=s3) == 0
-    with failing(os.environ["AWS_ENDPOINT_URL"], 0.0) as proxy:
+    direct = os.environ["AWS_ENDPOINT_URL"]
+    with failing(direct, 0.0) as proxy:
         proxy.lists = False
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         capsys.readouterr()
         assert main(["verify", "--store", s3]) == 1
-    said = "".join(capsys.readouterr())
+        said = "".join(capsys.readouterr())
+        assert main(["doctor", "--store", s3]) == 1
+        assert "PROBLEM store    s3://" in capsys.readouterr().out
+        assert main(["doctor", "--store", f"s3://{BUCKET}/none.zarr"]) == 1
+        assert "may not be listed" in capsys.readouterr().out
+    monkeypatch.setenv("AWS_ENDPOINT_URL", direct)
+    assert main(["doctor", "--store", s3]) == 0
+    assert f"2 slides in {s3}, 0 problems" in capsys.readouterr().out
     assert said.startswith("error: s3://")
     assert "may not be listed: check the credentials" in said
     assert said.count("\n") == 1
