@@ -1,6 +1,5 @@
 """What one YAML says of a whole comparison."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
