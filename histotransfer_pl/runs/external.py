@@ -106,7 +106,7 @@ def external_frame(results: Sequence[ExternalResult]) -> pd.DataFrame:
 
 
 def _row(result: ExternalResult) -> dict[str, object]:
-    row: dict[str, object] = {**result.arm.key._asdict(), "trainings": len(result.single)}
+    row: dict[str, object] = {**result.arm.key.words(), "trainings": len(result.single)}
     row |= {"n_slides": result.arm.n_slides(), "n_patients": result.arm.n_patients()}
     name = result.arm.outcome.watched
     row |= {

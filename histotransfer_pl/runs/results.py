@@ -177,7 +177,7 @@ def results_frame(results: Sequence[ArmResult]) -> pd.DataFrame:
 
 def _row(result: ArmResult) -> dict[str, object]:
     arm = result.arm
-    row: dict[str, object] = {**arm.key._asdict(), "trainings": len(arm.cells)}
+    row: dict[str, object] = {**arm.key.words(), "trainings": len(arm.cells)}
     row |= {"seeds": len({cell.seed for cell in arm.cells})}
     row |= {"n_slides": arm.n_slides(), "n_patients": arm.n_patients()}
     for name in arm.outcome.titles:
@@ -205,7 +205,7 @@ def results_text(results: Sequence[ArmResult]) -> str:
     """The results for a terminal, best first; columns that say the same of all are left out."""
     rows = [
         {
-            **result.arm.key._asdict(),
+            **result.arm.key.words(),
             "seeds": len({cell.seed for cell in result.arm.cells}),
             "slides": result.arm.n_slides(),
             "patients": result.arm.n_patients(),

@@ -41,6 +41,10 @@ class ArmKey(NamedTuple):
     weights_kind: str = ""
     settings: str = ""
 
+    def words(self) -> dict[str, str]:
+        """What tables hold of it; pandas shows a variant, a tuple, as its fields."""
+        return {name: str(value) for name, value in self._asdict().items()}
+
 
 class Task(NamedTuple):
     """What was to be predicted; runs of different tasks are never compared."""

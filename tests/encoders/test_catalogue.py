@@ -206,3 +206,6 @@ def test_the_listing_is_json_and_a_table_of_every_entry(described: list[dict[str
     assert set(CATALOGUE) <= set(lines)
     assert "package:effi" in lines["tf_efficientnet_lite0"]
     assert "1024" in lines["uni"]
+    narrow = catalogue_text(described, width=80)
+    names = {line.split("│")[1].strip() for line in narrow.splitlines() if "│" in line}
+    assert set(CATALOGUE) <= names, "names are what one copies: none is folded or cut"

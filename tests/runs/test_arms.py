@@ -1,5 +1,6 @@
 """Runs become arms, arms become numbers, numbers become sentences."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -15,7 +16,13 @@ from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.report.tables import contrasts_table, results_table
 from histotransfer_pl.runs.arms import Arm, describe, group_arms, read_runs, tasks_of
 from histotransfer_pl.runs.contrasts import planned_contrasts, ranking_contrasts
-from histotransfer_pl.runs.results import ArmResult, best_result, evaluate_arms
+from histotransfer_pl.runs.results import (
+    ArmResult,
+    best_result,
+    evaluate_arms,
+    results_frame,
+    results_text,
+)
 from histotransfer_pl.runs.run import ArmKey, Task, read_run
 from histotransfer_pl.runs.study import load_runs, load_study
 from histotransfer_pl.runs.variant import Variant
@@ -102,6 +109,16 @@ def test_tuned_arms_are_held_against_frozen_and_against_their_controls() -> None
         ("topk", "bottom"),
     }
     assert describe(arms[2].key, ["variant"])["variant"] == "tuned on random patches"
+
+
+def test_tables_say_a_variant_as_plans_do(tmp_path: Path) -> None:
+    arms = {("a", "d1"): 1.0, ("a", "d2"): 0.5}
+    first, second = evaluate_arms(arms_of(write_study(tmp_path / "s", arms)), n_resamples=100)
+    key = first.arm.key._replace(variant=Variant.read("topk+lora-joint"))
+    tuned = replace(first, arm=replace(first.arm, key=key))
+    text = results_text([tuned, second])
+    assert {"topk+lora-joint", "frozen"} <= set(text.split())
+    assert set(results_frame([tuned, second])["variant"]) == {"topk+lora-joint", "frozen"}
 
 
 def test_corrected_p_values_of_the_ranking_count_all_pairs(tmp_path: Path) -> None:
