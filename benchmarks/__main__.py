@@ -30,6 +30,7 @@ GPU_FIRST = {
 PROGRAMS = (
     "store_read",
     "store_scale",
+    "store_rerun",
     "store_shards",
     "store_objects",
     "remote_extraction",

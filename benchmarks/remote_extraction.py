@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.extraction import Extraction
 from benchmarks.material import write_slides
 from benchmarks.program import run
-from benchmarks.result import Result, from_times, seconds
+from benchmarks.result import Result, from_times, rounds_in_time, seconds
 from benchmarks.store_objects import BUCKET, local_s3
 from histotransfer_pl.tasks.heap import keep_freed_memory
 
@@ -16,7 +16,7 @@ _ALL = "the server, written in Python, runs on the same cores"
 
 
 def measure(
-    slides: int = 2, patches: int = 144, patch_px: int = 224, rounds: int = 4
+    slides: int = 2, patches: int = 64, patch_px: int = 224, rounds: int = 4
 ) -> list[Result]:
     """Extraction with an encoder, of slides that are tiled already, into a bucket and a folder.
 
@@ -24,7 +24,7 @@ def measure(
         slides: Slides.
         patches: Patches of each, about.
         patch_px: Side of a patch.
-        rounds: Rounds.
+        rounds: Rounds at most, after one that warms up.
     """
     keep_freed_memory()
     side = max(1, round(patches**0.5)) * patch_px
@@ -38,7 +38,7 @@ def measure(
         remote, local = ways
         wall: dict[Extraction, list[float]] = {remote: [], local: []}
         spent: dict[Extraction, list[float]] = {remote: [], local: []}
-        for number in range(rounds + 1):
+        for number in rounds_in_time(rounds + 1):
             for way in ways if number % 2 else ways[::-1]:
                 work = way.prepare(["layer4"])
                 start = time.process_time()
