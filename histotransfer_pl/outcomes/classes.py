@@ -177,6 +177,7 @@ class OrderedClasses(Classes):
 
     task: ClassVar[TaskKind] = "ordinal"
     watched: ClassVar[str] = "quadratic_kappa"
+    chance: ClassVar[float] = 0.0
 
     @classmethod
     @override

@@ -43,6 +43,8 @@ class Outcome(ABC):
     """Names of the losses that a user may choose, the usual one first."""
     watched: ClassVar[str]
     """Metric by which an epoch is chosen and arms are ranked; more is better."""
+    chance: ClassVar[float] = 0.5
+    """Its value where nothing was learnt."""
     group: ClassVar[str] = "class"
     """What folds are balanced by, in words."""
     per_patch: ClassVar[bool] = True

@@ -30,6 +30,7 @@ class Value(Outcome):
     task: ClassVar[TaskKind] = "regression"
     losses_known: ClassVar[tuple[str, ...]] = ("mse", "huber")
     watched: ClassVar[str] = "r2"
+    chance: ClassVar[float] = 0.0
     group: ClassVar[str] = "quantile"
 
     @classmethod

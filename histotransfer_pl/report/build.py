@@ -22,6 +22,7 @@ from histotransfer_pl.report.similarity import (
 )
 from histotransfer_pl.report.story import answer_questions, insights
 from histotransfer_pl.report.summary import summarise
+from histotransfer_pl.report.survival import survival_by_risk
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.report.tables import (
     contrasts_table,
@@ -158,7 +159,10 @@ def _task(found: TaskResults, settings: Settings, name: _Name) -> TaskSection:
         costs=costs_table(curves, found.costs, name("depth_and_cost")) if curves else None,
         costs_note=found.costs_note,
         tuning=tuning_table(found.results, name("tuning_cost")),
-        evaluation=None if best is None or not best.arm.classes else evaluate(best, name),
+        evaluation=evaluate(best, name)
+        if best is not None and best.arm.outcome.task == "classification"
+        else None,
+        survival=survival_by_risk(best, name("survival")) if best is not None else None,
         cohort=_cohort(found, name("splits")),
         external=external_table(found.external, name("external")),
         panels=panels,
@@ -168,7 +172,7 @@ def _task(found: TaskResults, settings: Settings, name: _Name) -> TaskSection:
 
 _PLANNED = "Arms that differ in one thing only"
 _PLANNED_NOTE = (
-    "First less second, on the test slides of the trainings that both have (so an AUROC here may "
+    "First less second, on the test slides of the trainings that both have (so a value here may "
     "differ from the one above), with a 95 % interval over patients. Depths are "
     "held against the deepest, tuned encoders against the frozen one and top-k against the "
     "control patches. The last p is corrected over all rows by Holm's method."

@@ -1,4 +1,4 @@
-"""The table of depths: AUROC, costs, the sweet spot."""
+"""The table of depths: the watched metric, costs, the sweet spot."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,9 @@ from histotransfer_pl.runs.costs import DepthCurve, costs_of
 
 
 def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) -> Table:
-    """One row per depth of each curve: AUROC, costs, and whether it is the sweet spot."""
+    """One row per depth of each curve: the metric, costs, and whether it is the sweet spot."""
     raw, shown = [], []
+    title = curves[0].results[0].arm.title
     for curve in curves:
         deepest = curve.costs.iloc[-1]
         for place, result in enumerate(curve.results):
@@ -29,7 +30,7 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
                 {
                     "Curve": curve.label,
                     "Depth": result.arm.key.depth + (" ★ sweet spot" if sweet else ""),
-                    "AUROC": f"{estimate:.3f}",
+                    title: f"{estimate:.3f}",
                     "Minus random": _in_words(curve.controls[place]),
                     "Dimensions": "–" if found is None else f"{found.get('dim', 0):g}",
                     "Parameters": _with_share(costs["parameters"], deepest["parameters"]),
@@ -39,7 +40,7 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
             )
     note = (
         "Shares are of the deepest cut in the comparison. The sweet spot is the shallowest cut "
-        "whose AUROC differs from the best by no more than one standard error of the paired "
+        f"whose {title} differs from the best by no more than one standard error of the paired "
         "difference over patients; a cut that is not better than random networks at the same "
         "depth (minus random, interval over patients) is never called so."
     )
@@ -51,7 +52,7 @@ def costs_table(curves: Sequence[DepthCurve], table: pd.DataFrame, name: str) ->
     frame, page = pd.DataFrame(raw), pd.DataFrame(shown)
     if not any(control for curve in curves for control in curve.controls):
         page = page.drop(columns="Minus random")
-    return Table(name, "AUROC against depth and cost", frame, page, " ".join([note, *notes]))
+    return Table(name, f"{title} against depth and cost", frame, page, " ".join([note, *notes]))
 
 
 def _gap(control: Control | None) -> dict[str, float]:

@@ -33,10 +33,11 @@ _BACKGROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 
 
 
 def forest(results: Sequence[ArmResult], name: str) -> Picture | None:
-    """Every arm's AUROC with its interval, and the single trainings."""
+    """The watched metric of every arm with its interval, and the single trainings."""
     able = [r for r in ranked(results) if r.score is not None]
     if not able:
         return None
+    title, chance = able[0].arm.title, able[0].arm.chance
     with style():
         figure = new_figure(7.8, 1.0 + 0.44 * len(able))
         axis = figure.add_subplot()
@@ -45,18 +46,18 @@ def forest(results: Sequence[ArmResult], name: str) -> Picture | None:
         axis.set_yticks([])
         axis.set_ylim(len(able) - 0.5, -0.8)
         axis.spines.left.set_visible(False)
-        axis.set_xlabel("Test AUROC")
-        axis.axvline(0.5, color="#9ca3af", linestyle=":", linewidth=1)
-        lowest = min([0.5, *(r.score.low for r in able if r.score)])
-        axis.set_xlim(max(0.0, lowest - 0.01), 1.005)
+        axis.set_xlabel(f"Test {title}")
+        axis.axvline(chance, color="#9ca3af", linestyle=":", linewidth=1)
+        lowest = min([chance, *(r.score.low for r in able if r.score)])
+        axis.set_xlim(lowest - 0.01, 1.005)
         write_counts(axis, describe_counts(able))
         best = able[0]
         return picture(
             figure,
             name,
-            f"Test AUROC of every arm, {describe_counts(able)}. Points: all trainings, with "
+            f"Test {title} of every arm, {describe_counts(able)}. Points: all trainings, with "
             "95 % intervals over patients; ticks: single trainings; dotted line: chance.",
-            f"Forest plot of {len(able)} arms; the best is {best.arm.label} with AUROC "
+            f"Forest plot of {len(able)} arms; the best is {best.arm.label} with {title} "
             f"{best.score}",
         )
 
@@ -84,7 +85,7 @@ def _draw_row(axis: Axes, row: int, result: ArmResult) -> None:
 def against_depth(
     curves: Sequence[DepthCurve], colour: Sequence[ArmResult], name: str
 ) -> Picture | None:
-    """AUROC at each depth of each encoder, with chance, colour alone and the sweet spots.
+    """The watched metric at each depth, with chance, colour alone and the sweet spots.
 
     Encoders whose depths have the same names share a panel, so every depth is named.
     """
@@ -94,6 +95,7 @@ def against_depth(
     floors = [curve for curve in curves if curve.random]
     shown = [*taught, *floors]
     groups = _by_depths(shown)
+    title, chance = _measure(shown)
     with style():
         width = sum(max(2, len(depths)) for depths, _ in groups)
         figure = new_figure(max(7.6, min(0.75 * width + 1.5, 13)), 4.0 + 0.12 * len(shown))
@@ -109,12 +111,12 @@ def against_depth(
             for result in colour:
                 if result.score is not None:
                     panel.axhline(result.score.estimate, color=_FLOOR, linestyle="-.")
-            panel.axhline(0.5, color="#6b7280", linestyle=":", linewidth=1.2)
+            panel.axhline(chance, color="#6b7280", linestyle=":", linewidth=1.2)
             turned = 90 if sum(map(len, depths)) > 60 * len(depths) / width else 0
             panel.set_xticks(range(len(depths)), depths, rotation=turned)
             panel.margins(x=0.12)
         figure.supxlabel("Depth at which the encoder is cut, from shallow to deep", fontsize=10)
-        panels[0].set_ylabel("Test AUROC")
+        panels[0].set_ylabel(f"Test {title}")
         _legend(figure, panels, colour)
         n = describe_counts([r for c in shown for r in c.results])
         write_counts(panels[-1], n)
@@ -124,7 +126,7 @@ def against_depth(
         return picture(
             figure,
             name,
-            f"AUROC against depth, {n}; bars: 95 % intervals over patients; dashed: random "
+            f"{title} against depth, {n}; bars: 95 % intervals over patients; dashed: random "
             f"weights{dotted}. Rings mark the sweet spot: the shallowest cut within one standard "
             f"error of the best, if better than random weights where these were tried.{more}",
             "; ".join(_describe(curve) for curve in shown),
@@ -162,18 +164,19 @@ def _legend(figure: Figure, panels: Sequence[Axes], colour: Sequence[ArmResult])
 
 
 def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
-    """AUROC over parameters, MACs and measured speed."""
+    """The watched metric over parameters, MACs and measured speed."""
     shown = curves[:_MAX_CURVES]
     axes = [a for a in AXES if any(c.costs[a].notna().sum() > 1 for c in shown)]
     if not axes:
         return None
+    title, chance = _measure(shown)
     with style():
         figure = new_figure(3.4 * len(axes) + 0.4, 3.6)
         panels = figure.subplots(1, len(axes), sharey=True, squeeze=False)[0]
         for panel, column in zip(panels, axes, strict=True):
             for number, curve in enumerate(shown):
                 _draw_curve(panel, curve, curve.costs[column].to_numpy(float), number)
-            panel.axhline(0.5, color="#6b7280", linestyle=":", linewidth=1.2)
+            panel.axhline(chance, color="#6b7280", linestyle=":", linewidth=1.2)
             panel.set_xscale("log")
             left, right = panel.get_xlim()
             wide, narrow = right / left > 30, right / left < 4
@@ -182,16 +185,22 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
             panel.xaxis.set_major_formatter(EngFormatter(sep=""))
             panel.xaxis.set_minor_formatter(NullFormatter())
             panel.set_xlabel(f"{AXES[column]}\n({_UNITS[column]}, log scale)")
-        panels[0].set_ylabel("Test AUROC")
+        panels[0].set_ylabel(f"Test {title}")
         _legend(figure, panels[:1], ())
         n = describe_counts([r for c in shown for r in c.results])
         return picture(
             figure,
             name,
-            f"AUROC against what a depth costs, {n}. Bars: 95 % intervals over patients; rings: "
+            f"{title} against what a depth costs, {n}. Bars: 95 % intervals over patients; rings: "
             "sweet spots.",
-            "The same AUROC values over " + ", ".join(AXES[a].lower() for a in axes),
+            f"The same {title} values over " + ", ".join(AXES[a].lower() for a in axes),
         )
+
+
+def _measure(curves: Sequence[DepthCurve]) -> tuple[str, float]:
+    """What the curves measure, and its value where nothing was learnt."""
+    arm = curves[0].results[0].arm
+    return arm.title, arm.chance
 
 
 def describe_counts(results: Sequence[ArmResult]) -> str:

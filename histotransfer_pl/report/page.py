@@ -26,6 +26,7 @@ WORDS = (
     ("Arm", "one combination of these, trained once for every fold and seed."),
     ("Fold", "a share of the patients, kept aside to test; no patient trains and tests one model."),
     ("AUROC", "the chance that a slide of the class scores above one without it."),
+    ("C-index", "of two slides, how often the riskier one has the event first; 0.5 is chance."),
     ("95 % interval", "where the value would plausibly lie with other patients."),
     ("Beyond chance", "a Holm-corrected p below 0.05: over all comparisons of the family, the "
      "chance of even one false finding is below 5 %."),
@@ -50,6 +51,7 @@ class TaskSection:
     costs_note: str = ""
     tuning: Table | None = None
     evaluation: Evaluation | None = None
+    survival: Picture | None = None
     external: Table | None = None
     cohort: CohortPage | None = None
     panels: Sequence[SlidePanel] = ()
@@ -113,7 +115,7 @@ class Page:
         return {name: (one.png, one.caption) for name, one in shown.items() if one is not None}
 
     def best(self) -> dict[str, str]:
-        """The best arm of each task and its AUROC."""
+        """The best arm of each task and the metric that ranks it."""
         found: dict[str, str] = {}
         for task in self.tasks:
             prefix = f"{task.title}/" if task.title else ""

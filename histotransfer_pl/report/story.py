@@ -86,7 +86,7 @@ def _features(arms: Sequence[Arm]) -> str:
     return (
         f"An encoder, {cut}, turned every patch into a list of numbers, its features. "
         f"Encoders: {_listed(encoders) or 'tuned ones only'}. A small network, the head "
-        f"({_listed(heads)}), then learnt to name the class of a slide from all of its patches."
+        f"({_listed(heads)}), then learnt to predict the target of a slide from all of its patches."
         + (_UNTAUGHT if any(arm.key.weights_kind == "random" for arm in arms) else "")
     )
 

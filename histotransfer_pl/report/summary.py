@@ -23,13 +23,15 @@ class Summary:
 
     Attributes:
         headline: Which arm did best.
-        estimate: Its AUROC with interval; empty if there is none.
+        title: What ranks the arms, such as AUROC.
+        estimate: Its value with interval; empty if there is none.
         support: What the estimate rests on.
         answers: Further questions.
         caution: What the reader must keep in mind.
     """
 
     headline: str
+    title: str
     estimate: str
     support: str
     answers: tuple[Answer, ...]
@@ -46,23 +48,25 @@ def summarise(
     best = best_result(results)
     if best is None or best.score is None:
         reasons = next((r.problem for r in results if r.problem), "no run is finished")
-        return Summary("No arm can be ranked yet", "", reasons, (), "")
+        return Summary("No arm can be ranked yet", "", "", reasons, (), "")
     arm, interval = best.arm, best.score
     trainings = f"{len(arm.cells)} training{'s' if len(arm.cells) > 1 else ''}"
     support = (
-        f"AUROC with its 95 % interval over patients: {arm.n_slides()} test slides of "
-        f"{arm.n_patients()} patients, {trainings}. An AUROC of 0.5 is chance, 1 is perfect."
+        f"{arm.title} with its 95 % interval over patients: {arm.n_slides()} test slides of "
+        f"{arm.n_patients()} patients, {trainings}. {arm.chance:g} is chance, 1 is perfect."
     )
     answers = [*_ranking_answer(results, ranking), *_planned_answers(planned)]
     answers += _control_answers(curves)
     answers += _sweet_answers([curve for curve in curves if best in curve.results])
     caution = (
-        "The best arm was picked by the same test slides that rate it, so its AUROC is somewhat "
-        "optimistic; the paired tests below are corrected for the picking (Holm)."
+        f"The best arm was picked by the same test slides that rate it, so its {arm.title} is "
+        "somewhat optimistic; the paired tests below are corrected for the picking (Holm)."
         if len(results) > 1
         else ""
     )
-    return Summary(_headline(best, results), span(interval), support, tuple(answers), caution)
+    return Summary(
+        _headline(best, results), arm.title, span(interval), support, tuple(answers), caution
+    )
 
 
 def _headline(best: ArmResult, results: Sequence[ArmResult]) -> str:
@@ -82,7 +86,7 @@ def _ranking_answer(results: Sequence[ArmResult], ranking: Sequence[Contrast]) -
     question = "Is it better than the others beyond chance?"
     tested = [c for c in ranking if c.p_corrected is not None]
     if not tested:
-        why = ranking[0].problem if ranking else "there is no other arm with an AUROC"
+        why = ranking[0].problem if ranking else "there is no other arm with a value"
         return [Answer(question, f"It cannot be told: {why}.")]
     beaten = [c for c in tested if c.beyond_chance]
     able = [r.arm for r in ranked(results) if r.complete and r.score is not None]

@@ -88,7 +88,7 @@ def tuning_table(results: Sequence[ArmResult], name: str) -> Table | None:
         [
             {
                 "Arm": row["arm"],
-                "AUROC": span(auroc[row["arm"]]),
+                results[0].arm.title: span(auroc[row["arm"]]),
                 "Trained parameters": f"{row['trained_parameters']:,.0f}"
                 f" ({100 * row['trained_share']:.2g} %)",
                 "Memory of a step": f"{row['peak_mib']:,.0f} MiB",
@@ -107,7 +107,7 @@ def tuning_table(results: Sequence[ArmResult], name: str) -> Table | None:
 
 
 def contrasts_table(contrasts: Sequence[Contrast], name: str, caption: str, note: str) -> Table:
-    """One row per pair: both AUROC, the difference with its interval, both p-values."""
+    """One row per pair: both values, the difference with its interval, both p-values."""
     raw = pd.DataFrame([_raw(c) for c in contrasts])
     page = pd.DataFrame([_row(c) for c in contrasts]).fillna("")
     return Table(name, caption, raw, page, note)

@@ -74,6 +74,11 @@ class Arm:
         """How a page calls that metric."""
         return self.outcome.titles[self.outcome.watched]
 
+    @property
+    def chance(self) -> float:
+        """Its value where nothing was learnt."""
+        return self.outcome.chance
+
     @cached_property
     def pooled(self) -> bool:
         """Whether scores of different trainings must be ranked together.
