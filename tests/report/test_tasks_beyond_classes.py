@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ def study_of(folder: Path, target: TargetSpec, parts: list[pd.DataFrame]) -> Stu
     return load_runs(runs)
 
 
-def slides(fold: int, **columns: object) -> pd.DataFrame:
+def slides(fold: int, **columns: Any) -> pd.DataFrame:
     names = [f"p{fold}{n:02}" for n in range(12)]
     frame = pd.DataFrame({"slide_id": names, "patient_id": names, "part": "test"})
     return frame.assign(**columns)
@@ -76,11 +77,11 @@ def test_risk_is_halved_within_each_training_and_tested_by_log_rank(survival: St
     expected = (parts["time"] < median).to_numpy()
     np.testing.assert_array_equal(targets, parts[["time", "event"]].to_numpy())
     np.testing.assert_array_equal(high.astype(bool), expected)
-    groups = [
+    low, up = [
         CensoredData.right_censored(rows[:, 0], rows[:, 1] == 0)
         for rows in (targets[high == 0], targets[high == 1])
     ]
-    p_value = logrank(*groups).pvalue
+    p_value = logrank(low, up).pvalue
     (task,) = make_page(survival, QUICK).tasks
     assert task.survival is not None
     assert f"p = {p_value:.2g}." in task.survival.caption
