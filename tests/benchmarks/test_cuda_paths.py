@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
+from lightning.pytorch.strategies import Strategy
 
 from benchmarks.__main__ import GPU_FIRST
 
@@ -66,6 +67,9 @@ def played_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda *_: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda _: None)
+
+    # Lightning makes its modules within the device.
+    monkeypatch.setattr(Strategy, "tensor_init_context", lambda *_, **__: nullcontext())
 
     played = {
         "synchronize": lambda *_: None,

@@ -233,10 +233,11 @@ def test_a_second_extraction_into_the_store_is_refused(
     extract: Extract, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extract(verb="tile")
-    with open_store(tmp_path).writing():
+    with open_store(tmp_path).writing("resnet18-random0"):
         assert extract() == 1
     assert "error:" in capsys.readouterr().err
     assert extract() == 0
+    assert open_store(tmp_path).slide("patient_00_slide_0").has("features/resnet18-random0/stem")
 
 
 def test_ids_from_a_table_never_leave_the_store(slides: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_further_ranks_leave_out_what_the_first_could_not_read(
         strategy=SimpleNamespace(broadcast=lambda _: failed),
         lightning_module=SimpleNamespace(arrays=["features/e/d"]),
     )
-    with FeatureStore.open(slides.parent / "s.zarr").writing():
+    with FeatureStore.open(slides.parent / "s.zarr").writing("e"):
         further.setup("predict")
         further.teardown("predict")
     assert [item.entry.slide_id for item in further.work] == ["b c"]

@@ -168,7 +168,7 @@ def test_a_picture_appears_whole_or_not_at_all(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def full(image: Image.Image, target: Path, *_: object) -> None:
+    def full(image: Image.Image, target: Path, *_: object, **__: object) -> None:
         target.write_bytes(b"\x89PNG")
         raise OSError(28, "No space left on device")
 

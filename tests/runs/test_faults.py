@@ -165,7 +165,7 @@ def record(**features: Any) -> RunRecord:
     spec = EncoderSpec("resnet18", "resnet18", WeightsRef("pretrained"), **features)
     return RunRecord(
         FeatureSpec(spec, ("layer4",), 512, store_name="mine"),
-        TargetSpec("label", ("0", "1"), "0"),
+        TargetSpec("label", ("1", "0"), "0"),  # the positive class comes last
         ClassSpec("m.AttentionHead"),
         split=SplitSpec(0, 3, 0),
     )
@@ -184,7 +184,7 @@ def test_the_record_says_what_a_run_is(tmp_path: Path) -> None:
     assert run.source.id == "a" * 64
     assert run.arm[:3] == ("mine", "", "layer4")
     assert run.arm.weights_kind == "pretrained"
-    assert run.classes == ("1", "0")  # the positive class comes last
+    assert run.classes == ("1", "0")
     write_record(folder, record(), identity="b" * 64)
     with pytest.raises(AnalysisError, match="of an earlier training in this folder"):
         read_run(load_runs([folder]).runs[0])
