@@ -113,14 +113,14 @@ def _read_model_file(path: Path, *, allow_foreign: bool) -> SlideClassifier:
                 )
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         content = json.loads(text)
-        if "checksum" in content and content.pop("checksum") != _checksum(content, tensors):
-            raise ConfigError(f"{path} is damaged (its checksum differs): copy it again")
         version = content["version"]
         if version != VERSION:
             raise ConfigError(
                 f"{path} is a model file of format {version}, and this release reads {VERSION}: "
                 "install the release that wrote it"
             )
+        if "checksum" in content and content.pop("checksum") != _checksum(content, tensors):
+            raise ConfigError(f"{path} is damaged (its checksum differs): copy it again")
         record = RunRecord.from_json(content["record"])
         salt, seen = str(content["salt"]), frozenset(content["patients"])
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -17,11 +17,13 @@ from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import build_encoder
-from histotransfer_pl.errors import CohortError
+from histotransfer_pl.errors import CohortError, StoreMismatchError
+from histotransfer_pl.records.attributes import ENCODER as RECORD
 from histotransfer_pl.report.gain import gain_figure, read_gains
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.synthetic import write_pyramid
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.tasks.gain import require_same_network
 from histotransfer_pl.tasks.layer_probe import RandomBatchNorm, tile_features
 from histotransfer_pl.tasks.random_slides import random_slide_means
 
@@ -196,6 +198,25 @@ def test_features_of_slides_are_probed_as_means(
     twice = (*places, "--random", f"[{','.join(['timm_test_resnet'] * 5)}]")
     assert main(["gain", *ENCODER, *PROBE, *twice]) == 1
     assert "timm_test_resnet is no random network" in capsys.readouterr().err
+
+
+def test_stored_features_of_another_network_are_refused(
+    tuning_cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slide = FeatureStore.open(Path("s.zarr")).slide("s00")
+    name = slide.features()[0][0]
+    other = ("--encoder.name", "timm:test_vit", "--encoder.alias", name)
+    places = ("--encoder.depths", "[layer4]", "--store", "s.zarr", "--cohort", "c.csv")
+    assert main(["gain", *other, *places, *PROBE]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"features of {name} in the store are not those of this encoder" in line
+    assert "architecture: " in line
+    facts = slide.info(f"features/{name}/layer4").attributes
+    config = EncoderConfig(NAME, alias=name)
+    require_same_network(config, facts)
+    spec = {**facts[RECORD], "pooling": "mean_tokens"}
+    with pytest.raises(StoreMismatchError, match="pooling: mean_tokens, not "):
+        require_same_network(config, {**facts, RECORD: spec})
 
 
 def test_random_networks_on_slides_see_the_patches_of_the_store(tuning_cohort: Path) -> None:

@@ -159,6 +159,7 @@ def _change(change: Callable[[dict[str, Any]], None]) -> None:
     tensors = safetensors.torch.load_file("m.safetensors")
     with safe_open("m.safetensors", framework="pt") as file:
         content = json.loads(file.metadata()[FORMAT])
+    del content["checksum"]  # as in files of the first release
     change(content)
     metadata = {FORMAT: json.dumps(content)}
     safetensors.torch.save_file(tensors, "m.safetensors", metadata=metadata)
@@ -220,11 +221,27 @@ def test_a_store_of_other_features_is_refused(
     assert "weights.seed: 0, not 3" in capsys.readouterr().err
 
 
-def test_models_of_different_classes_are_no_ensemble(away: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c["record"]["target"].update(classes=["a", "b"], positive="b"),
+            "targets (p_a, p_b and p_0, p_1)",
+        ),
+        (lambda c: c["record"]["grid"].update(patch_px=64), "patch grids"),
+        (lambda c: c["record"].update(bag="patient"), "bags (a patient and a slide)"),
+    ],
+)
+def test_models_that_differ_are_no_ensemble(
+    away: Path, capsys: pytest.CaptureFixture[str], change: Any, message: str
+) -> None:
     shutil.copy("m.safetensors", "n.safetensors")
-    _change(lambda c: c["record"]["target"].update(classes=["a", "b"], positive="b"))
-    with pytest.raises(ConfigError, match="different classes a, b and 0, 1"):
-        apply(["m.safetensors", "n.safetensors"], "slides")
+    _change(change)
+    models = "[m.safetensors, n.safetensors]"
+    assert main(["apply", "--model", models, "--slides", "slides"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.endswith(f"cannot be an ensemble: they have different {message}"), line
+    assert not Path("applied").exists()
 
 
 def test_a_slide_coarser_than_the_model_is_reported(away: Path) -> None:
