@@ -29,8 +29,8 @@ def test_a_second_projects_run_of_the_same_name_replaces_no_attention(
     arrays = []
     for seed, project in enumerate(("one", "two")):
         Path(project).mkdir()
-        data = ("--data.store", str(Path("s.zarr").absolute()))
-        data += ("--data.cohort", str(Path("c.csv").absolute()))
+        data = ["--data.store", str(Path("s.zarr").absolute())]
+        data += ["--data.cohort", str(Path("c.csv").absolute())]
         with monkeypatch.context() as patch:
             patch.chdir(project)
             options = ("--run_dir", "runs/a", *data)
