@@ -102,6 +102,8 @@ class RunCLI(LightningCLI):
             config.verbose = False  # metrics are printed with their intervals instead
         if self.subcommand == "fit":
             self._require_resumable(config.ckpt_path)
+            if config.output_dir is not None:
+                raise ConfigError("output_dir is for test and predict: fit writes into run_dir")
             again = config.ckpt_path is None and is_restarted()
             if again:
                 config.ckpt_path = point_to_go_on_from(config.run_dir, folder / "last.ckpt")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 from typing_extensions import override
 
 from histotransfer_pl.records.yaml_files import check_yaml
@@ -47,6 +47,17 @@ class OneLineError(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         sys.stderr.write(f"error: {explain(message, self.known_options(), self.class_names())}\n")
         sys.exit(2)
+
+    @override
+    def parse_path(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Settings of a file; ``trainer: 1`` would else give way to any ``--trainer.x`` unsaid."""
+        settings: Namespace = super().parse_path(*args, **kwargs)
+        parts = [option.split(".") for option in self.known_options()]
+        for section in sorted({".".join(p[:n]) for p in parts for n in range(1, len(p))}):
+            found = settings.get(section, Namespace())
+            if not isinstance(found, (Namespace, dict)):
+                self.error(f"expected settings, one per line (in {section}), got {found!r}")
+        return settings
 
     def known_options(self) -> set[str]:
         """Dotted names of the options."""

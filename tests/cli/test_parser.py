@@ -64,3 +64,33 @@ def test_a_key_that_is_there_twice_is_named_with_its_line(
     assert code in (1, 2)
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "line 4: 'store' is there a second time, first in line 2" in line
+
+
+@pytest.mark.parametrize(
+    ("verb", "text", "section"),
+    [
+        ("fit", "trainer: 1", "trainer"),
+        ("fit", "trainer:\nseed_everything: 1", "trainer"),
+        ("fit", "checkpoint: [a]", "checkpoint"),
+        ("extract", "data: {store: s, slides: x, grid: 3}", "data.grid"),
+        ("tile", "data: 0.5", "data"),
+    ],
+)
+def test_a_section_that_holds_a_value_is_refused_whatever_else_is_given(
+    verb: str, text: str, section: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A setting of the section on the command line would else take its place unsaid."""
+    path = tmp_path / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    more = {"data.grid": ["--data.grid.patch_px", "32"], "data": ["--data.slides", "x"]}
+    given = more.get(section, ["--trainer.max_epochs", "1"])
+    with pytest.raises(SystemExit, match="2"):
+        main([verb, "--config", str(path), *given])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: expected settings, one per line (in {section}), got ")
+
+
+def test_fit_has_no_other_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["fit", "--data.store", "s", "--data.cohort", "c", "--output_dir", "o"]
+    assert main(call) == 1
+    assert "error: output_dir is for test and predict" in capsys.readouterr().err
