@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -49,6 +50,9 @@ def _run(function: Callable[[], int], errors: Path, cpu_s: int, memory_gib: int)
         target = os.open(errors, os.O_WRONLY | os.O_CREAT)
         for number in (1, 2):
             os.dup2(target, number)
+        # Whoever captures output, such as pytest, has put other files here.
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - to the end
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - to the end
         used = int(time.process_time())
         resource.setrlimit(resource.RLIMIT_CPU, (used + cpu_s, used + cpu_s + 1))
         resource.setrlimit(resource.RLIMIT_AS, (memory_gib << 30, memory_gib << 30))

@@ -7,7 +7,6 @@ import importlib.util
 import logging
 import os
 import pathlib
-import pickle
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,21 +28,10 @@ from histotransfer_pl.encoders.unwrap import (
     state_dicts,
 )
 from histotransfer_pl.errors import WeightsError
-from histotransfer_pl.records.archives import damaged_part
+from histotransfer_pl.records.archives import UNREADABLE, damaged_part
 
 WEIGHTS_FOLDER = "HISTOTRANSFER_WEIGHTS"
 """Environment variable that names the folder of downloaded weights."""
-
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    KeyError,
-    ValueError,
-    AttributeError,
-)
-"""What torch.load raises, by the place at which a file is damaged."""
 
 _SCALAR = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
@@ -142,7 +130,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         # opened here: of a path torch would believe the ending
         with torch.serialization.safe_globals(_HARMLESS), path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         others = _other_objects(path)
         reason = (
             f"it holds other objects ({others})" if others else "it is damaged, or holds others"
@@ -243,7 +231,7 @@ def _other_objects(path: Path) -> str:
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (*_UNREADABLE, TypeError):
+    except UNREADABLE:
         return ""
     return ", ".join(sorted(map(str, names))[:4])
 

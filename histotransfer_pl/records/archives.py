@@ -1,7 +1,15 @@
 """Zip archives, such as torch writes: their own checksums, which torch does not look at."""
 
+import pickle
+import struct
 import zipfile
 from pathlib import Path
+
+UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, ValueError, TypeError),
+    *(LookupError, AttributeError, ImportError, ArithmeticError, AssertionError, MemoryError),
+)
+"""What torch.load raises, by the place at which a file is damaged."""
 
 
 def damaged_part(file: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
-from histotransfer_pl.records.archives import damaged_part
+from histotransfer_pl.records.archives import UNREADABLE, damaged_part
 from histotransfer_pl.records.attributes import first_version_record
 from histotransfer_pl.records.run import RunRecord
 
@@ -31,21 +31,6 @@ _UNKNOWN_AT_FIRST = (
 )
 """What the first release did not note of an encoder."""
 
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    OSError,
-    KeyError,
-    ValueError,
-    AttributeError,
-    TypeError,
-    IndexError,
-    ImportError,
-)
-"""What torch.load raises, by the place at which a file is damaged."""
-
-
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """The content of a checkpoint, read without executing anything.
 
@@ -61,7 +46,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             f"{file} is no checkpoint, or one that could execute code; nothing was loaded: give a "
             "checkpoint that fit wrote"
         ) from error
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ConfigError(
             f"{file} is damaged ({type(error).__name__}): run fit again, or give another checkpoint"
         ) from error

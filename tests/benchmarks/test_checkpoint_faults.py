@@ -1,6 +1,8 @@
 """The campaign of damaged checkpoints: what it finds is mended, and it would find it."""
 
 import random
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,22 @@ def test_a_torch_file_of_another_ending_is_read_for_what_it_is(
     torch.save({"x": np.float64(1)}, path)
     with pytest.raises(ConfigError, match="no checkpoint"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x80\x02r\x01", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R."]
+)
+@pytest.mark.parametrize("read", [read_checkpoint, load_model])
+def test_whatever_torch_raises_is_one_line(
+    read: Callable[[Path], object], content: bytes, tmp_path: Path
+) -> None:
+    """A pickle that ends within a number, and one that calls with too few values."""
+    path = tmp_path / "w.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w/data.pkl", content)
+        archive.writestr("w/version", "3\n")
+    with pytest.raises((ConfigError, WeightsError), match=r"w\.ckpt is (damaged|no file of plain)"):
+        read(path)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
