@@ -31,6 +31,7 @@ _UNKNOWN_AT_FIRST = (
 )
 """What the first release did not note of an encoder."""
 
+
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """The content of a checkpoint, read without executing anything.
 
