@@ -54,7 +54,7 @@ class OneLineError(ArgumentParser):
         settings: Namespace = super().parse_path(*args, **kwargs)
         parts = [option.split(".") for option in self.known_options()]
         for section in sorted({".".join(p[:n]) for p in parts for n in range(1, len(p))}):
-            found = settings.get(section, Namespace())
+            found = settings.get(section, {})
             if not isinstance(found, (Namespace, dict)):
                 self.error(f"expected settings, one per line (in {section}), got {found!r}")
         return settings
