@@ -20,6 +20,7 @@ SLURM = {
 }
 
 
+@pytest.mark.slow
 def test_a_warned_fit_is_saved_requeued_and_goes_on(
     run: Run, cohort: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
