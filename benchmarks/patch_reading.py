@@ -16,7 +16,7 @@ from benchmarks.program import run
 from benchmarks.result import Result, compare, left_out
 from histotransfer_pl.slides.reader import open_slide
 
-MovedPaths = list[tuple[int, int]]
+Corners = list[tuple[int, int]]
 PIECE = 16
 """Neighbouring patches that one thread reads, as in extraction, whose threads read batches."""
 MPP = 0.5
@@ -103,7 +103,7 @@ def compare_file(
 
 
 def _read(
-    places: MovedPaths, threads: int, read: Callable[[tuple[int, int]], NDArray[np.uint8]]
+    places: Corners, threads: int, read: Callable[[tuple[int, int]], NDArray[np.uint8]]
 ) -> None:
     def read_piece(start: int) -> None:
         for place in places[start : start + PIECE]:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+from jsonargparse._actions import _ActionConfigLoad
 from typing_extensions import override
 
 from histotransfer_pl.records.yaml_files import check_yaml
@@ -52,12 +53,18 @@ class OneLineError(ArgumentParser):
     def parse_path(self, *args: Any, **kwargs: Any) -> Namespace:
         """Settings of a file; ``trainer: 1`` would else give way to any ``--trainer.x`` unsaid."""
         settings: Namespace = super().parse_path(*args, **kwargs)
-        parts = [option.split(".") for option in self.known_options()]
-        for section in sorted({".".join(p[:n]) for p in parts for n in range(1, len(p))}):
+        for section in self._sections():
             found = settings.get(section, {})
             if not isinstance(found, (Namespace, dict)):
                 self.error(f"expected settings, one per line (in {section}), got {found!r}")
         return settings
+
+    def _sections(self) -> list[str]:
+        """Names of settings that only hold further ones: no value and no class of their own."""
+        actions = getattr(self, "_actions", [])
+        own = {a.dest for a in actions if not isinstance(a, _ActionConfigLoad)}
+        parts = [option.split(".") for option in self.known_options()]
+        return sorted({".".join(p[:n]) for p in parts for n in range(1, len(p))} - own)
 
     def known_options(self) -> set[str]:
         """Dotted names of the options."""

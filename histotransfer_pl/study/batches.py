@@ -43,7 +43,7 @@ class Batch:
         name: For people.
         steps: Their names, in order.
         resources: What they ask for.
-        after: MovedPaths of the batches that run before.
+        after: Positions of the batches that run before.
     """
 
     name: str

@@ -142,6 +142,7 @@ def test_slurm_gets_what_each_kind_of_step_asks_and_what_it_waits_for(
     settings = {
         "all": {"mem_gb": 1.5, "sbatch": {"account": "lab"}},
         "extract": {"gpus": 1, "partition": "gpu", "minutes": 90, "cpus": 6},
+        "fit": {"minutes": 30},
     }
     batches = make_batches(plan, plan.steps, settings, 5, {})
     jobs = submit_batches(Slurm(tmp_path / "jobs"), task(tmp_path), batches)
