@@ -26,8 +26,9 @@ from histotransfer_pl.slides.synthetic import paint_cohort
 _ROOT = str(Path(histotransfer_pl.__file__).parent) + os.sep
 _EVERYWHERE = ("records", "errors.py", "__init__.py")
 _LAYERS = (
-    *(("slides",), ("store", "encoders"), ("analysis", "models", "data"), ("runs",), ("tasks",)),
-    *(("callbacks",), ("report", "study"), ("inference",), ("cli",), ("api.py",)),
+    *(("slides",), ("store", "encoders"), ("analysis", "models"), ("outcomes",), ("data",)),
+    *(("runs",), ("tasks",), ("callbacks",), ("report", "study"), ("inference",), ("cli",)),
+    ("api.py",),
 )
 """Rooms from the lowest to the highest, as in `pyproject.toml`."""
 _HEIGHT = {room: height for height, rooms in enumerate(_LAYERS) for room in rooms}
