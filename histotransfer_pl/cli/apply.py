@@ -64,7 +64,7 @@ def _apply(
     written = ["predictions.csv", *(["index.html"] if pictures else [])]
     lines = [f"failed: {slide_id}: {reason}" for slide_id, reason in applied.failed.items()]
     lines.append(
-        f"{len(applied.predictions)} classified, {len(applied.failed)} slides failed; wrote "
+        f"{len(applied.predictions)} classified, {len(applied.failed)} failed; wrote "
         f"{applied.out}/{' and '.join(written)}"
     )
     metrics = {"slides": len(applied.predictions)}

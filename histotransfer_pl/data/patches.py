@@ -51,7 +51,7 @@ class PatchDataModule(LightningDataModule):
         slides: Folder of the slides.
         cohort: CSV table with ``slide_id`` and optionally ``path`` and ``mpp``; without it every
             slide of the folder is read.
-        grid: Patch size, resolution, overlap and tissue settings; one grid a store.
+        grid: Patch size, resolution, overlap and tissue settings; one grid per store.
         slide_mpp: Micrometres per pixel of level 0 for slides whose file does not say it;
             ``native`` reads these in their own pixels, as if they had the patches' resolution.
         masks: Folder of ``<slide_id>.geojson`` tissue outlines that replace the detection.

@@ -138,7 +138,7 @@ class Labels(Outcome):
 
     @override
     def weights(self, setting: ClassWeights, targets: NDArray[Any]) -> NDArray[np.float32]:
-        """Weight of each label (L,): ``balanced`` is inverse to the slides that have the label."""
+        """Weight of each label (L,): ``balanced`` is inverse to the slides whose label is known."""
         names = self.spec.classes
         if setting == "none" or not len(targets):
             return np.ones(len(names), np.float32)

@@ -141,7 +141,7 @@ def load_runs(folders: Sequence[Path]) -> Study:
         PlannedRun(str(f), f, str(f), problem="" if f.is_dir() else f"there is no folder {f}")
         for f in folders
     ]
-    return Study(Plan(f"{len(runs)} runs", ()), tuple(runs))
+    return Study(Plan("1 run" if len(runs) == 1 else f"{len(runs)} runs", ()), tuple(runs))
 
 
 def _network(step: Step) -> Network | None:
