@@ -200,8 +200,12 @@ def test_a_file_of_another_kind_or_cut_short_is_refused(away: Path) -> None:
     Path("cut.safetensors").write_bytes(content[: len(content) // 2])
     safetensors.torch.save_file({}, "other.safetensors")
     Path("text.safetensors").write_text("hello, world")
+    flipped = bytearray(content)
+    flipped[-9] ^= 64  # one bit of a weight, which still is a number
+    Path("flipped.safetensors").write_bytes(flipped)
     for name, message in (
         ("cut", "damaged or cut short"),
+        ("flipped", "its checksum differs"),
         ("other", "of another program"),
         ("text", "damaged"),
         ("absent", "no model at"),
