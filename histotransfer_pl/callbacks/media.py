@@ -22,6 +22,8 @@ class CaptionedImage:
     caption: str
 
 
+_PER_INCH = 100
+"""Pixels of pictures and figures per inch."""
 Media = Figure | Sequence[CaptionedImage] | pd.DataFrame
 
 
@@ -75,8 +77,10 @@ def _(logger: MLFlowLogger, media: Mapping[str, Media], step: int) -> None:
 
 def row_of_images(images: Sequence[CaptionedImage]) -> Figure:
     """Pictures side by side with their captions, for loggers whose images bear no text."""
+    height, width = np.max([image.pixels.shape[:2] for image in images], axis=0) / _PER_INCH
+    size = (max(2, width) * len(images), max(2, height) + 0.5)
     figure, axes = plt.subplots(
-        1, len(images), figsize=(2 * len(images), 2.5), squeeze=False, layout="constrained"
+        1, len(images), figsize=size, dpi=_PER_INCH, squeeze=False, layout="constrained"
     )
     for axis, image in zip(axes[0], images, strict=True):
         axis.imshow(image.pixels)

@@ -1,44 +1,81 @@
-"""The report on Weights & Biases: one summary run with the same figures and tables."""
+"""The report on dashboards: one run with the same figures and tables."""
 
 import io
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import wandb
+from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 
-from histotransfer_pl.callbacks.board import make_board
+from histotransfer_pl.callbacks.board import Board, as_board, make_board
 from histotransfer_pl.callbacks.media import CaptionedImage, Media
+
+TISSUE = "slides/"
+"""The names of pictures of slides begin so."""
+_log = logging.getLogger(__name__)
+
+
+def report_boards(names: Sequence[str], folder: Path, study: str) -> list[Board]:
+    """The boards of these names; one that cannot be made costs one line.
+
+    Args:
+        names: Of ``wandb``, ``tensorboard`` and ``mlflow``.
+        folder: Folder of the report, which gets what stays on this machine. MLflow writes where
+            ``MLFLOW_TRACKING_URI`` says, if it is set.
+        study: Name of the study.
+    """
+    server = os.environ.get("MLFLOW_TRACKING_URI", f"file:{folder.resolve() / 'mlruns'}")
+    makers: dict[str, Callable[[], Board | None]] = {
+        "wandb": lambda: make_board(folder, "report", name=f"{study}-report", group=study),
+        "tensorboard": lambda: as_board(
+            TensorBoardLogger(folder, "tensorboard", version="report", default_hp_metric=False)
+        ),
+        "mlflow": lambda: as_board(MLFlowLogger(study, run_name="report", tracking_uri=server)),
+    }
+    boards: list[Board] = []
+    for name in names:
+        try:
+            board = makers[name]()
+        except ModuleNotFoundError as error:
+            need = f'pip install "histotransfer_pl[{name}]"'
+            _log.warning("%s is left out: %s; %s", name, str(error).splitlines()[0], need)
+            continue
+        boards += [] if board is None else [board]
+    return boards
 
 
 def log_report(
-    folder: Path,
-    name: str,
+    boards: Sequence[Board],
     figures: Mapping[str, tuple[bytes, str]],
     tables: Mapping[str, pd.DataFrame],
     summary: Mapping[str, Any],
 ) -> None:
-    """Log a report; offline in its folder when this machine has no key, without a prompt.
+    """Log a report; pictures of slides only where they stay on this machine.
 
     Args:
-        folder: Folder of the report.
-        name: Name of the study.
+        boards: Where to.
         figures: PNG file and caption by name.
         tables: Tables by name.
         summary: Values for the table of runs.
     """
-    board = make_board(folder, "report", name=f"{name}-report", group=name)
-    if board is None:
-        return
     media: dict[str, Media] = {key: [_image(*figure)] for key, figure in figures.items()}
     # One column holds numbers and words where a value is missing; W&B wants one type.
     media |= {f"tables/{key}": table.astype(str) for key, table in tables.items()}
-    board.log_media(media)
-    board.attempt(lambda: board.experiment.summary.update(dict(summary)))
-    board.attempt(wandb.finish)
+    public = {key: item for key, item in media.items() if not key.startswith(TISSUE)}
+    for board in boards:
+        board.log_media(public if board.online else media)
+        if isinstance(board.logger, WandbLogger):
+            board.attempt(lambda: wandb.summary.update(dict(summary)))
+            board.attempt(wandb.finish)
+        else:
+            board.log_hyperparams(dict(summary))
+            board.finalize("success")
 
 
 def _image(png: bytes, caption: str) -> CaptionedImage:

@@ -1,12 +1,15 @@
 """The verb `report`: finished runs -> one page, tables and figures."""
 
 from pathlib import Path
+from typing import Literal
 
 from histotransfer_pl.cli.answer import print_line, record
 from histotransfer_pl.cli.parser import FileParser
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.report.build import Settings, build_report
 from histotransfer_pl.runs.study import Study, load_runs, load_study
+
+BoardName = Literal["wandb", "tensorboard", "mlflow"]
 
 
 def report(arguments: list[str]) -> int:
@@ -27,18 +30,25 @@ def report(arguments: list[str]) -> int:
     parser.add_argument(
         "--out", type=Path, help="Folder to write; STUDY_DIR/report, or report, by default."
     )
-    parser.add_argument("--wandb", type=bool, default=False, help="Log the report to W&B too.")
+    parser.add_argument(
+        "--boards",
+        type=BoardName,
+        nargs="+",
+        default=[],
+        help="Dashboards that get the report too.",
+    )
     parser.add_class_arguments(Settings, as_group=False)
     config = parser.parse_args(arguments)
     settings = Settings(config.n_slides, config.top_k, config.resamples)
     study, folder = _source(config.study_dir, config.runs)
     written = build_report(study, config.out or folder, settings)
-    if config.wandb:
-        from histotransfer_pl.callbacks.report_board import log_report
+    if config.boards:
+        from histotransfer_pl.callbacks.report_board import log_report, report_boards
 
         page = written.page
         tables = {table.name: table.page for table in page.tables()}
-        log_report(written.folder, page.name, page.media(), tables, page.best())
+        boards = report_boards(config.boards, written.folder, page.name)
+        log_report(boards, page.media(), tables, page.best())
     for task in written.page.tasks:
         found = task.summary.estimate
         print_line(

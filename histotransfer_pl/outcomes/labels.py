@@ -171,6 +171,13 @@ class Labels(Outcome):
         return {"macro_auroc": "AUROC, mean", "macro_auprc": "AUPRC, mean", **each}
 
     @override
+    def truth_in_words(self, row: pd.Series) -> str:
+        known = {0.0: "no", 1.0: "yes"}
+        return ", ".join(
+            f"{name} {known.get(row[f'label_{name}'], 'not known')}" for name in self.spec.classes
+        )
+
+    @override
     def in_words(self, row: NDArray[np.float64]) -> str:
         chances = zip(self.spec.classes, row, strict=True)
         return ", ".join(f"{name} {100 * chance:.1f} %" for name, chance in chances)

@@ -241,6 +241,12 @@ class Outcome(ABC):
         """Cells of a table for one slide, from its row (K,) of the columns."""
         return {name: float(value) for name, value in zip(self.columns, row, strict=True)}
 
+    def truth_in_words(self, row: pd.Series) -> str:
+        """What is known of a slide, from its row of a table of predictions."""
+        (name,) = self.truth([self.spec.column])
+        value = row[name]
+        return f"{self.spec.column} {value if isinstance(value, str) else format(value, '.4g')}"
+
     @abstractmethod
     def in_words(self, row: NDArray[np.float64]) -> str:
         """What was predicted for a slide, from its row (K,) of the columns."""

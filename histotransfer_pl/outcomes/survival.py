@@ -97,6 +97,11 @@ class Survival(Outcome):
     def of_patient(self, rows: pd.DataFrame) -> dict[str, Any]:
         return agreed(rows, _TRUTH)
 
+    @override
+    def truth_in_words(self, row: pd.Series) -> str:
+        time, _, event = self.spec.column.partition(", ")
+        return f"{time} {row['time']:.4g}, {event} {'yes' if row['event'] == 1 else 'no'}"
+
 
 @dataclass(frozen=True)
 class Risk(Survival):

@@ -3,9 +3,9 @@
 Attention is shown in multiples of uniform attention: 1 is what each patch would get if all
 patches of the slide weighed the same. Attention is a softmax, so the scale is logarithmic; it is
 the same for every slide, so that two maps can be compared and a flat map looks flat. One times
-uniform is a pale grey; below it colours go to blue, above it to a dark red. Each half is a
-straight line in CIE L*a*b*, so that equal ratios look equally far apart, and the upper half ends
-much darker than the lower one, so that it can be told apart in grey.
+uniform is a pale grey; below it colours go to a whitish blue, above it to a dark red. Each half
+is a straight line in CIE L*a*b*, so that equal ratios look equally far apart, and more attention
+is always darker, so that a print in grey says the same.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ TOP_COLOUR = (0, 0, 0)
 """Outline of the patches with top attention, and their class in QuPath."""
 _TOP_SHARE = 0.05
 _STEPS = 128
-_BELOW, _UNIFORM, _ABOVE = (78.0, -4.0, -26.0), (95.0, 0.0, 0.0), (38.0, 52.0, 46.0)
+_BELOW, _UNIFORM, _ABOVE = (95.0, -5.0, -7.0), (86.0, 0.0, 0.0), (36.0, 50.0, 44.0)
 
 
 def _attention_colours() -> ListedColormap:

@@ -117,7 +117,7 @@ def against_depth(
             panel.margins(x=0.12)
         figure.supxlabel("Depth at which the encoder is cut, from shallow to deep", fontsize=10)
         panels[0].set_ylabel(f"Test {title}")
-        _legend(figure, panels, colour)
+        _legend(figure, panels, shown, colour)
         n = describe_counts([r for c in shown for r in c.results])
         write_counts(panels[-1], n)
         hidden = len(curves) - len(shown)
@@ -147,8 +147,13 @@ def _by_depths(curves: Sequence[DepthCurve]) -> list[tuple[list[str], list[int]]
     return sorted(groups, key=lambda group: min(group[1]))
 
 
-def _legend(figure: Figure, panels: Sequence[Axes], colour: Sequence[ArmResult]) -> None:
-    """One legend of all curves, chance, colour alone and the ring."""
+def _legend(
+    figure: Figure,
+    panels: Sequence[Axes],
+    shown: Sequence[DepthCurve],
+    colour: Sequence[ArmResult],
+) -> None:
+    """One legend of all curves, their bars, chance, colour alone and the ring."""
     found = [panel.get_legend_handles_labels() for panel in panels]
     handles = [handle for some, _ in found for handle in some]
     labels = [label for _, some in found for label in some]
@@ -156,7 +161,10 @@ def _legend(figure: Figure, panels: Sequence[Axes], colour: Sequence[ArmResult])
     ring = Line2D([], [], color=SWEET, marker="o", markersize=10, fillstyle="none",
                   linestyle="none", label="sweet spot")  # fmt: skip
     alone = Line2D([], [], color=_FLOOR, linestyle="-.", label="colour alone")
-    extra = [chance, *([alone] if colour else []), ring]
+    bar = Line2D([], [], color="#374151", marker="|", markersize=11, linestyle="none",
+                 label="95 % interval over patients")  # fmt: skip
+    rings = [ring] if any(curve.sweet_place is not None for curve in shown) else []
+    extra = [bar, chance, *([alone] if colour else []), *rings]
     names = [*labels, *(str(line.get_label()) for line in extra)]
     columns = 2 if max(map(len, names)) < _LONG_NAME else 1
     figure.legend([*handles, *extra], names, loc="outside upper left", ncols=columns,
@@ -186,7 +194,7 @@ def against_cost(curves: Sequence[DepthCurve], name: str) -> Picture | None:
             panel.xaxis.set_minor_formatter(NullFormatter())
             panel.set_xlabel(f"{AXES[column]}\n({_UNITS[column]}, log scale)")
         panels[0].set_ylabel(f"Test {title}")
-        _legend(figure, panels[:1], ())
+        _legend(figure, panels[:1], shown, ())
         n = describe_counts([r for c in shown for r in c.results])
         return picture(
             figure,

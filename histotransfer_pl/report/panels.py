@@ -117,10 +117,8 @@ def has_attention(run: Run, store: FeatureStore) -> bool:
 def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePanel:
     slide_id = str(row["slide_id"])
     outcome = run.tested.outcome
-    names = outcome.truth(run.classes)
-    known = [f"{row[name]}" if len(names) == 1 else f"{name} {row[name]}" for name in names]
     said = outcome.in_words(row[outcome.columns].to_numpy(float))
-    verdict = f"{outcome.spec.column} {', '.join(known)}; the model says {said}"
+    verdict = f"{outcome.truth_in_words(row)}; the model says {said}"
     if "right" in row:
         verdict += ": right" if row["right"] else ": wrong"
     try:

@@ -1,7 +1,7 @@
 """What one needs to do it again: commands, versions, hashes, seeds, settings."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -95,13 +95,39 @@ def _features(arms: Sequence[Arm], store: FeatureStore) -> Table | None:
         except StoreError:
             # Named after patients, or removed since: the page then shows the others.
             continue
-        kept = {key: str(info.attributes.get(key, "")) for key in _RECORDED}
+        known = {key: info.attributes.get(key) for key in _RECORDED}
+        kept = {key: "" if value is None else str(value) for key, value in known.items()}
         rows.append({"encoder": encoder, "depth": depth, "dim": info.shape[-1], **kept})
     if not rows:
         return None
     frame = pd.DataFrame(rows)
-    page = frame.loc[:, (frame.astype(str) != "").any()].astype(str)
-    return Table("features", "Features that were read, as the store records them", frame, page)
+    alike = frame.groupby(["encoder", *_RECORDED], sort=False)  # but for their depth
+    page = pd.DataFrame([_features_row(depths) for _, depths in alike])
+    page = page.loc[:, (page != "").any()]
+    note = "Hashes are in full in the CSV file."
+    table = Table(
+        "features", "Features that were read, as the store records them", frame, page, note
+    )
+    return table.shortened(_SHOWN)
+
+
+def _features_row(depths: pd.DataFrame) -> dict[str, str]:
+    one = depths.iloc[0]
+    cuts = zip(depths["depth"], depths["dim"], strict=True)
+    return {
+        "Encoder": one["encoder"],
+        "Cut after (dimensions)": ", ".join(f"{depth} ({dim})" for depth, dim in cuts),
+        "Weights": _lines({"": one["weights"], "sha256 ": one["weights_sha256"][:12]}),
+        "Images": _lines({"px ": one["input_px"], "mean ": one["mean"], "SD ": one["std"]}),
+        "Precision": one["precision"],
+        "Versions": _lines({"timm ": one["timm"], "torch ": one["torch"]}),
+        "Tuned in fold": one["tuned_fold"],
+    }
+
+
+def _lines(parts: Mapping[str, str]) -> str:
+    """A line for each part that is recorded."""
+    return "\n".join(f"{word}{value}" for word, value in parts.items() if value)
 
 
 def steps_table(study: Study) -> Table | None:

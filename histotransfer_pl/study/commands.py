@@ -198,11 +198,11 @@ def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -
 def report_step(config: StudyConfig, steps: Sequence[Step]) -> Step:
     """The page about all of it."""
     shown = tuple(step.name for step in steps if step.kind in SHOWN)
-    wandb = ("--wandb", "true") if config.wandb else ()
+    boards = ("--boards", *config.boards) if config.boards else ()
     return Step(
         name="report",
         kind="report",
-        argv=("report", "--study_dir", str(config.folder), *wandb),
+        argv=("report", "--study_dir", str(config.folder), *boards),
         needs=shown,
         outputs=(str(config.folder / "report" / "index.html"),),
     )

@@ -17,6 +17,7 @@ else:
     # Of a dict[str, Any] the parser takes every class_path for a class that it should make.
     Settings = dict
 
+_LOGGERS = {"tensorboard": "TensorBoardLogger", "mlflow": "MLFlowLogger"}
 Variant = Literal["frozen", "topk", "random", "bottom"]
 """Features of the encoder as it came, or after tuning on the top, random or bottom k patches."""
 
@@ -182,7 +183,8 @@ class StudyConfig:
         lost_slides: `refuse`: slides that cannot be read stop what depends on them; `leave_out`:
             the study goes on without them.
         wandb: Log each run, and the report as a run of its own, to Weights & Biases; costs one to
-            two seconds per run.
+            two seconds per run. TensorBoard and MLflow, if they are `fit.trainer.logger`, get the
+            report too.
         resources: What steps ask of a cluster's machine, of `all` kinds or of one, such as
             `{all: {mem_gb: 16}, extract: {gpus: 1, partition: gpu}}`: `minutes`, `partition`,
             `mem_gb`, `cpus`, `gpus`, `sbatch` (further options).
@@ -274,6 +276,13 @@ class StudyConfig:
     def tuned_variants(self) -> list[Variant]:
         """The variants that need tuning."""
         return [variant for variant in self.variants if variant != "frozen"]
+
+    @property
+    def boards(self) -> list[str]:
+        """The dashboards of its fits, which get the report too."""
+        chosen = self.fit.get("trainer", {}).get("logger")
+        named = [board for board, name in _LOGGERS.items() if name in str(chosen)]
+        return [*(["wandb"] if self.wandb else []), *named]
 
 
 def _refuse_repeats(what: str, values: list[Any]) -> None:

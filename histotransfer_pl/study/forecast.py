@@ -35,7 +35,8 @@ _CONVOLUTIONS = 0.3
 """A ResNet-18 reaches this share of a transformer's rate there (31,470 patches/s in bf16)."""
 _BACKWARD: Mapping[Method, float] = {"full": 2.0, "lora": 1.0, "last_blocks": 0.5, "frozen": 0.0}
 """Cost of a backward pass in forward passes: one for activations, one more for all weights."""
-_EPOCHS = 20
+_EPOCHS = 50
+"""At most, where a study does not say; fits end early."""
 _COMPARED = 4096
 
 

@@ -1,6 +1,7 @@
 """Each outcome learns, by its own loss and a linear head, what its own metrics then measure."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -148,3 +149,26 @@ def test_an_event_at_the_end_of_an_interval_belongs_to_it() -> None:
         float(loss_of(outcome, sure, torch.tensor([[time, 1.0]]))[0]) for time in (1.0, 1.5)
     )
     assert first < 0.01 < 10 < second
+
+
+@pytest.mark.parametrize(
+    ("spec", "row", "words"),
+    [
+        (TargetSpec("label", ("a", "b")), {"label": "b"}, "label b"),
+        (TargetSpec("score", task="regression"), {"value": 3.0}, "score 3"),
+        (
+            TargetSpec("er, pr, her2", ("er", "pr", "her2"), task="multilabel"),
+            {"label_er": 1.0, "label_pr": 0.0, "label_her2": np.nan},
+            "er yes, pr no, her2 not known",
+        ),
+        (
+            TargetSpec("months, died", task="survival", loss="cox", times=(1.0,)),
+            {"time": 12.5, "event": 1.0},
+            "months 12.5, died yes",
+        ),
+    ],
+)
+def test_what_is_known_of_a_slide_is_said_in_words(
+    spec: TargetSpec, row: dict[str, object], words: str
+) -> None:
+    assert outcome_of(spec).truth_in_words(pd.Series(row)) == words

@@ -271,9 +271,11 @@ def test_preparations_run_first_and_imported_features_need_them(tmp_path: Path) 
 
 def test_the_report_is_logged_where_the_runs_are(tmp_path: Path) -> None:
     (step,) = make_plan(make_config(tmp_path)).of_kind("report")
-    assert "--wandb" not in step.argv
-    (step,) = make_plan(make_config(tmp_path, wandb=True)).of_kind("report")
-    assert words(step)["--wandb"] == "true"
+    assert "--boards" not in step.argv
+    loggers = [{"class_path": "TensorBoardLogger"}, {"class_path": "MLFlowLogger"}]
+    config = make_config(tmp_path, wandb=True, fit={"trainer": {"logger": loggers}})
+    (step,) = make_plan(config).of_kind("report")
+    assert step.argv[-4:] == ("--boards", "wandb", "tensorboard", "mlflow")
 
 
 def test_a_plan_survives_its_file(tmp_path: Path) -> None:
