@@ -4,69 +4,55 @@ Split conformal prediction: the validation part says how small the probability o
 can be; every class that is not less probable belongs to the set.
 """
 
-from dataclasses import dataclass
-from typing import Self
-
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.analysis.targets import Floats, Ints, Names
+from histotransfer_pl.analysis.targets import Floats
 from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.records.calibration import Calibration
 
 
-@dataclass(frozen=True)
-class ConformalSets:
-    """The rule that makes sets.
+def p_values(calibration: Calibration, probabilities: Floats) -> Floats:
+    """How usual each class would be for a slide: (S, C), the share of patients as unusual or more.
 
-    Attributes:
-        threshold: A class belongs to the set when its probability is at least 1 less this.
-        error: Share of new patients' slides whose set may lack the true class.
-        n_patients: Patients that the threshold rests on.
+    Each patient counts once, in equal parts over its slides (Lee et al. 2023, hierarchical
+    conformal prediction): the promise is for a slide of a new patient. The mean over models that
+    were validated on different patients is that of cross-conformal prediction (Vovk 2015).
+
+    Args:
+        calibration: The validation part.
+        probabilities: (S, C) as the model gives them.
     """
+    _, place, counts = np.unique(calibration.patients, return_inverse=True, return_counts=True)
+    lacking = np.asarray(calibration.lacking)  # (V,), rising
+    mass = np.append(0, np.cumsum(1 / counts[place]))  # (V + 1,), patients below the i-th slide
+    below = mass[np.searchsorted(lacking, 1 - probabilities - 1e-12)]  # (S, C)
+    return np.asarray(1 - below / (len(counts) + 1))
 
-    threshold: float
-    error: float
-    n_patients: int
 
-    @classmethod
-    def fit(
-        cls, probabilities: Floats, labels: Ints, patients: Names, *, error: float = 0.1
-    ) -> Self:
-        """The threshold of the validation part (Sadinle et al. 2019).
+def prediction_sets(p: Floats, error: float) -> NDArray[np.bool_]:
+    """Which classes belong to the set of each slide, (S, C); a set may be empty.
 
-        Each patient counts once, in equal parts over its slides (Lee et al. 2023, hierarchical
-        conformal prediction): the promise is for a slide of a new patient. With one slide per
-        patient this is the usual quantile at rank (n + 1) (1 - error).
+    With one slide per patient it is the usual quantile at rank (n + 1) (1 - error) (Sadinle et
+    al. 2019).
 
-        Args:
-            probabilities: (S, C) of slides the model was not trained on.
-            labels: (S,) true classes.
-            patients: (S,) their patients.
-            error: Chosen error, such as 0.1.
+    Args:
+        p: (S, C) as `p_values` gives them.
+        error: Share of new patients' slides whose set may lack the true class.
+    """
+    return p > error + 1e-12  # rounding must not add a class
 
-        Raises:
-            AnalysisError: Too few patients for so small an error.
-        """
-        if not 0 < error < 1:
-            raise AnalysisError(f"error is {error}: give a share between 0 and 1, such as 0.1")
-        _, place, counts = np.unique(patients, return_inverse=True, return_counts=True)
-        n = len(counts)
-        if (n + 1) * error < 1:
-            raise AnalysisError(
-                f"{n} patients cannot promise an error of {error:g}: it needs at least "
-                f"{int(np.ceil(1 / error)) - 1}"
-            )
-        scores = 1 - probabilities[np.arange(len(labels)), labels]  # (S,)
-        order = np.argsort(scores)
-        mass = np.cumsum(1 / counts[place[order]]) / (n + 1)  # (S,)
-        # rounding must not ask for one score more
-        found = int(np.searchsorted(mass, 1 - error - 1e-12))
-        return cls(float(scores[order][found]), error, n)
 
-    def sets(self, probabilities: Floats) -> NDArray[np.bool_]:
-        """Which classes belong to the set of each slide, (S, C); a set may be empty."""
-        return 1 - probabilities <= self.threshold + 1e-12
+def require_enough(n_patients: int, error: float) -> None:
+    """Refuse an error that so few patients cannot promise: no set would leave a class out.
 
-    def abstains(self, probabilities: Floats) -> NDArray[np.bool_]:
-        """Slides (S,) whose set names no class or several: a pathologist should decide."""
-        return np.asarray(self.sets(probabilities).sum(1) != 1)
+    Raises:
+        AnalysisError: It says how many are needed.
+    """
+    if not 0 < error < 1:
+        raise AnalysisError(f"error is {error}: give a share between 0 and 1, such as 0.1")
+    if (n_patients + 1) * error < 1:
+        raise AnalysisError(
+            f"{n_patients} validation patients cannot promise an error of {error:g}: it needs at "
+            f"least {int(np.ceil(1 / error)) - 1}"
+        )

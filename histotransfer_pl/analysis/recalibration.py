@@ -1,103 +1,76 @@
 """Probabilities one can use: fitted on the validation part, never on the test part."""
 
-from dataclasses import dataclass
-from typing import Literal, Self
-
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import softmax
-from sklearn.isotonic import IsotonicRegression
 
-from histotransfer_pl.analysis.targets import Floats, Ints
+from histotransfer_pl.analysis.targets import Floats, Ints, Names
 from histotransfer_pl.errors import AnalysisError
+from histotransfer_pl.records.calibration import Calibration
 
 _SMALLEST = 1e-12
 _RANGE = (0.05, 20.0)
 
 
-@dataclass(frozen=True)
-class Temperature:
-    """Logits divided by one number (Guo et al. 2017): the ranking of slides stays.
+def calibrate(probabilities: Floats, labels: Ints, patients: Names) -> Calibration:
+    """What a model file keeps of the validation part.
 
-    Attributes:
-        value: Above 1 makes the model less sure.
+    Args:
+        probabilities: (S, C) of slides the model was not trained on.
+        labels: (S,) true classes.
+        patients: (S,) their patients.
+
+    Raises:
+        AnalysisError: As `fit_temperature`.
     """
-
-    value: float
-    kind: Literal["temperature"] = "temperature"
-
-    @classmethod
-    def fit(cls, probabilities: Floats, labels: Ints) -> Self:
-        """The temperature with the least log loss, between 0.05 and 20.
-
-        Args:
-            probabilities: (S, C) of the validation part.
-            labels: (S,) true classes.
-
-        Raises:
-            AnalysisError: Fewer than two classes, or what are no probabilities.
-        """
-        logits = _logits(_check(probabilities, labels))  # (S, C)
-        own = logits[np.arange(len(labels)), labels]  # (S,)
-
-        def slope(sharpness: float) -> float:
-            """Derivative of the log loss, which rises with 1 / temperature."""
-            return float((softmax(sharpness * logits, 1) * logits).sum() - own.sum())
-
-        low, high = 1 / _RANGE[1], 1 / _RANGE[0]
-        if slope(low) >= 0:
-            return cls(_RANGE[1])
-        if slope(high) <= 0:
-            return cls(_RANGE[0])
-        return cls(1 / float(brentq(slope, low, high, xtol=1e-14, rtol=1e-14)))
-
-    def __call__(self, probabilities: Floats) -> Floats:
-        """Probabilities (S, C) at this temperature."""
-        return softmax(_logits(probabilities) / self.value, axis=1)
+    lacking = 1 - probabilities[np.arange(len(labels)), labels]  # (S,)
+    order = np.argsort(lacking, kind="stable")
+    number = np.unique(patients, return_inverse=True)[1]
+    return Calibration(
+        fit_temperature(probabilities, labels),
+        tuple(lacking[order].tolist()),
+        tuple(number[order].tolist()),
+    )
 
 
-@dataclass(frozen=True)
-class Isotonic:
-    """A rising step curve per class, one against the rest (Zadrozny and Elkan 2002).
+def fit_temperature(probabilities: Floats, labels: Ints) -> float:
+    """The number by which logits are divided for the least log loss, between 0.05 and 20.
 
-    Attributes:
-        given: Per class the probabilities at which the curve has its points.
-        meant: Per class its values there.
+    Above 1 it makes the model less sure; the order of the classes stays (Guo et al. 2017).
+
+    Args:
+        probabilities: (S, C) of the validation part.
+        labels: (S,) true classes.
+
+    Raises:
+        AnalysisError: Fewer than two classes, or what are no probabilities.
     """
+    _check(probabilities, labels)
+    logits = _logits(probabilities)  # (S, C)
+    own = logits[np.arange(len(labels)), labels]  # (S,)
 
-    given: tuple[tuple[float, ...], ...]
-    meant: tuple[tuple[float, ...], ...]
-    kind: Literal["isotonic"] = "isotonic"
+    def slope(sharpness: float) -> float:
+        """Derivative of the log loss, which rises with 1 / temperature."""
+        return float((softmax(sharpness * logits, 1) * logits).sum() - own.sum())
 
-    @classmethod
-    def fit(cls, probabilities: Floats, labels: Ints) -> Self:
-        """Curves of the validation part; arguments and errors as `Temperature.fit`."""
-        _check(probabilities, labels)
-        given, meant = [], []
-        for label in range(probabilities.shape[1]):
-            curve = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-            curve.fit(probabilities[:, label], labels == label)
-            given.append(tuple(curve.X_thresholds_.tolist()))
-            meant.append(tuple(curve.y_thresholds_.tolist()))
-        return cls(tuple(given), tuple(meant))
+    low, high = 1 / _RANGE[1], 1 / _RANGE[0]
+    if slope(low) >= 0:
+        return _RANGE[1]
+    if slope(high) <= 0:
+        return _RANGE[0]
+    return 1 / float(brentq(slope, low, high, xtol=1e-14, rtol=1e-14))
 
-    def __call__(self, probabilities: Floats) -> Floats:
-        """Probabilities (S, C) through the curves, made to add up to 1."""
-        columns = [
-            np.interp(probabilities[:, label], *points)
-            for label, points in enumerate(zip(self.given, self.meant, strict=True))
-        ]
-        raised = np.stack(columns, 1)  # (S, C)
-        whole = raised.sum(1, keepdims=True)  # (S, 1)
-        even = np.full_like(raised, 1 / raised.shape[1])  # no class is possible: all alike
-        return np.asarray(np.divide(raised, whole, out=even, where=whole > 0))
+
+def at_temperature(probabilities: Floats, temperature: float) -> Floats:
+    """Probabilities (S, C) of logits divided by a temperature."""
+    return softmax(_logits(probabilities) / temperature, axis=1)
 
 
 def _logits(probabilities: Floats) -> Floats:
     return np.log(np.clip(probabilities, _SMALLEST, None))
 
 
-def _check(probabilities: Floats, labels: Ints) -> Floats:
+def _check(probabilities: Floats, labels: Ints) -> None:
     if probabilities.ndim != 2 or not np.allclose(probabilities.sum(1), 1, atol=1e-4):
         raise AnalysisError(
             f"{probabilities.shape} scores whose rows do not add up to 1: give probabilities (S, C)"
@@ -106,4 +79,3 @@ def _check(probabilities: Floats, labels: Ints) -> Floats:
         raise AnalysisError(
             f"all {len(labels)} validation slides are of one class: calibration needs several"
         )
-    return probabilities

@@ -7,11 +7,11 @@ from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
 from histotransfer_pl.records.files import sha256_of, write_text
-from histotransfer_pl.runs.record import RUN_FILE, write_run
+from histotransfer_pl.runs.record import ALL_PREDICTIONS, RUN_FILE, write_run
 from histotransfer_pl.tasks.slide_model import SlideModel
 
 STALE = (
-    *("test_predictions.csv", "test_confusion.csv", "test_metrics.json", "predictions.csv"),
+    *("test_predictions.csv", "test_confusion.csv", "test_metrics.json", ALL_PREDICTIONS),
     *("encoder.safetensors", "unreadable_patches.csv", "tuning_cost.json"),
     *("config_test.yaml", "config_predict.yaml"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", RUN_FILE),
@@ -37,9 +37,9 @@ class RunRecordWriter(SaveConfigCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        if trainer.ckpt_path is None:
-            for name in STALE:
-                (Path(trainer.default_root_dir) / name).unlink(missing_ok=True)
+        # one that goes on changes what predict said: thresholds and calibration rest on that
+        for name in STALE if trainer.ckpt_path is None else (ALL_PREDICTIONS,):
+            (Path(trainer.default_root_dir) / name).unlink(missing_ok=True)
         self.save_config(trainer, pl_module, "fit")
 
     @override

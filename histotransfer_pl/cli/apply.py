@@ -17,6 +17,7 @@ def _apply(
     out: Path = Path("applied"),
     store: str | None = None,
     arm: list[str] | None = None,
+    error: float | None = None,
     slide_mpp: float | None = None,
     weights: Path | None = None,
     pictures: bool = True,
@@ -35,6 +36,8 @@ def _apply(
         out: Folder of the results; the same command goes on where it was interrupted.
         store: Store with features of these models; then ``slides`` may be a table of some of them.
         arm: Which arm of a study, such as ``encoder=resnet18 depth=layer3``.
+        error: Write the set of classes of each slide that lacks the true one in this share of new
+            patients only, such as 0.1.
         slide_mpp: Micrometres per pixel of slides whose file does not say it.
         weights: File with the encoder's weights, where the model file does not hold them.
         pictures: Draw attention and the page.
@@ -53,6 +56,7 @@ def _apply(
         slides,
         out,
         store=store,
+        error=error,
         slide_mpp=slide_mpp,
         weights=weights,
         pictures=pictures,
@@ -63,6 +67,7 @@ def _apply(
     )
     written = ["predictions.csv", *(["index.html"] if pictures else [])]
     lines = [f"failed: {slide_id}: {reason}" for slide_id, reason in applied.failed.items()]
+    lines += [applied.basis] if applied.basis else []
     lines.append(
         f"{len(applied.predictions)} classified, {len(applied.failed)} failed; wrote "
         f"{applied.out}/{' and '.join(written)}"

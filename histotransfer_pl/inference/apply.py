@@ -12,6 +12,14 @@ import pandas as pd
 from histotransfer_pl.data.cohort import read_cohort, require_patients
 from histotransfer_pl.data.covariates import encode_covariates
 from histotransfer_pl.errors import ConfigError, HistoTransferError, shorten
+from histotransfer_pl.inference.certainty import (
+    SET,
+    basis_in_words,
+    certainty_cells,
+    certainty_columns,
+    require_sets,
+    set_in_words,
+)
 from histotransfer_pl.inference.features import BagResult, extract_features, stored_features
 from histotransfer_pl.inference.outputs import write_page, write_pictures
 from histotransfer_pl.records.tables import write_table
@@ -31,11 +39,13 @@ class Applied:
         predictions: One row per slide, or per patient of a model of patients, that was classified.
         failed: Reason for each slide that was not.
         out: Folder of the results.
+        basis: What calibrated probabilities and sets rest on, or why there are none.
     """
 
     predictions: pd.DataFrame
     failed: Mapping[str, str]
     out: Path
+    basis: str = ""
 
 
 def apply(
@@ -44,6 +54,7 @@ def apply(
     out: str | Path = "applied",
     *,
     store: str | Path | None = None,
+    error: float | None = None,
     slide_mpp: float | None = None,
     weights: Path | None = None,
     pictures: bool = True,
@@ -66,6 +77,8 @@ def apply(
         out: Folder of the results.
         store: Store with features of these models; the slides are then all of it, or those of a
             table.
+        error: Share of new patients' slides whose set of classes may lack the true one, such as
+            0.1; None for no sets.
         slide_mpp: Micrometres per pixel of slides whose file does not say it.
         weights: File with the encoder's weights, where the model file does not hold them.
         pictures: Whether to draw attention and the page.
@@ -75,11 +88,13 @@ def apply(
         data: Further settings of `PatchDataModule`, such as ``threads``.
 
     Raises:
-        ConfigError: No model, models that do not go together, or neither slides nor a store.
+        ConfigError: No model, models that do not go together, neither slides nor a store, or sets
+            that a model cannot promise.
         StoreMismatchError: A store of other features than the models'.
     """
     opened = [_opened(model, allow_foreign=allow_foreign) for model in models]
     _require_one_kind(opened)
+    require_sets(opened, error)
     folder, table = Path(out), _table_of(slides)
     if slides is None and store is None:
         raise ConfigError("give slides (a folder or a table), or a store of features")
@@ -104,22 +119,23 @@ def apply(
         try:
             own = [reader.store.slide(slide_id) for slide_id in slide_ids]
             result = reader.classify(own, None if known is None else known.loc[slide_ids[:1]])
-            rows.append(_row(name, own, result, opened[0]))
+            rows.append(_row(name, own, result, opened, error))
             if pictures:
                 ends = np.cumsum([slide.n_patches for slide in own])[:-1]
                 for slide, attention in zip(own, np.split(result.attention, ends), strict=True):
                     write_pictures(slide, attention, rows[-1], folder, top_k, _name(opened))
-        except HistoTransferError as error:
-            failed |= dict.fromkeys(slide_ids, str(error))
-    found = pd.DataFrame(rows, columns=_columns(opened))
+        except HistoTransferError as problem:
+            failed |= dict.fromkeys(slide_ids, str(problem))
+    basis = basis_in_words(opened, error)
+    found = pd.DataFrame(rows, columns=_columns(opened, error))
     write_table(folder / "predictions.csv", found)
     write_table(
         folder / "failed.csv", pd.DataFrame(sorted(failed.items()), columns=["slide_id", "reason"])
     )
     if pictures:
         shown = found.assign(in_words=[row["in_words"] for row in rows])
-        write_page(folder, shown, bags, failed, opened)
-    return Applied(found, failed, folder)
+        write_page(folder, shown, bags, failed, opened, basis)
+    return Applied(found, failed, folder, basis)
 
 
 def _opened(model: str | Path | SlideClassifier, *, allow_foreign: bool) -> SlideClassifier:
@@ -217,20 +233,25 @@ def _shown(column: str) -> str:
     return f"prob_{column.removeprefix('p_')}" if column.startswith("p_") else column
 
 
-def _columns(models: Sequence[SlideClassifier]) -> list[str]:
+def _columns(models: Sequence[SlideClassifier], error: float | None) -> list[str]:
     outcome = models[0].outcome
     names = ["slide_id"] if models[0].record.bag == "slide" else ["patient_id", "slides"]
     decided = [] if outcome.decide(np.zeros(len(outcome.columns))) is None else ["predicted"]
     several = [f"sd_{name.removeprefix('p_')}" for name in outcome.columns]
     several = [*several, *(["votes"] if decided else [])] if len(models) > 1 else []
-    return [*names, "patches", *map(_shown, outcome.columns), *decided, *several]
+    certain = certainty_columns(models, error)
+    return [*names, "patches", *map(_shown, outcome.columns), *decided, *certain, *several]
 
 
 def _row(
-    name: str, slides: Sequence[StoredSlide], result: BagResult, model: SlideClassifier
+    name: str,
+    slides: Sequence[StoredSlide],
+    result: BagResult,
+    models: Sequence[SlideClassifier],
+    error: float | None,
 ) -> dict[str, Any]:
     """A row of predictions.csv; with several models their mean, spread and vote."""
-    outcome, of_slides = model.outcome, model.record.bag == "slide"
+    outcome, of_slides = models[0].outcome, models[0].record.bag == "slide"
     mean = result.scores.mean(0)  # (K,)
     row: dict[str, Any] = {"slide_id": name} if of_slides else {"patient_id": name}
     row |= {"slides": len(slides), "patches": sum(slide.n_patches for slide in slides)}
@@ -241,5 +262,8 @@ def _row(
             row[f"sd_{column.removeprefix('p_')}"] = float(sd)
         agreeing = [outcome.decide(one) == outcome.decide(mean) for one in result.scores]
         row["votes"] = f"{sum(agreeing)} of {len(agreeing)}"
+    row |= certainty_cells(models, result.scores, error)
     row["in_words"] = outcome.in_words(mean)
+    if SET in row:
+        row["in_words"] += f"; {set_in_words(row[SET])}"
     return row

@@ -42,6 +42,7 @@ def write_page(
     bags: Mapping[str, Sequence[str]],
     failed: Mapping[str, str],
     models: Sequence[SlideClassifier],
+    basis: str,
 ) -> None:
     """``index.html``: a slide, or a patient with all slides, per row.
 
@@ -51,6 +52,7 @@ def write_page(
         bags: The slides of each bag.
         failed: Slides without a prediction, and why.
         models: The models.
+        basis: What calibrated probabilities and sets rest on.
     """
     first = str(table.columns[0])
     rows = "\n".join(
@@ -72,7 +74,7 @@ td img {{ max-width: 100%; width: 34rem; display: block }}
 table {{ display: block; overflow-x: auto }}</style></head><body><header>
 <h1>{len(table)} {what}s</h1></header><main>
 <p>Not for diagnosis. Predictions are those of the model, and say nothing about slides unlike
-those that it was trained on.</p><ul>{names}</ul>{unread}
+those that it was trained on. {_safe(basis[:1].upper() + basis[1:])}</p><ul>{names}</ul>{unread}
 <table><thead><tr><th>{what.capitalize()}</th><th>Patches</th><th>Prediction</th><th>Attention</th></tr></thead>
 <tbody>
 {rows}

@@ -7,6 +7,7 @@ import yaml
 
 from histotransfer_pl.encoders.catalogue import CATALOGUE
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.inference.certainty import basis_in_words
 from histotransfer_pl.inference.encoder import encoder_weights, may_copy
 from histotransfer_pl.records.done import Done
 from histotransfer_pl.runs.model import SlideClassifier
@@ -24,7 +25,8 @@ def package(
     """Write a run as one file that ``apply`` and ``load_model`` open anywhere.
 
     Args:
-        run_dir: Folder of a finished run, best after ``test``.
+        run_dir: Folder of a finished run, best after ``test``, and after ``predict``, whose
+            validation slides calibrate its probabilities.
         out: File to write, ``.safetensors``.
         weights: File of the encoder's weights, if not where the encoder itself looks.
         embed: Whether the encoder's weights are copied into the file; by default where their
@@ -59,7 +61,10 @@ def package(
         words = f"with the weights of {spec.name} ({licence})"
     else:
         words = f"without the weights of {spec.name} ({licence}): they must be on the machine"
-    return Done([f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB, {words}"], [out])
+    lines = [f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB, {words}"]
+    if basis := basis_in_words([model], None):
+        lines.append(basis)
+    return Done(lines, [out])
 
 
 def model_card(model: SlideClassifier, run_dir: Path, licence: str) -> str:
@@ -78,6 +83,7 @@ def model_card(model: SlideClassifier, run_dir: Path, licence: str) -> str:
 - **Encoder**: {features.encoder.name} at {", ".join(features.depths)} ({features.width} values),
   weights {features.encoder.weights.kind} {features.encoder.weights.origin}, licence {licence}
 - **Head**: {record.head.class_path.rpartition(".")[2]}, one bag per {record.bag}
+- **Calibration**: {_calibration(model)}
 - **Id**: {model.id}
 
 ## Data
@@ -98,6 +104,13 @@ def model_card(model: SlideClassifier, run_dir: Path, licence: str) -> str:
 
 Made with {versions}.
 """
+
+
+def _calibration(model: SlideClassifier) -> str:
+    known = model.calibration
+    if known is None:
+        return "as the network gives them, not calibrated"
+    return f"temperature {known.temperature:.3g}, fitted on {known.in_words()}"
 
 
 def _metrics(run_dir: Path) -> str:

@@ -228,6 +228,11 @@ class Outcome(ABC):
         """Scores as the metrics take them from the columns (S, K) of a table."""
         return values
 
+    def from_training(self, scores: NDArray[np.float64], other: "Outcome") -> NDArray[np.float64]:
+        """Scores of another training as this one would give them, where they have its own scale."""
+        del other
+        return scores
+
     def to_columns(self, scores: NDArray[Any]) -> NDArray[np.float64]:
         """Columns (S, K) of a table from scores."""
         return np.asarray(scores, np.float64).reshape(len(scores), len(self.columns))

@@ -186,6 +186,15 @@ class Hazards(Survival):
         return [f"survival_{time:.6g}" for time in self.spec.times]
 
     @override
+    def from_training(self, scores: NDArray[np.float64], other: Outcome) -> NDArray[np.float64]:
+        """Survival at these times, between those of the other training on a straight line."""
+        if other.spec.times == self.spec.times:
+            return scores
+        known = (0.0, *other.spec.times)
+        rows = [np.interp(self.spec.times, known, (1.0, *row)) for row in scores]
+        return np.array(rows)  # (S, T)
+
+    @override
     def metrics(self) -> "Mapping[str, Metric]":
         from histotransfer_pl.analysis.survival import (
             c_index,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.report.cohort import CohortPage, describe_cohort
 from histotransfer_pl.report.costs import costs_table
@@ -11,7 +12,7 @@ from histotransfer_pl.report.curves import against_cost, against_depth, forest
 from histotransfer_pl.report.evaluation import evaluate
 from histotransfer_pl.report.gain import gain_figure, read_gains
 from histotransfer_pl.report.page import MatrixSection, Page, TaskSection, render
-from histotransfer_pl.report.panels import SlidePanel, has_attention, slide_panels
+from histotransfer_pl.report.panels import SlidePanel, has_attention, how_chosen, slide_panels
 from histotransfer_pl.report.protocol import describe_protocol, missing_table, steps_table
 from histotransfer_pl.report.similarity import (
     Similarity,
@@ -166,7 +167,7 @@ def _task(found: TaskResults, settings: Settings, name: _Name) -> TaskSection:
         cohort=_cohort(found, name("splits")),
         external=external_table(found.external, name("external")),
         panels=panels,
-        panels_note=_panels_note(panels),
+        panels_note=_panels_note(panels, found.arms[0].outcome),
     )
 
 
@@ -198,15 +199,14 @@ def _panels(found: TaskResults, settings: Settings) -> list[SlidePanel]:
     return []
 
 
-def _panels_note(panels: Sequence[SlidePanel]) -> str:
+def _panels_note(panels: Sequence[SlidePanel], outcome: Outcome) -> str:
     if not panels:
         return ""
     return (
-        f"Attention of run {panels[0].run} on slides it was tested on: of each class the one most "
-        "surely right, then the one most surely wrong, and so on. Colours are the weight of a "
-        "patch in multiples of what it would get if all weighed the same; the scale is the same "
-        "for every slide. Outlined: top attention, the highest 5 % at most and above the average. "
-        "Attention says what the head used, not where the disease is."
+        f"Attention of run {panels[0].run} on slides it was tested on: {how_chosen(outcome)}. "
+        "Colours are the weight of a patch in multiples of what it would get if all weighed the "
+        "same; the scale is the same for every slide. Outlined: top attention, the highest 5 % at "
+        "most and above the average. Attention says what the head used, not where the disease is."
     )
 
 

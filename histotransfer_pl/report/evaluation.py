@@ -1,7 +1,7 @@
 """Figures of one arm's test predictions: ROC, precision-recall, confusion, calibration."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from histotransfer_pl.analysis.curves import (
     sensitivity,
     specificity,
 )
-from histotransfer_pl.analysis.metrics import decide
+from histotransfer_pl.analysis.metrics import METRICS, decide
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.report.curves import describe_counts
@@ -34,7 +34,7 @@ from histotransfer_pl.report.figure import (
 )
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.runs.results import ArmResult, span
-from histotransfer_pl.runs.thresholds import thresholds_of
+from histotransfer_pl.runs.thresholds import calibrated_scores, thresholds_of
 
 CHOSEN = "chosen on validation slides"
 _DASHES = ("-", "--", "-.", ":")
@@ -94,15 +94,29 @@ def evaluate(result: ArmResult, rename: Callable[[str], str]) -> Evaluation:
         note = f"The class is decided at a threshold {CHOSEN}, for each training its own."
     except AnalysisError as error:
         note = f"The most probable class is decided for. No threshold: {error}."
-    gap = result.metrics["ece"].interval
+    after, gaps = _calibrated(result, predictions)
     decided = decide_at(predictions, thresholds)
     return Evaluation(
         discrimination(predictions, words, rename("roc")),
         confusion(decided, predictions.y, words, rename("confusion"), note),
-        calibration(predictions, words, rename("reliability"), "" if gap is None else str(gap)),
+        calibration(predictions, words, rename("reliability"), gaps, after),
         _rates_table(predictions, thresholds, rename("rates")),
         note,
     )
+
+
+def _calibrated(result: ArmResult, predictions: Predictions) -> tuple[Predictions | None, str]:
+    """Predictions at the temperature of each training, and the error before and after in words."""
+    gap = result.metrics["ece"].interval
+    if gap is None:
+        return None, ""
+    before = f" Expected calibration error {gap}"
+    try:
+        after = replace(predictions, scores=calibrated_scores(result.arm))
+        left = bootstrap_interval(after, METRICS["ece"])
+    except AnalysisError as error:
+        return None, f"{before}; not calibrated: {error}."
+    return after, f"{before}; {left} once each training is calibrated on its validation slides."
 
 
 def _rates_table(
@@ -255,7 +269,11 @@ def decide_at(
 
 
 def calibration(
-    predictions: Predictions, arm: ArmWords, name: str, error: str = ""
+    predictions: Predictions,
+    arm: ArmWords,
+    name: str,
+    error: str = "",
+    after: Predictions | None = None,
 ) -> Picture | None:
     """Observed against predicted share in bins of equal counts, with intervals.
 
@@ -264,15 +282,17 @@ def calibration(
         arm: What it is of.
         name: Stem of the files.
         error: The expected calibration error with its interval, in words.
+        after: The same once they are calibrated; drawn of two classes.
     """
     scores = predictions.s
     columns = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores  # (S, C)
+    lines = [(arm.classes[c], predictions.y == c, columns[:, c]) for c in arm.shown]
+    if after is not None and len(arm.classes) == 2:
+        lines.append((f"{arm.classes[1]}, calibrated", after.y == 1, after.s[:, 1]))
     try:
         points = [
-            calibration_bins(
-                (predictions.y == c).astype(np.int64), columns[:, c], predictions.patient_index
-            )
-            for c in arm.shown
+            calibration_bins(of_class.astype(np.int64), chance, predictions.patient_index)
+            for _, of_class, chance in lines
         ]
     except AnalysisError:
         return None
@@ -280,22 +300,21 @@ def calibration(
         figure = new_figure(4.8, 4.9)
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
         top.plot([0, 1], [0, 1], ":", color="#6b7280", label="perfectly calibrated")
-        for number, (label, bins) in enumerate(zip(arm.shown, points, strict=True)):
-            _draw_bins(top, bins, number, arm.classes[label])
-            bottom.hist(columns[:, label], bins=np.linspace(0, 1, 21).tolist(),
+        for number, ((label, _, chance), bins) in enumerate(zip(lines, points, strict=True)):
+            _draw_bins(top, bins, number, label)
+            bottom.hist(chance, bins=np.linspace(0, 1, 21).tolist(),
                         histtype="stepfilled" if len(points) == 1 else "step",
                         color=COLOURS[number], linestyle=_DASHES[number % 4])  # fmt: skip
         top.set(ylabel="Observed share", xlim=(-0.02, 1.02), ylim=(-0.03, 1.03))
         bottom.set(xlabel="Predicted probability of the class", ylabel="Slides")
         top.legend(fontsize=8.5, loc="upper left")
         write_counts(top, arm.n)
-        said = f" Expected calibration error {error}." if error else ""
         return picture(
             figure,
             name,
             f"Calibration of {arm.label}, {arm.n}, in bins of equally many slides. Bars: 95 % "
-            f"intervals (Wilson, by patients). Below: how often each probability is given.{said}",
-            f"Calibration plot of {arm.label}.{said}",
+            f"intervals (Wilson, by patients). Below: how often each probability is given.{error}",
+            f"Calibration plot of {arm.label}.{error}",
         )
 
 

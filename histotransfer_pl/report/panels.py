@@ -13,6 +13,8 @@ from PIL import Image
 from histotransfer_pl.data.selection import highest
 from histotransfer_pl.data.tile import slide_file
 from histotransfer_pl.errors import SlideError, StoreError
+from histotransfer_pl.outcomes.outcome import Outcome
+from histotransfer_pl.outcomes.survival import Hazards
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.report.attention_figure import SlideWords, attention_figure
 from histotransfer_pl.report.attention_scale import relative_attention
@@ -33,6 +35,12 @@ from histotransfer_pl.store.slide import StoredSlide
 LONG_SIDE_PX = 1100
 _PATCH_PX = 224
 _ALIKE = 1e-4
+_HEIGHT = {
+    "survival": "risk",
+    "regression": "predicted value",
+    "multilabel": "mean probability of its labels",
+}
+"""By what slides are ordered that have no class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +87,13 @@ class SlidePanel:
 
 
 def choose_slides(run: Run, count: int) -> pd.DataFrame:
-    """Test slides worth looking at, so that successes and failures both show.
-
-    In turn, for each class: the slide of it that was most surely right, then the one that was
-    most surely wrong; then the next of each. Of targets that are no classes in turn the slide with
-    the highest score and the one with the lowest.
-    """
+    """Test slides worth looking at, those that `how_chosen` names."""
     table = run.table
     outcome = run.tested.outcome
-    if outcome.truth(run.classes) != ["label"]:
+    if outcome.task in _HEIGHT:
         height = outcome.to_columns(run.tested.scores).mean(1)  # (S,)
+        if isinstance(outcome, Hazards):  # who survives longer has the lower risk
+            height = -height
         order = table.assign(height=height).sort_values("height", ascending=False)
         half = -(-count // 2)
         highest, lowest = order.head(half), order.iloc[half:].tail(count - half).iloc[::-1]
@@ -101,6 +106,14 @@ def choose_slides(run: Run, count: int) -> pd.DataFrame:
     turn = ranked.groupby(["label", "right"]).cumcount()
     ordered = ranked.assign(turn=turn, wrong=~ranked["right"])
     return ordered.sort_values(["turn", "wrong", "label"], kind="stable").head(count)
+
+
+def how_chosen(outcome: Outcome) -> str:
+    """What `choose_slides` does, in words."""
+    if outcome.task in _HEIGHT:
+        height = _HEIGHT[outcome.task]
+        return f"first those of the highest {height}, then those of the lowest"
+    return "of each class the one most surely right, then the one most surely wrong, and so on"
 
 
 def slide_panels(run: Run, store: FeatureStore, count: int, top_k: int) -> list[SlidePanel]:

@@ -117,7 +117,8 @@ class Arm:
         if not chosen:
             raise AnalysisError("no fold and seed that both were tested on")
         runs = [self.cells[cell] for cell in chosen]
-        first = runs[0].tested.outcome.spec
+        outcome = runs[0].tested.outcome
+        first = outcome.spec
         other = next((run for run in runs if run.classes != first.classes), None)
         if other is not None:
             raise AnalysisError(
@@ -137,7 +138,9 @@ class Arm:
             ),
             np.concatenate([table.frame["patient_id"].to_numpy(str) for table in tables]),
             np.concatenate([table.targets for table in tables]),
-            np.concatenate([table.scores for table in tables]),
+            np.concatenate(
+                [outcome.from_training(table.scores, table.outcome) for table in tables]
+            ),
             np.repeat([groups.index(g) for g in groups], [len(table.frame) for table in tables]),
             task=first.task,
         )

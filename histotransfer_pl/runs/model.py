@@ -10,11 +10,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from histotransfer_pl.analysis.conformal import p_values
+from histotransfer_pl.analysis.recalibration import at_temperature
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.models.build import build_head
 from histotransfer_pl.models.heads import MILHead
 from histotransfer_pl.outcomes.kinds import outcome_of
 from histotransfer_pl.outcomes.outcome import Outcome
+from histotransfer_pl.records.calibration import Calibration
 from histotransfer_pl.records.run import RunRecord
 
 _HEAD, _ENCODER = "head.", "encoder."
@@ -52,6 +55,8 @@ class SlideClassifier:
         facts: What else the model file says: licence, where to get weights, the model card.
         knows_patient: Whether a patient was trained or validated on.
         covariates: Weights (O, V) of the clinical covariates; None without them.
+        calibration: What its validation part says of its probabilities, if known.
+        uncalibrated: Why it is not known.
 
     Example:
         >>> model = load_model("model.safetensors")  # doctest: +SKIP
@@ -69,6 +74,8 @@ class SlideClassifier:
     facts: Mapping[str, Any] = field(default_factory=dict)
     knows_patient: Callable[[str], bool] = lambda patient: False
     covariates: Tensor | None = None
+    calibration: Calibration | None = None
+    uncalibrated: str = "it was packaged without: run predict in its run folder, and package again"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,6 +130,39 @@ class SlideClassifier:
             output.attention.float().numpy(),
             logits.float().numpy(),
         )
+
+    def calibrated(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities (K,) at the temperature of the validation part.
+
+        Raises:
+            ConfigError: The model has no calibration; it says why.
+        """
+        return at_temperature(scores[None], self.require_calibration().temperature)[0]
+
+    def p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How usual each class (K,) would be for a slide with these scores (K,).
+
+        Classes above 0.1 are the set that holds the true one in 90 % of new patients.
+
+        Raises:
+            ConfigError: The model has no calibration; it says why.
+        """
+        return p_values(self.require_calibration(), scores[None])[0]
+
+    def require_calibration(self) -> Calibration:
+        """Its calibration.
+
+        Raises:
+            ConfigError: It has none; it says why.
+        """
+        if self.outcome.task != "classification":
+            raise ConfigError(
+                f"{self.name} predicts {self.outcome.task}: calibration and prediction sets are "
+                "for one of several classes only"
+            )
+        if self.calibration is None:
+            raise ConfigError(f"{self.name} has no calibration: {self.uncalibrated}")
+        return self.calibration
 
     def features_in_words(self) -> str:
         """Encoder and depth, for messages."""

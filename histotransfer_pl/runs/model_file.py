@@ -16,7 +16,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from histotransfer_pl.errors import ConfigError, HistoTransferError
+from histotransfer_pl.errors import AnalysisError, ConfigError, HistoTransferError
+from histotransfer_pl.records.calibration import Calibration
 from histotransfer_pl.records.files import replacing, sha256_of
 from histotransfer_pl.records.run import RunRecord
 from histotransfer_pl.runs.checkpoints import read_checkpoint, read_record
@@ -26,10 +27,12 @@ from histotransfer_pl.runs.model import (
     classifier_from_state,
     without_patients,
 )
+from histotransfer_pl.runs.validation import calibration_of
 
 FORMAT = "histotransfer_pl_model"
 VERSION = 1
 TUNED_ENCODER = "encoder.safetensors"
+CALIBRATION = "calibration"
 
 
 def load_model(path: str | Path, *, allow_foreign: bool = False) -> SlideClassifier:
@@ -89,6 +92,7 @@ def save_model(
         "card": card,
         **facts,
     }
+    content |= {} if model.calibration is None else {CALIBRATION: model.calibration.to_json()}
     tensors = {f"head.{key}": value for key, value in model.head.state_dict().items()}
     tensors |= {"feature_mean": model.mean, "feature_deviation": model.deviation}
     tensors |= {} if model.covariates is None else {COVARIATES: model.covariates}
@@ -122,6 +126,8 @@ def _read_model_file(path: Path, *, allow_foreign: bool) -> SlideClassifier:
         if "checksum" in content and content.pop("checksum") != _checksum(content, tensors):
             raise ConfigError(f"{path} is damaged (its checksum differs): copy it again")
         record = RunRecord.from_json(content["record"])
+        known = content.pop(CALIBRATION, None)  # older files have none
+        calibration = None if known is None else Calibration.from_json(known)
         salt, seen = str(content["salt"]), frozenset(content["patients"])
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, HistoTransferError):
@@ -132,6 +138,7 @@ def _read_model_file(path: Path, *, allow_foreign: bool) -> SlideClassifier:
     )
     model.facts = {k: v for k, v in content.items() if k not in ("record", "patients", "salt")}
     model.knows_patient = lambda patient: _hashed(patient, salt) in seen
+    model.calibration = calibration
     return model
 
 
@@ -147,9 +154,15 @@ def _read_run(checkpoint: Path, *, allow_foreign: bool) -> SlideClassifier:
         weights = safetensors.torch.load_file(tuned)
         state |= {f"encoder.{key}": value for key, value in weights.items()}
     state = {key: torch.as_tensor(value) for key, value in state.items()}
-    return classifier_from_state(
+    model = classifier_from_state(
         str(checkpoint), sha256_of(checkpoint), record, state, allow_foreign=allow_foreign
     )
+    if record.target.task == "classification":
+        try:
+            model.calibration = calibration_of(checkpoint.parent.parent, record)
+        except AnalysisError as error:  # it predicts all the same, and says this where asked
+            model.uncalibrated = str(error)
+    return model
 
 
 def _checksum(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -1,17 +1,15 @@
-"""The threshold of each training, chosen on its validation slides."""
+"""What the validation slides of each training of an arm decide: a threshold, a temperature."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.analysis.curves import youden_threshold
+from histotransfer_pl.analysis.recalibration import at_temperature, fit_temperature
+from histotransfer_pl.analysis.targets import Floats
 from histotransfer_pl.errors import AnalysisError
-from histotransfer_pl.records.tables import read_table
 from histotransfer_pl.runs.arms import Arm
-from histotransfer_pl.runs.predictions import as_table
-from histotransfer_pl.runs.record import ALL_PREDICTIONS
 from histotransfer_pl.runs.run import Run
-
-_TEXT = ("slide_id", "patient_id", "part", "label", "predicted")
+from histotransfer_pl.runs.validation import validation_table
 
 
 def validation_threshold(run: Run) -> float:
@@ -20,17 +18,9 @@ def validation_threshold(run: Run) -> float:
     Raises:
         AnalysisError: ``predict`` did not write them, or they are of one class.
     """
-    path = run.folder / ALL_PREDICTIONS
     if run.tested.positive is None:
         raise AnalysisError(f"{run.name}: a threshold needs two classes")
-    if not path.is_file():
-        raise AnalysisError(f"{path} is missing: run predict, so that a threshold can be chosen")
-    try:
-        frame = read_table(path, _TEXT)
-        chosen = frame[frame["part"] == "validation"]
-        table = as_table(chosen, run.tested.outcome.spec)
-    except (ValueError, KeyError, OSError, AnalysisError) as error:
-        raise AnalysisError(f"{path} is damaged ({error}): run predict again") from error
+    table = validation_table(run.folder, run.tested.outcome.spec)
     return youden_threshold(table.targets, table.scores[:, 1])
 
 
@@ -42,3 +32,17 @@ def thresholds_of(arm: Arm) -> NDArray[np.float64]:
     """
     each = [(validation_threshold(run), len(run.table)) for run in arm.runs]
     return np.repeat([value for value, _ in each], [n for _, n in each])
+
+
+def calibrated_scores(arm: Arm) -> Floats:
+    """The rows of ``arm.predictions()`` (S, C), each training at its own temperature.
+
+    Raises:
+        AnalysisError: A training has none; the message says why.
+    """
+    each = []
+    for run in arm.runs:
+        table = validation_table(run.folder, run.tested.outcome.spec)
+        temperature = fit_temperature(table.scores, table.targets)
+        each.append(at_temperature(run.tested.scores, temperature))
+    return np.concatenate(each)

@@ -182,6 +182,7 @@ def _change(change: Callable[[dict[str, Any]], None]) -> None:
         ),
         (lambda c: c.pop("record"), "damaged or cut short"),
         (lambda c: c["record"].update(later=1), "has no later"),
+        (lambda c: c["calibration"].update(later=1), "Calibration has no later"),
     ],
 )
 def test_a_model_file_that_cannot_be_used_is_refused_in_one_line(

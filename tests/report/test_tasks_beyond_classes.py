@@ -12,6 +12,7 @@ from scipy.stats import CensoredData, logrank
 from histotransfer_pl.records.run import TargetSpec
 from histotransfer_pl.report.build import Settings, make_page
 from histotransfer_pl.report.page import Page, render
+from histotransfer_pl.report.panels import choose_slides, how_chosen
 from histotransfer_pl.report.survival import halves
 from histotransfer_pl.runs import record
 from histotransfer_pl.runs.arms import group_arms, read_runs
@@ -23,12 +24,13 @@ QUICK = Settings(n_slides=0, resamples=100)
 
 def study_of(folder: Path, target: TargetSpec, parts: list[pd.DataFrame]) -> Study:
     """One arm, tested on these parts."""
-    runs = []
-    for fold, part in enumerate(parts):
-        run = write_run(folder / str(fold), part, target=target.column, fold=fold)
-        record.write_run(run, "id", replace(record.load_run(run).record, target=target))
-        runs.append(run)
-    return load_runs(runs)
+    return load_runs([run_of(folder, target, part, fold) for fold, part in enumerate(parts)])
+
+
+def run_of(folder: Path, target: TargetSpec, part: pd.DataFrame, fold: int) -> Path:
+    run = write_run(folder / str(fold), part, target=target.column, fold=fold)
+    record.write_run(run, "id", replace(record.load_run(run).record, target=target))
+    return run
 
 
 def slides(fold: int, **columns: Any) -> pd.DataFrame:
@@ -99,3 +101,36 @@ def test_ordered_classes_and_several_labels_have_no_roc(tmp_path: Path) -> None:
     labels = slides(0, label_a=there, label_b=there[::-1], p_a=there, p_b=there[::-1])
     target = TargetSpec("a, b", ("a", "b"), task="multilabel")
     checked(make_page(study_of(tmp_path / "m", target, [labels]), QUICK), "AUROC, mean")
+
+
+def hazards(times: tuple[float, ...]) -> TargetSpec:
+    return TargetSpec("months, died", task="survival", loss="hazard", times=times)
+
+
+def test_trainings_of_other_intervals_are_pooled_at_the_times_of_the_first(tmp_path: Path) -> None:
+    """Each training learns its intervals from its own events; curves here are straight lines."""
+    runs = []
+    for fold, times in enumerate([(2.0, 5.0, 8.0), (1.0, 4.0, 6.0, 9.0)]):
+        part = survival_part(fold).drop(columns="risk")
+        curves = {f"survival_{t:g}": 1 - t / (10 + part["time"]) for t in times}
+        runs.append(run_of(tmp_path, hazards(times), part.assign(**curves), fold))
+    (arm,) = group_arms(read_runs(load_runs(runs).runs)[0])[0]
+    found = arm.predictions()
+    expected = 1 - np.array([[2.0, 5.0, 8.0]]) / (10 + found.y[:, :1])
+    np.testing.assert_allclose(found.s, expected, rtol=1e-12)
+    text = checked(make_page(load_runs(runs), QUICK), "C-index")
+    assert "Integrated Brier score" in text
+
+
+def test_the_slides_that_are_shown_are_those_of_which_the_page_speaks(tmp_path: Path) -> None:
+    part = survival_part(0)
+    cox = TargetSpec("months, died", task="survival", loss="cox", times=(2.0, 5.0, 8.0))
+    curves = {f"survival_{t:g}": part["time"] / (part["time"] + t) for t in (2, 5)}
+    for name, target in (("cox", cox), ("hazard", hazards((2.0, 5.0)))):
+        run = run_of(tmp_path / name, target, part.assign(**curves), 0)
+        (arm,) = group_arms(read_runs(load_runs([run]).runs)[0])[0]
+        shown = choose_slides(arm.runs[0], 3)["time"].tolist()
+        assert shown == [1.0, 2.0, 12.0]  # the risk is highest where the time is shortest
+        assert (
+            how_chosen(arm.outcome) == "first those of the highest risk, then those of the lowest"
+        )

@@ -26,6 +26,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         mean=torch.ones(1),
         deviation=torch.ones(1),
         covariates=None,
+        calibration=None,
     )
     with pytest.raises(ConfigError, match=r"m\.safetensors cannot be written .*: free space"):
         model_file.save_model(model, tmp_path / "m.safetensors", "", None, {})
