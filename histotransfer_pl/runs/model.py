@@ -137,7 +137,7 @@ class SlideClassifier:
         Raises:
             ConfigError: The model has no calibration; it says why.
         """
-        return at_temperature(scores[None], self.require_calibration().temperature)[0]
+        return at_temperature(scores[None], self.require_calibration().temperature).reshape(-1)
 
     def p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """How usual each class (K,) would be for a slide with these scores (K,).
@@ -147,7 +147,7 @@ class SlideClassifier:
         Raises:
             ConfigError: The model has no calibration; it says why.
         """
-        return p_values(self.require_calibration(), scores[None])[0]
+        return p_values(self.require_calibration(), scores[None]).reshape(-1)
 
     def require_calibration(self) -> Calibration:
         """Its calibration.

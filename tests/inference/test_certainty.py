@@ -39,7 +39,7 @@ def test_apply_gives_what_the_validation_slides_say(
     assert found["slide_id"].tolist() == table["slide_id"].tolist()
     # the temperature: a search over the log loss of the four validation slides
     grid = np.geomspace(0.05, 20, 20_001)
-    logit = np.log(valid["p_1"] / valid["p_0"]).to_numpy()
+    logit = np.log((valid["p_1"] / valid["p_0"]).to_numpy())
     sign = 2 * valid["label"].to_numpy() - 1
     loss = np.logaddexp(0, -(sign * logit)[:, None] / grid).sum(0)
     best = grid[loss.argmin()]

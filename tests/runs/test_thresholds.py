@@ -73,9 +73,9 @@ def test_each_training_is_calibrated_on_its_validation_slides(study: Path) -> No
     found, before = calibrated_scores(arms[0]), arms[0].predictions().s
     heat = np.log(before[:, 1] / before[:, 0]) / np.log(found[:, 1] / found[:, 0])
     for rows, run in ((slice(0, 20), arms[0].runs[0]), (slice(20, 40), arms[0].runs[1])):
-        table = validation_table(run.folder, run.tested.outcome.spec)
+        valid = validation_table(run.folder, run.tested.outcome.spec)
         np.testing.assert_allclose(
-            heat[rows], fit_temperature(table.scores, table.targets), rtol=1e-6
+            heat[rows], fit_temperature(valid.scores, valid.targets), rtol=1e-6
         )
     assert heat[0] > 2 * heat[20]
     drawn = evaluate(evaluate_arms(arms, n_resamples=50)[0], str).calibration
