@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from histotransfer_pl.analysis.freedom import reach
 from histotransfer_pl.analysis.metrics import Metric, evaluate
-from histotransfer_pl.analysis.predictions import Floats, Predictions, check_enough
+from histotransfer_pl.analysis.predictions import Floats, Ints, Predictions, check_enough
 from histotransfer_pl.errors import AnalysisError
 
 Statistic = Callable[[Floats], Floats]
@@ -88,6 +88,39 @@ def bootstrap_interval(
             limits, method = (min(limits[0], wide[0]), max(limits[1], wide[1])), "BCa and Wilson"
     n_patients, n_slides = predictions.n_patients, predictions.n_slides
     return Interval(estimate, *limits, level, n_patients, n_slides, method)
+
+
+def interval_of(
+    statistic: Statistic,
+    groups: Ints,
+    n_slides: int,
+    *,
+    level: float = 0.95,
+    n_resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """BCa interval of any number that follows from how often each patient was drawn.
+
+    Args:
+        statistic: The number.
+        groups: (patients,) kind of each patient, as of `Predictions.patient_groups`.
+        n_slides: Slides behind it.
+        level: Confidence level.
+        n_resamples: Number of resamples.
+        seed: Seed of the draw.
+
+    Raises:
+        AnalysisError: It is the same whatever the patients.
+    """
+    n = len(groups)
+    estimate = float(statistic(np.ones((1, n)))[0])
+    values, left_out = resample(statistic, n, n_resamples, seed), jackknife(statistic, n)
+    if np.ptp(values) == 0 or np.ptp(left_out) == 0:
+        raise AnalysisError(
+            f"it is {estimate:.3f} in every resample of patients: it has no interval"
+        )
+    low, high = bca(values, left_out, estimate, reach(left_out, groups, level))
+    return Interval(estimate, low, high, level, n, n_slides)
 
 
 def by_patient(predictions: Predictions, metric: Metric) -> Statistic:

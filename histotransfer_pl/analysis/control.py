@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from histotransfer_pl.analysis.bootstrap import Interval, bca, by_patient, jackknife, resample
-from histotransfer_pl.analysis.freedom import reach
+from histotransfer_pl.analysis.bootstrap import Interval, by_patient, interval_of
 from histotransfer_pl.analysis.metrics import Metric, auroc
 from histotransfer_pl.analysis.predictions import Floats, Predictions, align, check_enough
 from histotransfer_pl.errors import AnalysisError
@@ -47,14 +46,11 @@ def gap_to_controls(
         mean: Floats = np.mean([of_control(counts) for of_control in of_controls], axis=0)
         return of_own(counts) - mean
 
-    estimate = float(gap(np.ones((1, own.n_patients)))[0])
-    values, left_out = (
-        resample(gap, own.n_patients, n_resamples, seed),
-        jackknife(gap, own.n_patients),
+    return interval_of(
+        gap,
+        own.patient_groups,
+        own.n_slides,
+        level=level,
+        n_resamples=n_resamples,
+        seed=seed,
     )
-    if np.ptp(values) == 0 or np.ptp(left_out) == 0:
-        raise AnalysisError(
-            f"the gap is {estimate:.3f} in every resample of patients: it has no interval"
-        )
-    low, high = bca(values, left_out, estimate, reach(left_out, own.patient_groups, level))
-    return Interval(estimate, low, high, level, own.n_patients, own.n_slides)

@@ -5,14 +5,14 @@ another site speaks for the features, one of another class from the same site ag
 rest says nothing. Values are those of the package `croma`, which the tests hold them against.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import balanced_accuracy_score
 
-from histotransfer_pl.analysis.probe import Features, ProbeResult, linear_probe
+from histotransfer_pl.analysis.probe import Features
 from histotransfer_pl.analysis.targets import Floats, Ints
 from histotransfer_pl.errors import AnalysisError
 
@@ -24,10 +24,19 @@ _BLOCK = 8_000_000
 
 @dataclass(frozen=True)
 class RobustnessIndex:
-    """The index and the number of neighbours it was read at."""
+    """The index and what it was read from.
+
+    Attributes:
+        value: The index.
+        k: Number of neighbours of each row.
+        for_class: (N,) neighbours of each row that share its class alone.
+        for_site: (N,) those that share its site alone.
+    """
 
     value: float
     k: int
+    for_class: Ints = field(repr=False, compare=False)
+    for_site: Ints = field(repr=False, compare=False)
 
 
 def robustness_index(
@@ -62,23 +71,24 @@ def robustness_index(
     same_class, same_site = y[near] == y[:, None], site[near] == site[:, None]  # (N, K) each
     accuracy = {k: _knn_accuracy(y, near[:, :k], usable[:, :k]) for k in ks}
     best = max(ks, key=lambda k: accuracy[k])  # of equal ones the first
-    chosen = usable[:, :best]
-    for_class = int((same_class & ~same_site)[:, :best][chosen].sum())
-    for_site = int((~same_class & same_site)[:, :best][chosen].sum())
-    if for_class + for_site == 0:
+    same_class, same_site = (both[:, :best] for both in (same_class, same_site))
+    for_class = (same_class & ~same_site & usable[:, :best]).sum(1)  # (N,)
+    for_site = (~same_class & same_site & usable[:, :best]).sum(1)  # (N,)
+    telling = int(for_class.sum() + for_site.sum())
+    if telling == 0:
         raise AnalysisError(
             f"no neighbour among {best} shares class or site alone: the index needs every class "
             "at several sites"
         )
-    return RobustnessIndex(for_class / (for_class + for_site), best)
+    return RobustnessIndex(float(for_class.sum() / telling), best, for_class, for_site)
 
 
-def robustness_margin(
+def robustness_margins(
     features: Features, classes: Names, sites: Names, patients: Names, *, m: int = 5
-) -> float:
-    """Median margin by which the class is nearer than the site (CRoMa), from -1 to 1.
+) -> Floats:
+    """Margin (N,) by which the class is nearer than the site, from -1 to 1; CRoMa is their median.
 
-    For each row (d_site - d_class) / (d_site + d_class), with the mean cosine distance to the m
+    It is (d_site - d_class) / (d_site + d_class), with the mean cosine distance to the m
     nearest of its class from other sites and to the m nearest of its site of other classes.
 
     Args:
@@ -105,27 +115,7 @@ def robustness_margin(
             f"{len(missing)} of {len(rows)} rows, row {missing[0]} for instance, lack {m} "
             "neighbours of their class at other sites or of other classes at their site"
         )
-    return float(np.median(margins))
-
-
-def site_predictability(
-    features: Mapping[str, Features], sites: Names, patients: Names, *, seed: int = 0
-) -> ProbeResult:
-    """Balanced accuracy with which a linear probe names the site, per layer.
-
-    Chance is 1 / sites; patients are never on two sides of a fold.
-
-    Args:
-        features: Layer name to features (N, D).
-        sites: (N,) site of each row.
-        patients: (N,) patient of each row.
-        seed: Of the folds.
-
-    Raises:
-        AnalysisError: One site only, or a site with too few patients for the folds.
-    """
-    numbers = np.unique(np.asarray(sites), return_inverse=True)[1].astype(np.int64)
-    return linear_probe(features, numbers, patients, score="balanced_accuracy", seed=seed)
+    return margins
 
 
 def _check(

@@ -38,25 +38,7 @@ class LabelledSlides:
         Raises:
             StoreMismatchError: A slide lacks features of the encoder.
         """
-        found: dict[str, NDArray[np.floating[Any]]] = {}
-        for depth in depths:
-            array, mean = feature_path(encoder, depth), mean_path(encoder, depth)
-            slides = [self.store.slide(slide_id) for slide_id in self.slide_ids]
-            lacking = [s.slide_id for s in slides if not (s.has(array) or s.has(mean))]
-            if lacking:
-                raise StoreMismatchError(
-                    f"{len(lacking)} of {len(self.slide_ids)} slides have no {array} in "
-                    f"{self.store.location}: {shorten(lacking)}; run extract with this encoder "
-                    f"and depth (the store has {self._listing()})"
-                )
-            rows = [
-                slide.read(mean)[0]
-                if slide.has(mean)
-                else slide.read(array).mean(0, dtype=np.float32)
-                for slide in slides
-            ]
-            found[depth] = np.stack(rows)  # (S, D)
-        return found
+        return mean_features(self.store, self.slide_ids, encoder, depths)
 
     def facts(self, encoder: str, depth: str) -> dict[str, Any]:
         """What the store says of these features."""
@@ -64,9 +46,41 @@ class LabelledSlides:
         paths = [feature_path(encoder, depth), mean_path(encoder, depth)]
         return dict(slide.info(next(filter(slide.has, paths), paths[0])).attributes)
 
-    def _listing(self) -> str:
-        pairs = self.store.slide(self.slide_ids[0]).features()
-        return ", ".join(f"{encoder} at {depth}" for encoder, depth in pairs) or "no features"
+
+def mean_features(
+    store: FeatureStore, slide_ids: Sequence[str], encoder: str, depths: Sequence[str]
+) -> dict[str, NDArray[np.floating[Any]]]:
+    """Mean over the patches of each slide (S, D), at each depth.
+
+    Raises:
+        StoreMismatchError: A slide lacks features of the encoder.
+    """
+    slides = [store.slide(slide_id) for slide_id in slide_ids]
+    found: dict[str, NDArray[np.floating[Any]]] = {}
+    for depth in depths:
+        array, mean = feature_path(encoder, depth), mean_path(encoder, depth)
+        lacking = [s.slide_id for s in slides if not (s.has(array) or s.has(mean))]
+        if lacking:
+            pairs = ", ".join(f"{name} at {at}" for name, at in slides[0].features())
+            raise StoreMismatchError(
+                f"{len(lacking)} of {len(slides)} slides have no {array} in "
+                f"{store.location}: {shorten(lacking)}; run extract with this encoder "
+                f"and depth (the store has {pairs or 'no features'})"
+            )
+        rows = [
+            slide.read(mean)[0] if slide.has(mean) else slide.read(array).mean(0, dtype=np.float32)
+            for slide in slides
+        ]
+        found[depth] = np.stack(rows)  # (S, D)
+    return found
+
+
+def stored_array(store: FeatureStore, encoder: str, depth: str) -> str:
+    """Path of the features, or of their means where the store holds these."""
+    first = next(iter(store.slide_ids()), None)
+    mean = mean_path(encoder, depth)
+    has_means = first is not None and store.slide(first).has(mean)
+    return mean if has_means else feature_path(encoder, depth)
 
 
 def labelled_slides(
@@ -93,11 +107,7 @@ def labelled_slides(
         StoreMismatchError: Features that the store does not have.
     """
     opened = FeatureStore.open(store)
-    first = next(iter(opened.slide_ids()), None)
-    mean = mean_path(encoder, depths[-1])
-    array = feature_path(encoder, depths[-1])
-    if first is not None and opened.slide(first).has(mean):
-        array = mean
+    array = stored_array(opened, encoder, depths[-1])
     join = join_cohort(cohort, opened, [array], target, strict=strict)
     if len(join.classes) < 2:
         raise CohortError(

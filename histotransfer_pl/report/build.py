@@ -21,6 +21,7 @@ from histotransfer_pl.report.similarity import (
     heatmap,
     read_similarities,
 )
+from histotransfer_pl.report.sites import describe_sites
 from histotransfer_pl.report.story import answer_questions, insights
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.report.survival import survival_by_risk
@@ -143,9 +144,13 @@ def _task(found: TaskResults, settings: Settings, name: _Name) -> TaskSection:
     best, curves = found.best, found.curves
     panels = _panels(found, settings) if settings.n_slides else []
     task = found.arms[0].task
+    sites = describe_sites(found, name, settings.resamples)
+    summary = summarise(found.results, found.planned, found.ranking, curves)
+    if sites is not None:
+        summary = replace(summary, answers=(*summary.answers, *sites.answers))
     return TaskSection(
         title="" if name.of == 1 else f"{task.target} of {task.cohort} ({task.bag}s)",
-        summary=summarise(found.results, found.planned, found.ranking, curves),
+        summary=summary,
         results=results_table(found.results, name("arms")),
         forest=forest(found.results, name("arms")),
         planned=_contrasts(found.planned, name("contrasts"), _PLANNED, _PLANNED_NOTE),
@@ -164,6 +169,7 @@ def _task(found: TaskResults, settings: Settings, name: _Name) -> TaskSection:
         if best is not None and best.arm.outcome.task == "classification"
         else None,
         survival=survival_by_risk(best, name("survival")) if best is not None else None,
+        sites=sites,
         cohort=_cohort(found, name("splits")),
         external=external_table(found.external, name("external")),
         panels=panels,

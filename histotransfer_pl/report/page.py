@@ -12,6 +12,7 @@ from histotransfer_pl.report.evaluation import Evaluation
 from histotransfer_pl.report.figure import Picture
 from histotransfer_pl.report.panels import SlidePanel
 from histotransfer_pl.report.protocol import Protocol
+from histotransfer_pl.report.sites import SitesSection
 from histotransfer_pl.report.summary import Summary
 from histotransfer_pl.report.table import Table
 
@@ -53,6 +54,7 @@ class TaskSection:
     evaluation: Evaluation | None = None
     survival: Picture | None = None
     external: Table | None = None
+    sites: SitesSection | None = None
     cohort: CohortPage | None = None
     panels: Sequence[SlidePanel] = ()
     panels_note: str = ""
@@ -105,7 +107,8 @@ class Page:
 
     def _parts(self) -> list[object]:
         evaluations = [task.evaluation for task in self.tasks if task.evaluation is not None]
-        return [*self.tasks, *evaluations, *self.similarities, *self.gains]
+        sites = [task.sites for task in self.tasks if task.sites is not None]
+        return [*self.tasks, *evaluations, *sites, *self.similarities, *self.gains]
 
     def media(self) -> dict[str, tuple[bytes, str]]:
         """PNG file and caption of every figure, and of the slides, by name."""
