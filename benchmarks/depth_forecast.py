@@ -3,10 +3,10 @@
     python -m benchmarks.depth_forecast --store S.zarr --cohort C.csv --mil MIL.csv --output F.csv
 
 `MIL.csv` holds the test predictions of attention heads at every depth (`benchmarks.depth_controls
---head attention`). The forecasts, per encoder and depth: AUROC of a linear probe on the mean of
-each slide; AUROC of slide means of a probe that was trained on patches with the label of
-their slide; the first less that of random networks at the same depth (knowledge gain); RankMe (Garrido et al. 2023),
-which needs no label; and two rules without any measurement.
+--head attention`). The forecasts, per encoder and depth: AUROC of a linear probe on slide means;
+AUROC of the mean score of a slide's patches by a probe that was trained on patches with the label
+of their slide; the first less that of random networks at the same depth (knowledge gain); RankMe
+(Garrido et al. 2023), which needs no label; and two rules without any measurement.
 
 A forecast and the truth on the same patients share their luck. So patients are cut in two halves at
 random, again and again: the forecast comes from the one half, the AUROC of attention from the

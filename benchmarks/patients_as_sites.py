@@ -1,10 +1,9 @@
 """How much of each depth is the patient: `python -m benchmarks.patients_as_sites --store S.zarr`.
 
 On the real breast regions (`HISTOTRANSFER_DATA`) every patient is a site, and regions are what is
-kept apart. Patients with three regions: a linear probe on region means names
-the patient of the third region from the other two. Patches, with their own labels: do near patches of
-other regions share the class or the patient? One row per encoder and depth, intervals over
-patients.
+kept apart. Patients with three regions: a linear probe on region means names the patient of the
+third region from the other two. Patches, with their own labels: do near patches of other regions
+share the class or the patient? One row per encoder and depth, with intervals over patients.
 """
 
 import argparse
