@@ -52,7 +52,7 @@ def report(arguments: list[str]) -> int:
     for task in written.page.tasks:
         found = task.summary.estimate
         print_line(
-            f"{task.summary.headline}: {f'AUROC {found}' if found else task.summary.support}"
+            f"{task.summary.headline}: {f'{task.summary.title} {found}' if found else task.summary.support}"
         )
     if written.page.notice:
         print_line(written.page.notice)
