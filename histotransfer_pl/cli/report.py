@@ -50,10 +50,9 @@ def report(arguments: list[str]) -> int:
         boards = report_boards(config.boards, written.folder, page.name)
         log_report(boards, page.media(), tables, page.best())
     for task in written.page.tasks:
-        found = task.summary.estimate
-        print_line(
-            f"{task.summary.headline}: {f'{task.summary.title} {found}' if found else task.summary.support}"
-        )
+        said = task.summary
+        value = f"{said.title} {said.estimate}" if said.estimate else said.support
+        print_line(f"{said.headline}: {value}")
     if written.page.notice:
         print_line(written.page.notice)
     print_line(f"wrote {written.html}")

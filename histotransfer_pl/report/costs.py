@@ -74,9 +74,20 @@ def _with_share(value: float, whole: float) -> str:
     """A large number in k, M or G, and its share of the deepest cut."""
     if not np.isfinite(value):
         return "–"
-    share = 100 * value / whole if np.isfinite(whole) and whole > 0 else float("nan")
-    percent = f"{share:.0f}" if share >= 1 else f"{share:.1g}"
-    return f"{EngFormatter(places=1, sep=' ')(value)}" + (f" ({percent} %)" if share > 0 else "")
+    share = value / whole if np.isfinite(whole) and whole > 0 else float("nan")
+    return f"{EngFormatter(places=1, sep=' ')(value)}" + (
+        f" ({percent(share)})" if share > 0 else ""
+    )
+
+
+def percent(share: float) -> str:
+    """A share that is never called 0 % unless it is 0.
+
+    Example:
+        >>> percent(0.214), percent(0.0046)
+        ('21 %', '0.5 %')
+    """
+    return f"{100 * share:.0f} %" if share >= 0.01 else f"{100 * share:.1g} %"
 
 
 def _plain(value: float) -> str:

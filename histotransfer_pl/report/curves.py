@@ -121,13 +121,14 @@ def against_depth(
         n = describe_counts([r for c in shown for r in c.results])
         write_counts(panels[-1], n)
         hidden = len(curves) - len(shown)
+        dashed = "; dashed: random weights" if floors else ""
         dotted = "; dash-dotted: mean and deviation of the channels alone" if colour else ""
         more = f" {hidden} further curves are in the table only." if hidden else ""
         return picture(
             figure,
             name,
-            f"{title} against depth, {n}; bars: 95 % intervals over patients; dashed: random "
-            f"weights{dotted}. Rings mark the sweet spot: the shallowest cut within one standard "
+            f"{title} against depth, {n}; bars: 95 % intervals over patients{dashed}"
+            f"{dotted}. Rings mark the sweet spot: the shallowest cut within one standard "
             f"error of the best, if better than random weights where these were tried.{more}",
             "; ".join(_describe(curve) for curve in shown),
         )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from histotransfer_pl.report.costs import percent
 from histotransfer_pl.report.tables import p_text
 from histotransfer_pl.runs.contrasts import Contrast, differing
 from histotransfer_pl.runs.costs import DepthCurve
@@ -70,9 +71,11 @@ def summarise(
 
 
 def _headline(best: ArmResult, results: Sequence[ArmResult]) -> str:
-    """The best arm, or all of those that did equally well."""
-    equals = [r for r in ranked(results) if r.complete and r.score is not None]
-    equals = [r for r in equals if best.score and r.score and span(r.score) == span(best.score)]
+    """The best arm, or all of those that did equally well; no verdict on an arm alone."""
+    if len(results) < 2:
+        return best.arm.label
+    able = [(r, r.score.estimate) for r in ranked(results) if r.complete and r.score is not None]
+    equals = [r for r, value in able if f"{value:.3f}" == f"{able[0][1]:.3f}"]
     if len(equals) < 2:
         return f"{best.arm.label} did best"
     named = " and ".join(r.arm.label for r in equals[:2])
@@ -164,7 +167,8 @@ def _describe_tests(tested: Sequence[Contrast]) -> str:
 def _describe(contrast: Contrast) -> str:
     first, second, shared = differing(contrast)
     estimate = _estimate(contrast)
-    relation = "equal to" if estimate == 0 else "better than" if estimate > 0 else "worse than"
+    relation = "better than" if estimate > 0 else "worse than"
+    relation = "equal to" if contrast.equal else relation
     given = f" (with {shared})" if shared else ""
     return f"{first} {relation} {second}{given}, {_difference(contrast)}"
 
@@ -202,7 +206,7 @@ def _sweet_answers(curves: Sequence[DepthCurve]) -> list[Answer]:
         result, deepest = curve.results[place], curve.costs.iloc[-1]
         share = curve.costs.iloc[place] / deepest
         costs = [
-            f"{100 * share[column]:.0f} % of the {word}"
+            f"{percent(share[column])} of the {word}"
             for column, word in (("parameters", "parameters"), ("macs", "computation"))
             if share[column] == share[column]
         ]

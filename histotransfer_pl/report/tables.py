@@ -34,7 +34,7 @@ def results_table(results: Sequence[ArmResult], name: str) -> Table:
     page = page.drop(columns=[name for name, text in empty.items() if (page[name] == text).all()])
     title = results[0].arm.title if results else "AUROC"
     page = page.rename(columns={_PATIENTS: f"{title} of patients"})
-    caption = f"Every arm on its test slides, best {title} first"
+    caption = "Every arm on its test slides, best first"
     return Table(name, caption, results_frame(results), page, latex=True)
 
 
@@ -150,7 +150,7 @@ def _numbers(c: Contrast) -> dict[str, str]:
 def _verdict(contrast: Contrast) -> str:
     if contrast.comparison is None:
         return ""
-    if contrast.comparison.difference.estimate == 0:
+    if contrast.equal:
         return "equal"
     if not contrast.beyond_chance:
         return "within chance"

@@ -48,6 +48,11 @@ class Contrast:
         """Whether the difference is."""
         return self.p_corrected is not None and self.p_corrected < LEVEL
 
+    @property
+    def equal(self) -> bool:
+        """Whether the difference is 0 as the report shows it."""
+        return self.comparison is not None and abs(self.comparison.difference.estimate) < 5e-4
+
 
 def planned_contrasts(
     results: Sequence[ArmResult], order: Mapping[str, Sequence[str]]

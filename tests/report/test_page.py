@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typing_extensions import override
 
 from histotransfer_pl.cli.main import main
@@ -249,9 +248,7 @@ def test_the_summary_run_has_the_figures_and_tables(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    boards = ("--boards", "wandb", "tensorboard", "mlflow")
-    quick = ("--n_slides", "0", "--resamples", "100", *boards)
+    quick = ("--n_slides", "0", "--resamples", "100", "--boards", "wandb")
     assert main(["report", "--study_dir", str(study), "--out", str(tmp_path), *quick]) == 0
     figures = {f"figures/{path.stem}" for path in (tmp_path / "figures").glob("*.svg")}
     tables = {f"tables/{path.stem}" for path in (tmp_path / "tables").glob("*.csv")}
@@ -261,14 +258,3 @@ def test_the_summary_run_has_the_figures_and_tables(
     logged = {path.name.rsplit("_", 2)[0] for path in media[0].rglob("*.*")}
     # W&B writes its own for other signs
     assert {Path(name).name for name in figures | tables if "%" not in name} <= logged
-    events = EventAccumulator(str(tmp_path / "tensorboard/report"), size_guidance={"images": 0})
-    events.Reload()
-    assert set(events.Tags()["images"]) == figures
-    assert {tag.removesuffix("/text_summary") for tag in events.Tags()["tensors"]} >= tables
-    (width,) = {image.width for image in events.Images("figures/depth")}
-    with Image.open(tmp_path / "figures/depth.png") as drawn:
-        assert width >= drawn.width  # letters stay readable
-    (run,) = (tmp_path / "mlruns").glob("*/*/artifacts")
-    made = {path.relative_to(run).as_posix().rpartition("-")[0] for path in run.rglob("*.*")}
-    assert made == figures | tables
-    assert (run.parent / "params" / "best").read_text()

@@ -82,6 +82,19 @@ def test_equal_arms_are_within_chance(tmp_path: Path) -> None:
     assert contrasts_table(ranking, "t", "", "").page["Verdict"].tolist() == ["equal"]
 
 
+def test_estimates_that_look_equal_have_no_winner_and_an_arm_alone_no_verdict(
+    tmp_path: Path,
+) -> None:
+    folder = write_study(tmp_path / "s", {("a", "last"): 1.0, ("b", "last"): 1.0})
+    first, second = evaluate_arms(arms_of(folder), n_resamples=200)
+    assert first.score is not None
+    other = replace(first.score, low=first.score.low - 0.01)
+    metrics = {**second.metrics, "auroc": replace(second.metrics["auroc"], interval=other)}
+    found = summarise([first, replace(second, metrics=metrics)], [], [], [])
+    assert found.headline == "a and b did equally well"
+    assert summarise([first], [], [], []).headline == first.arm.label
+
+
 def test_depths_are_held_against_the_deepest_and_nothing_else(tmp_path: Path) -> None:
     arms = {(e, d): 1.0 for e in ("a", "b") for d in ("d1", "d2", "d3")}
     results = evaluate_arms(arms_of(write_study(tmp_path / "s", arms)), n_resamples=100)
