@@ -13,6 +13,7 @@ from histotransfer_pl.report.figure import (
     MARKERS,
     SWEET,
     Picture,
+    draw_intervals,
     new_figure,
     picture,
     style,
@@ -231,12 +232,7 @@ def _draw_curve(axis: Axes, curve: DepthCurve, x: np.ndarray, number: int) -> No
         axis.plot(x, y, "--", color=_FLOOR, marker=marker, markersize=3, linewidth=1,
                   label=curve.label)  # fmt: skip
         return
-    below = [i.estimate - i.low for i in intervals]
-    above = [i.high - i.estimate for i in intervals]
-    axis.errorbar(
-        x, y, yerr=np.array([below, above]), color=COLOURS[number], marker=MARKERS[number],
-        markersize=5, linewidth=1.6, elinewidth=0.9, capsize=2, label=curve.label,
-    )  # fmt: skip
+    draw_intervals(axis, x, intervals, curve.label, number)
     if curve.sweet_place is not None and np.isfinite(x[curve.sweet_place]):
         axis.plot(x[curve.sweet_place], y[curve.sweet_place], "o", markersize=14, fillstyle="none",
                   color=SWEET, markeredgewidth=2, clip_on=False)  # fmt: skip

@@ -2,16 +2,19 @@
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from histotransfer_pl.analysis.bootstrap import Interval
 
 SEQUENTIAL = "cividis"
 """Colour map of every matrix: even steps of lightness, alike without colour vision."""
@@ -106,4 +109,22 @@ def write_counts(axis: Axes, text: str) -> None:
     axis.annotate(
         text, (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=8.5,
         color="#4b5563",
+    )  # fmt: skip
+
+
+def draw_intervals(
+    axis: Axes,
+    x: np.ndarray,
+    intervals: Sequence[Interval],
+    label: str,
+    number: int,
+    line: str = "-",
+) -> None:
+    """A curve of estimates at ``x`` (N,) with their intervals, in the colour of its number."""
+    y = np.array([one.estimate for one in intervals])
+    bars = np.array([[one.estimate - one.low, one.high - one.estimate] for one in intervals])
+    axis.errorbar(
+        x, y, yerr=np.maximum(bars.T, 0), color=COLOURS[number % len(COLOURS)], linestyle=line,
+        marker=MARKERS[number % len(MARKERS)], markersize=5, linewidth=1.6, elinewidth=0.9,
+        capsize=2, label=label,
     )  # fmt: skip

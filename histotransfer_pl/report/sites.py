@@ -11,9 +11,8 @@ from matplotlib.axes import Axes
 from histotransfer_pl.analysis.bootstrap import Interval
 from histotransfer_pl.errors import CohortError
 from histotransfer_pl.report.figure import (
-    COLOURS,
-    MARKERS,
     Picture,
+    draw_intervals,
     new_figure,
     picture,
     style,
@@ -24,7 +23,7 @@ from histotransfer_pl.report.table import Table
 from histotransfer_pl.runs.arms import encoder_label
 from histotransfer_pl.runs.comparison import TaskResults
 from histotransfer_pl.runs.costs import depth_order
-from histotransfer_pl.runs.results import span
+from histotransfer_pl.runs.results import limits, span
 from histotransfer_pl.runs.sites import (
     LayerAtSites,
     LayersAtSites,
@@ -98,7 +97,7 @@ def by_site_table(results: Sequence[SiteResult], name: str) -> Table:
                 "site": one.site,
                 "n_slides": one.arm.n_slides(),
                 "n_patients": one.arm.n_patients(),
-                **_limits(arm.outcome.watched, one.score),
+                **limits(arm.outcome.watched, one.score),
                 "problem": one.problem,
             }
             for one in results
@@ -130,9 +129,9 @@ def layers_table(found: LayersAtSites, name: str) -> Table:
         key, sites, robust = layer.result.arm.key, layer.sites, layer.sites.robust
         measured = {"site_named": sites.named, "robustness": robust.index, "croma": robust.margin}
         row: dict[str, object] = {"encoder": encoder_label(key), "depth": key.depth}
-        row |= _limits(layer.result.arm.outcome.watched, layer.result.score)
+        row |= limits(layer.result.arm.outcome.watched, layer.result.score)
         for column, interval in measured.items():
-            row |= _limits(column, interval)
+            row |= limits(column, interval)
         chances = {"site_by_chance": sites.chance, "robustness_by_chance": robust.by_chance}
         raw.append({**row, **chances, "k": robust.k})
         shown = {"Encoder": encoder_label(key), "Depth": key.depth, title: layer.result.score}
@@ -156,11 +155,6 @@ def _at_k(layer: LayerAtSites) -> str:
     if robust.by_chance is None:
         return ""
     return f", read at k = {robust.k}; {robust.by_chance:.2f} where neighbours are random"
-
-
-def _limits(name: str, interval: Interval | None) -> dict[str, float | None]:
-    values = (interval.estimate, interval.low, interval.high) if interval else (None,) * 3
-    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 _Measure = Callable[[LayerAtSites], Interval | None]
@@ -221,15 +215,9 @@ def _draw(
     axis: Axes, label: str, values: Sequence[Interval | None], number: int, line: str
 ) -> None:
     known = [(place, one) for place, one in enumerate(values) if one is not None]
-    if not known:
-        return
-    x, y = np.array([place for place, _ in known]), np.array([one.estimate for _, one in known])
-    bars = np.array([[one.estimate - one.low, one.high - one.estimate] for _, one in known]).T
-    axis.errorbar(
-        x + 0.06 * number, y, yerr=np.maximum(bars, 0), color=COLOURS[number % len(COLOURS)],
-        marker=MARKERS[number % len(MARKERS)], markersize=5, linestyle=line, linewidth=1.6,
-        elinewidth=0.9, capsize=2, label=label,
-    )  # fmt: skip
+    if known:
+        x = np.array([place + 0.06 * number for place, _ in known])
+        draw_intervals(axis, x, [one for _, one in known], label, number, line)
 
 
 def _in_words(layers: Sequence[LayerAtSites]) -> str:

@@ -182,13 +182,14 @@ def _row(result: ArmResult) -> dict[str, object]:
     row |= {"n_slides": arm.n_slides(), "n_patients": arm.n_patients()}
     for name in arm.outcome.titles:
         metric = result.metrics.get(name)
-        row |= _limits(name, None if metric is None else metric.interval)
+        row |= limits(name, None if metric is None else metric.interval)
         row[name] = None if metric is None else metric.value
-    patients = _limits(f"patient_{arm.outcome.watched}", result.of_patients)
+    patients = limits(f"patient_{arm.outcome.watched}", result.of_patients)
     return {**row, **patients, "remark": result.caveat}
 
 
-def _limits(name: str, interval: Interval | None) -> dict[str, object]:
+def limits(name: str, interval: Interval | None) -> dict[str, object]:
+    """An estimate and its limits as columns of a table; empty without one."""
     if interval is None:
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
     return {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
