@@ -50,17 +50,18 @@ class MovedPaths:
     """Where the paths of a plan are now.
 
     Attributes:
-        folder: The study folder as it was given.
+        folder: The study folder as it was given; None for plain runs, which are where they are.
         working_folder: The folder in which the plan was made; its paths are relative to it.
     """
 
-    folder: Path
+    folder: Path | None
     working_folder: Path
 
     def find(self, name: str) -> Path:
         """A path of the plan: as written if it is there, else below the study folder."""
         path = Path(name)
-        tails = [self.folder.joinpath(*path.parts[start:]) for start in range(1, len(path.parts))]
+        starts = range(1, len(path.parts)) if self.folder is not None else ()
+        tails = [Path(self.folder or "", *path.parts[start:]) for start in starts]
         # A study that was copied to another place has its own runs, not those left behind.
         for candidate in (*tails, path, self.working_folder / path):
             if candidate.exists():
@@ -86,7 +87,7 @@ class Study:
     folder: Path | None = None
     states: Mapping[str, StepState] = field(default_factory=dict)
     settings: str = ""
-    places: MovedPaths = MovedPaths(Path(), Path())
+    places: MovedPaths = MovedPaths(None, Path())
 
     @property
     def steps(self) -> list[Step]:

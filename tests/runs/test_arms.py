@@ -269,6 +269,16 @@ def test_a_study_that_moved_finds_its_own_runs(tmp_path: Path) -> None:
     assert {run.folder for run in load_study(new).runs} == set((new / "runs").iterdir())
 
 
+def test_plain_runs_read_the_store_they_name_and_not_one_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("demo/s.zarr", "s.zarr"):
+        Path(folder).mkdir(parents=True)
+    run = write_run(tmp_path / "demo" / "run", predictions(0, 1.0))
+    assert load_runs([run]).places.find("demo/s.zarr") == Path("demo/s.zarr")
+
+
 def test_three_classes_are_compared_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     folders = []
