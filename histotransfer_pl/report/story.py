@@ -95,9 +95,10 @@ def _folds(arms: Sequence[Arm]) -> str:
     cells = {cell for arm in arms for cell in arm.cells}
     folds, seeds = {(c.split, c.fold) for c in cells}, {c.seed for c in cells}
     repeated = f", each with {len(seeds)} random seeds" if len(seeds) > 1 else ""
+    times = f"each of {len(folds)} test folds" if len(folds) > 1 else "one test fold"
     return (
-        f"The patients were divided into folds. Every head was trained once for each of "
-        f"{len(folds)} test folds{repeated}: other patients chose when to stop, and the patients "
+        f"The patients were divided into folds. Every head was trained once for {times}"
+        f"{repeated}: other patients chose when to stop, and the patients "
         "of the test fold were seen only to test it. All numbers below are of such test slides."
     )
 
