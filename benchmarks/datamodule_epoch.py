@@ -10,6 +10,7 @@ from benchmarks.program import run
 from benchmarks.result import Result, compare
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.store.layout import encode_key
+from histotransfer_pl.tasks.heap import keep_freed_memory
 
 
 def measure(
@@ -30,6 +31,7 @@ def measure(
         batch_size: Bags of a step.
         rounds: Epochs.
     """
+    keep_freed_memory()  # for both ways, as the command line does
     with tempfile.TemporaryDirectory() as name:
         root, table = Path(name) / "bags.zarr", Path(name) / "cohort.csv"
         write_bags(root, table, ragged_lengths(bags, smallest, largest), width)

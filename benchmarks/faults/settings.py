@@ -129,7 +129,7 @@ def _end_is_odd(ended: Ended) -> str:
 def _other_cohort(folder: Path, content: bytes) -> str:
     """How the run's classes and patients differ from what the table says; empty if they agree."""
     record = json.loads((folder / "run/run.json").read_text())["record"]
-    text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").lstrip("\n")
     head = text.split("\n", 1)[0]
     separator = max(",;\t", key=head.count)
     rows = [

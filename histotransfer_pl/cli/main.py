@@ -18,8 +18,9 @@ from histotransfer_pl.tasks.quiet import quieten_lightning
 DEBUG = "HISTOTRANSFER_DEBUG"
 """Environment variable that shows the traceback of what is answered in one line otherwise."""
 
-_FOREIGN = (OSError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError, ImportError)
-"""What libraries raise for a setting that they do not take, and the system for a path."""
+_OWN_FAULTS = (AttributeError, NameError, AssertionError)
+"""What no setting and no file should raise: a report of it needs the whole traceback. All else is
+a library that does not take a setting, or the system a path."""
 
 _VERBS: dict[str, tuple[str, str]] = {
     # verb: (module of cli : function of the words behind the verb, what it does)
@@ -99,8 +100,8 @@ def _run(verb: str, words: list[str], answer: Answer | None = None) -> int:
         return function([verb, *words] if _VERBS[verb][0] == "network:run" else words)
     except HistoTransferError as error:
         return _explain(str(error), answer)
-    except _FOREIGN as error:
-        if os.environ.get(DEBUG):
+    except Exception as error:
+        if os.environ.get(DEBUG) or isinstance(error, _OWN_FAULTS):
             raise
         return _explain(in_one_line(error), answer)
     except SystemExit as ended:
