@@ -137,7 +137,7 @@ def in_one_line(error: BaseException) -> str:
             return str(cause)
         cause = cause.__cause__
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the system'}: {error.strerror}"
+        return f"{error.filename or 'the system'}: {' '.join(error.strerror.split())}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0] if lines else "no reason was given"
     return f"{reason} ({type(error).__name__}; {DEBUG}=1 shows where)"

@@ -26,6 +26,10 @@ def replacing(path: Path) -> Iterator[Path]:
     It lies in the same folder, so that taking the place is one rename: a move from another file
     system would be a copy over the old file, and a kill within it would leave a part. Whatever
     ends the block by an error leaves the target as it was and nothing beside it.
+
+    Raises:
+        OSError: Of the system, with the target's name where it names the path beside it or, as
+            HDF5, none.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}")
@@ -40,6 +44,10 @@ def replacing(path: Path) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         aside.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(aside), aside):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
 

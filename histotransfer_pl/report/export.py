@@ -11,6 +11,7 @@ import numpy as np
 
 from histotransfer_pl.errors import AnalysisError, ConfigError, HistoTransferError, StoreError
 from histotransfer_pl.records.done import Done
+from histotransfer_pl.records.files import replacing
 from histotransfer_pl.runs.attention import attention_array, read_attention
 from histotransfer_pl.runs.record import ALL_PREDICTIONS, load_run
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -183,14 +184,12 @@ def write_features(slide: StoredSlide, array: str, path: Path) -> None:
     import h5py
 
     info = slide.info(array)
-    aside = path.with_name(f"{path.name}.part")
-    with h5py.File(aside, "w") as file:
+    with replacing(path) as aside, h5py.File(aside, "w") as file:
         features = file.create_dataset("features", data=slide.read(array))
         features.attrs.update({k: _plain(v) for k, v in info.attributes.items()})
         if slide.has(COORDS):
             coords = file.create_dataset("coords", data=slide.coords())
             coords.attrs.update({k: _plain(v) for k, v in slide.attributes.items()})
-    aside.replace(path)
 
 
 def _plain(value: Any) -> Any:

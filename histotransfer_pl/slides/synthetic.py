@@ -1,16 +1,18 @@
 """A painted cohort of slides on disk: the built-in demonstration, and slides for tests."""
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.files import replacing, write_text
+from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.slides.painting import mix_stain, paint_section
 
 PAINT_VERSION = 1
@@ -145,9 +147,8 @@ def write_pyramid(path: Path, rgb: NDArray[np.uint8], mpp: float) -> None:
         rgb: (h, w, 3) level 0.
         mpp: Micrometres per pixel of level 0.
     """
-    partial = path.with_name(f"{path.name}.partial")
     image = Image.fromarray(rgb)
-    with tifffile.TiffWriter(partial) as tiff:
+    with replacing(path) as aside, tifffile.TiffWriter(aside) as tiff:
         for downsample in (1, *_DOWNSAMPLES):
             if downsample > 1 and min(rgb.shape[:2]) < downsample:
                 break
@@ -164,7 +165,6 @@ def write_pyramid(path: Path, rgb: NDArray[np.uint8], mpp: float) -> None:
                 software="histotransfer_pl",
                 metadata=None,
             )
-    partial.replace(path)
 
 
 def _write_outlines(path: Path, outlines: list[NDArray[np.float64]]) -> None:
@@ -181,13 +181,8 @@ def _write_outlines(path: Path, outlines: list[NDArray[np.float64]]) -> None:
         for outline in outlines
     ]
     collection = {"type": "FeatureCollection", "features": features}
-    path.write_text(json.dumps(collection) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(collection) + "\n")
 
 
 def _write_table(path: Path, rows: list[list[str]]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["slide_id", "path", "patient_id", "label"])
-        writer.writerows(rows)
-    partial.replace(path)
+    write_table(path, pd.DataFrame(rows, columns=["slide_id", "path", "patient_id", "label"]))

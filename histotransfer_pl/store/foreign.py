@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.errors import StoreError
+from histotransfer_pl.records.files import replacing
 from histotransfer_pl.store.metadata import Json
 
 FeatureFormat = Literal["h5", "clam", "trident", "stamp", "pt"]
@@ -122,14 +123,14 @@ def write_foreign(
     Raises:
         StoreError: The program needs coordinates or an mpp that the store does not have.
     """
-    aside = path.with_name(f"{path.name}.part")
-    if kind == "pt":
+    with replacing(path) as aside:
+        if kind != "pt":
+            _write_h5(aside, features, coords, facts, kind)
+            return
         import torch
 
-        torch.save(torch.from_numpy(np.array(features)), aside)
-    else:
-        _write_h5(aside, features, coords, facts, kind)
-    aside.replace(path)
+        with aside.open("wb") as file:  # given a path, its name would go into the file
+            torch.save(torch.from_numpy(np.array(features)), file)
 
 
 def _read_tensor(path: Path) -> ForeignFeatures:
