@@ -146,8 +146,15 @@ def read_table(path: Path, dtype: dict[str, type]) -> pd.DataFrame:
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = io.StringIO()
-            csv.writer(rows).writerows(_rows(csv.reader(file), path))
+            text = file.read()
+        records = list(_rows(csv.reader(io.StringIO(text, newline="")), path))
+        if text.count('"') % 2 and records and "\n" in (rest := records[-1][-1]):
+            raise CohortError(
+                f"{path}: the quote before {rest.splitlines()[0]!r} is not closed, so all lines "
+                "after it are one field; close it or take it away"
+            )
+        rows = io.StringIO()
+        csv.writer(rows).writerows(records)
         rows.seek(0)
         return pd.read_csv(rows, dtype=dtype, keep_default_na=False, na_values=MISSING)
     except FileNotFoundError:

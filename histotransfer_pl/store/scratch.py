@@ -80,8 +80,10 @@ def sweep(root: Path) -> int:
         How many of their folders were removed.
     """
     removed = 0
-    for folder in (root / PARTIAL).glob("*"):
-        if folder.is_dir() and _is_from_this_machine(folder):
+    # a writer killed as it began leaves a lock alone
+    names = {path.name.removesuffix(_HELD) for path in (root / PARTIAL).glob("*")}
+    for folder in [root / PARTIAL / name for name in sorted(names)]:
+        if _is_from_this_machine(folder):
             lock = _lock_of(folder)
             with suppress(Timeout):  # its writer lives
                 lock.acquire(timeout=0)
@@ -97,7 +99,8 @@ def _begin(root: Path) -> _Scratch:
     for _ in range(100):  # a writer that ends removes the empty folder above, maybe just now
         try:
             folder.parent.mkdir(exist_ok=True)
-            lock.acquire(timeout=0)  # before there is a folder that a sweep could take for dead
+            # before there is a folder that a sweep could take for dead; a sweep may hold it briefly
+            lock.acquire(timeout=10)
             folder.mkdir()
         except FileNotFoundError:
             lock.release()

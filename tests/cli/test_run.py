@@ -163,6 +163,8 @@ def test_standardize_travels_with_the_checkpoint(run: Run, cohort: Path) -> None
         (["fit", "--model.class_weights", "[1.0, 2.0, 3.0]"], "has 3 numbers for 2 classes"),
         (["fit", "--data.batch_size", "0"], "count from 1"),
         (["fit", "--ckpt_path", "best"], "give last or a file"),
+        # an error class of Lightning's own, which derives from Exception alone
+        (["fit", "--trainer.profiler", "x"], "['simple', 'advanced', 'pytorch', 'xla']"),
     ],
 )
 def test_bad_input_is_one_clear_line(

@@ -199,6 +199,18 @@ def test_empty_lines_and_trailing_commas_of_spreadsheets_are_passed_over(tmp_pat
     assert frame["label"].tolist()[0] == 1.0
 
 
+def test_a_quote_that_is_not_closed_is_named_and_notes_of_two_lines_are_read(
+    tmp_path: Path,
+) -> None:
+    table = write(tmp_path / "c.csv", 'slide_id,label\na,"pos\nb,neg\nc,pos\n')
+    with pytest.raises(
+        CohortError, match=r"^[^\n]*c\.csv: the quote before 'pos' is not closed[^\n]*$"
+    ):
+        read_cohort(table)
+    frame = read_cohort(write(table, 'slide_id,note\na,"two\nlines"\nb,5" tube\n'))
+    assert frame["note"].tolist() == ["two\nlines", '5" tube']
+
+
 def test_tables_that_are_none_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "c.csv"
     path.write_bytes("slide_id,label\na,1\n".encode("utf-16"))

@@ -86,6 +86,7 @@ def test_the_next_writer_sweeps_what_a_killed_one_left(store: FeatureStore) -> N
     stale = store.path / PARTIAL / f"{platform.node()}-12-34"
     stale.mkdir(parents=True)
     (stale / "c").write_bytes(b"half")
+    (stale.parent / f"{platform.node()}-12-56.held").touch()  # killed between lock and folder
     with FeatureStore.open(store.path).writing():
         assert not stale.exists()
     assert not (store.path / PARTIAL).exists()
