@@ -380,5 +380,5 @@ def _records(recorded: dict[str, Any], place: tuple[str, ...], value: Any) -> bo
     if not isinstance(value, str):
         return False
     with suppress(ValueError):  # 0x10 and 1_000 are numbers where a number is asked for
-        return int(value, 0) == found
+        return bool(int(value, 0) == found)
     return value.strip() in ("", "null", str(found))
