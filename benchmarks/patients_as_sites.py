@@ -9,6 +9,7 @@ share the class or the patient? One row per encoder and depth, with intervals ov
 import argparse
 import os
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="CSV file, one row per depth.")
     arguments = parser.parse_args()
     data = Path(os.environ["HISTOTRANSFER_DATA"]) / "idc_breast"
+    # two regions to learn each of 76 patients from: many classes indeed
+    warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)
     started = time.process_time()
     store = FeatureStore.open(arguments.store)
     tiles = pd.read_csv(data / "tiles.csv", dtype={"slide_id": str, "patient_id": str})

@@ -94,7 +94,11 @@ def draw_outcomes(n_patients: int, seed: int) -> pd.DataFrame:
     rng = np.random.default_rng([seed, n_patients])
     half = np.arange(n_patients) % 2
     burden = rng.permutation(np.linspace(0, 1, n_patients)).round(4)
-    crowded, scanner = rng.permutation(half), rng.permutation(half)
+    crowded, coin = rng.permutation(half), rng.permutation(half)
+    # One of each two patients alike in nests and burden: among few, chance would tie them together.
+    pairs = np.lexsort((burden, crowded)).reshape(-1, 2)  # (patients / 2, 2)
+    scanner = np.zeros(n_patients, int)
+    scanner[pairs[np.arange(n_patients // 2), coin[: n_patients // 2]]] = 1
     age = rng.integers(45, 80, n_patients)
     hazard = np.exp(4 * (burden - 0.5) + 0.04 * (age - 62))
     time, end = rng.exponential(30 / hazard), rng.uniform(6, 60, n_patients)
