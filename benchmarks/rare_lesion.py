@@ -22,6 +22,7 @@ from histotransfer_pl import extract, fit, predict, test
 from histotransfer_pl.cli.main import main as run_verb
 from histotransfer_pl.data.selection import Rule, read_selection
 from histotransfer_pl.runs.evaluation import evaluate_table
+from histotransfer_pl.runs.predictions import as_table, class_target
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.tasks.selecting import select_patches
 
@@ -118,14 +119,14 @@ def main() -> None:
         extract(folder / "painted", store, ENCODER, data=place, model=model)
     found = [run_fold(arguments, fold) for fold in range(arguments.folds)]
     print(pd.concat([share for share, _ in found]).agg(["mean", "std", "count"]).round(4))
+    target = class_target(("normal", "tumour"))
     tuned = [tables for _, tables in found if len(tables) == 3]
     for number, arm in enumerate(("frozen", "top-k", "random-k") if tuned else ()):
         table = pd.concat([tables[number].assign(fold=i) for i, tables in enumerate(tuned)])
-        classes = ("normal", "tumour")
-        results = {r.name: r for r in evaluate_table(table, classes, "tumour")}
+        results = {r.name: r for r in evaluate_table(as_table(table, target))}
         print(f"{arm}, {len(table)} slides: AUROC {results['auroc'].in_words(3)}")
     everyone = pd.concat([tables[0].assign(fold=i) for i, (_, tables) in enumerate(found)])
-    results = {r.name: r for r in evaluate_table(everyone, ("normal", "tumour"), "tumour")}
+    results = {r.name: r for r in evaluate_table(as_table(everyone, target))}
     print(f"frozen, all {len(everyone)} slides: AUROC {results['auroc'].in_words(3)}")
     print(f"{time.process_time() - started:.0f} s of CPU time")
 

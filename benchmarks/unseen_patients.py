@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from histotransfer_pl import apply, extract, fit, load_model, package, test
-from histotransfer_pl.runs.evaluation import MetricResult, evaluate_table
+from histotransfer_pl.runs.evaluation import evaluate_table
+from histotransfer_pl.runs.predictions import as_table, class_target
 
 _FOLDS = range(5)
 _ENCODER = "tf_efficientnet_lite0"
@@ -98,9 +99,8 @@ def _words(found: pd.DataFrame, labels: pd.DataFrame) -> str:
     """AUROC and balanced accuracy with their intervals over patients."""
     table = found.assign(slide_id=found["slide_id"].astype(str)).merge(labels, on="slide_id")
     table = table.rename(columns={"prob_0": "p_0", "prob_1": "p_1"})
-    results: dict[str, MetricResult] = {
-        result.name: result for result in evaluate_table(table, ("0", "1"), "1")
-    }
+    checked = as_table(table, class_target(("0", "1")))
+    results = {result.name: result for result in evaluate_table(checked)}
     return " | ".join(results[name].in_words(3) for name in ("auroc", "balanced_accuracy"))
 
 

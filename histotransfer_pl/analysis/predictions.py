@@ -7,15 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.analysis.targets import (
-    Floats,
-    Ints,
-    Names,
-    Task,
-    check_targets,
-    kinds,
-    some,
-)
+from histotransfer_pl.analysis.targets import Floats, Ints, Names, Task, check_targets, kinds, some
 from histotransfer_pl.errors import AnalysisError
 
 __all__ = ["Floats", "Ints", "Names", "Predictions", "Task", "align", "check_enough"]

@@ -1,7 +1,5 @@
 """Metrics of values, ordered classes and several labels, for many resamples at once."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from histotransfer_pl.analysis.metrics import Metric, auprc, auroc, ranging, ratio
@@ -9,35 +7,19 @@ from histotransfer_pl.analysis.targets import Floats, Ints, usable_labels
 from histotransfer_pl.errors import AnalysisError
 
 
-@dataclass(frozen=True)
-class TargetScale:
-    """Mean and deviation of the targets of the training part, on which regression learns."""
+def target_scale(targets: Floats) -> tuple[float, float]:
+    """Mean and deviation of training targets (S,), on which regression learns.
 
-    mean: float
-    deviation: float
-
-    @classmethod
-    def of(cls, targets: Floats) -> "TargetScale":
-        """The scale of training targets (S,).
-
-        Raises:
-            AnalysisError: They are all equal, or not finite.
-        """
-        deviation = float(np.std(targets))
-        if not np.isfinite(deviation) or deviation == 0:
-            raise AnalysisError(
-                f"the {len(targets)} training targets have deviation {deviation:g}: "
-                "a regression needs finite targets that differ"
-            )
-        return cls(float(np.mean(targets)), deviation)
-
-    def scale(self, targets: Floats) -> Floats:
-        """Targets in deviations from the mean."""
-        return np.asarray((targets - self.mean) / self.deviation)
-
-    def unscale(self, values: Floats) -> Floats:
-        """Predictions in the unit of the targets."""
-        return np.asarray(values * self.deviation + self.mean)
+    Raises:
+        AnalysisError: They are all equal, or not finite.
+    """
+    deviation = float(np.std(targets))
+    if not np.isfinite(deviation) or deviation == 0:
+        raise AnalysisError(
+            f"the {len(targets)} training targets have deviation {deviation:g}: "
+            "a regression needs finite targets that differ"
+        )
+    return float(np.mean(targets)), deviation
 
 
 @ranging(-np.inf, 1)

@@ -24,6 +24,7 @@ from histotransfer_pl.store.layout import rows_of
 from histotransfer_pl.store.mean_writer import MeanWriter
 from histotransfer_pl.store.writer import ArrayWriter
 from histotransfer_pl.tasks.extract import FeatureExtractor
+from histotransfer_pl.tasks.metrics import from_all_ranks
 
 _log = logging.getLogger(__name__)
 _QUEUE = 4
@@ -135,14 +136,7 @@ class FeatureWriter(Callback):
         self._progress.start()
 
     @override
-    def on_predict_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: PatchBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
         now = time.perf_counter()
         self.timings.waiting += now - self._last
         self._last = now
@@ -154,8 +148,8 @@ class FeatureWriter(Callback):
         pl_module: LightningModule,
         outputs: Any,
         batch: PatchBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         features = _send_to_host(outputs)
         self._queue.append(self._pool.submit(self._write, batch, features))
@@ -291,12 +285,8 @@ class FeatureWriter(Callback):
 
     def _gather(self, trainer: Trainer) -> None:
         """Join the outcomes of all ranks with those of tiling."""
-        shares: list[dict[str, SlideOutcome]] = [self.outcomes]
-        if trainer.world_size > 1:
-            shares = [{} for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(shares, self.outcomes)
         joined = dict(self._data.outcomes)
-        for share in shares:
+        for share in from_all_ranks(trainer, self.outcomes):
             for slide_id, outcome in share.items():
                 tiling = joined.get(slide_id)
                 outcome.seconds += tiling.seconds if tiling else 0.0

@@ -13,17 +13,17 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from histotransfer_pl.data.bags import BagBatch
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.errors import StoreReadOnlyError
 from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.files import sha256_of, write_text
 from histotransfer_pl.records.tables import write_table
-from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.runs.evaluation import describe_metrics, evaluate_table, metrics_json
 from histotransfer_pl.runs.predictions import PredictionTable, as_table
+from histotransfer_pl.store.attention import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.store.joined import store_of
 from histotransfer_pl.store.layout import attention_path
+from histotransfer_pl.tasks.metrics import from_all_ranks
 from histotransfer_pl.tasks.slide_model import feature_data, slide_model
 
 _log = logging.getLogger(__name__)
@@ -58,25 +58,13 @@ class PredictionWriter(Callback):
 
     @override
     def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: BagBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         self._collect(pl_module, outputs)
 
     @override
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: BagBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         data = feature_data(pl_module)
         self._collect(pl_module, outputs)
@@ -124,10 +112,7 @@ class PredictionWriter(Callback):
         self._rows += prediction_rows(data, outcome, outputs["indices"], outputs["scores"])
 
     def _table(self, trainer: Trainer) -> pd.DataFrame:
-        shares = [self._rows]
-        if trainer.world_size > 1:
-            shares = [[] for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(shares, self._rows)
+        shares = from_all_ranks(trainer, self._rows)
         table = pd.DataFrame([row for share in shares for row in share])
         return table.sort_values(table.columns[0], ignore_index=True)
 

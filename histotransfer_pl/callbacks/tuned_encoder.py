@@ -13,6 +13,7 @@ from typing_extensions import override
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
+from histotransfer_pl.tasks.metrics import from_all_ranks
 
 _log = logging.getLogger(__name__)
 
@@ -86,10 +87,7 @@ def tuned_facts(trainer: Trainer, task: TopKFineTuner) -> dict[str, Any]:
 
 def write_unreadable(trainer: Trainer, cache: PatchCache) -> None:
     """List the patches that no rank could read; no file where there are none."""
-    shares = [cache.unreadable]
-    if trainer.world_size > 1:
-        shares = [{} for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(shares, cache.unreadable)
+    shares = from_all_ranks(trainer, cache.unreadable)
     joined = {key: reason for share in shares for key, reason in share.items()}
     if joined and trainer.is_global_zero:
         rows = [(slide, row, reason) for (slide, row), reason in sorted(joined.items())]

@@ -2,16 +2,10 @@
 
 from pathlib import Path
 
-from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.records.done import Done
 
 
-def apply(arguments: list[str]) -> int:
-    """A model, or several as an ensemble, on new slides."""
-    return run_function(_apply, arguments, "apply")
-
-
-def _apply(
+def apply(
     model: list[Path],
     slides: Path | None = None,
     out: Path = Path("applied"),
@@ -47,11 +41,11 @@ def _apply(
         batch_size: Patches that are encoded at once.
         trainer: Arguments of the Trainer that encodes, such as ``{precision: 16-mixed}``.
     """
-    from histotransfer_pl.inference.apply import apply
+    from histotransfer_pl.inference.apply import apply as apply_models
     from histotransfer_pl.inference.ensemble import find_models
 
     data = {"threads": threads, "batch_size": batch_size}
-    applied = apply(
+    applied = apply_models(
         find_models(model, arm or ()),
         slides,
         out,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.cli.parser import file_parser
 from histotransfer_pl.data.checkup import Finding, check_inputs, check_store
 from histotransfer_pl.outcomes.kinds import target_of_settings
 from histotransfer_pl.study.config import StudyConfig
@@ -39,8 +39,7 @@ def study_findings(path: Path, sample: int, macs_per_s: float | None) -> Iterato
 
 def read_study(path: Path) -> StudyConfig:
     """The settings of a study, as the verb ``study`` reads them."""
-    parser = FileParser(prog="python -m histotransfer_pl study", allow_abbrev=False)
-    parser.add_argument("--config", action="config")
+    parser = file_parser("study", None)
     parser.add_class_arguments(StudyConfig)
     values = parser.instantiate(parser.parse_args(["--config", str(path)])).as_dict()
     values.pop("config", None)

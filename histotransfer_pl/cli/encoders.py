@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from histotransfer_pl.cli.answer import print_line
-from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.encoders.catalogue import CATALOGUE
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import cost_table, measure_costs
@@ -16,12 +15,7 @@ from histotransfer_pl.records.done import Done
 from histotransfer_pl.records.tables import write_table
 
 
-def encoders(arguments: list[str]) -> int:
-    """The catalogue of encoders, or their cost on this machine."""
-    return run_function(_encoders, arguments, "encoders")
-
-
-def _encoders(
+def encoders(
     benchmark: list[str] | None = None,
     output: Path = Path("encoder_costs.csv"),
     input_px: int | None = None,

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.cli.outcomes import print_outcomes
-from histotransfer_pl.cli.parser import FileParser, expand_shard
+from histotransfer_pl.cli.parser import expand_shard, file_parser
 from histotransfer_pl.data.slide_source import SlideSource
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.done import SLIDES_FAILED, Done
@@ -15,10 +14,7 @@ from histotransfer_pl.store.merge import merge_stores
 
 def tile(arguments: list[str]) -> int:
     """Slides -> patch coordinates and QC thumbnails."""
-    parser = FileParser(
-        prog="python -m histotransfer_pl tile", description=tile.__doc__, allow_abbrev=False
-    )
-    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    parser = file_parser("tile", tile.__doc__)
     parser.add_class_arguments(SlideSource, "data")
     config = parser.parse_args(expand_shard(arguments))
     source: SlideSource = parser.instantiate_classes(config).data
@@ -32,12 +28,7 @@ def tile(arguments: list[str]) -> int:
     return SLIDES_FAILED if failures else 0
 
 
-def paint(arguments: list[str]) -> int:
-    """Painted slides for a trial."""
-    return run_function(_paint, arguments, "paint")
-
-
-def _paint(
+def paint(
     folder: Path = Path("demo"),
     patients: int | None = None,
     slides_per_patient: int = 2,
@@ -73,12 +64,7 @@ def _paint(
     )
 
 
-def verify(arguments: list[str]) -> int:
-    """Read a whole store and name what is damaged."""
-    return run_function(_verify, arguments, "verify")
-
-
-def _verify(store: str, repair: bool = False) -> Done:
+def verify(store: str, repair: bool = False) -> Done:
     """Read every array of a store and compare it with its checksum.
 
     Args:
@@ -99,12 +85,7 @@ def _verify(store: str, repair: bool = False) -> Done:
     )
 
 
-def merge(arguments: list[str]) -> int:
-    """Stores that were written apart -> one store."""
-    return run_function(_merge, arguments, "merge")
-
-
-def _merge(stores: list[str], out: str, reference: bool = False) -> Done:
+def merge(stores: list[str], out: str, reference: bool = False) -> Done:
     """Put the slides of several stores into one; each is compared with its checksums first.
 
     Args:
@@ -119,12 +100,7 @@ def _merge(stores: list[str], out: str, reference: bool = False) -> Done:
     return Done([*map(str, problems), last], [out], {"slides": slides}, failures, failure_code=1)
 
 
-def import_bags(arguments: list[str]) -> int:
-    """Features of other programs, or plain arrays -> a store."""
-    return run_function(_import_bags, arguments, "import")
-
-
-def _import_bags(
+def import_bags(
     store: Path,
     cohort: Path,
     features: Path | None = None,

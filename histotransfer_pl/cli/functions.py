@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.cli.parser import file_parser
 from histotransfer_pl.records.done import Done
 
 _SEVERAL: dict[str, type] = {
@@ -25,12 +25,7 @@ def run_function(
         arguments: Words of the command line.
         verb: Name of the verb.
     """
-    parser = FileParser(
-        prog=f"python -m histotransfer_pl {verb}",
-        description=(function.__doc__ or "").split("\n\n", 1)[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    parser = file_parser(verb, function.__doc__)
     parameters = signature(function).parameters
     several = [name for name in _SEVERAL if name in parameters]
     for name in several:

@@ -13,6 +13,7 @@ from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.cli.help import has_short_help, short_help
 from histotransfer_pl.cli.words import nearest_verb, translate_words
 from histotransfer_pl.errors import HistoTransferError
+from histotransfer_pl.records.done import INTERRUPTED
 from histotransfer_pl.tasks.quiet import quieten_lightning
 
 DEBUG = "HISTOTRANSFER_DEBUG"
@@ -23,10 +24,10 @@ _OWN_FAULTS = (AttributeError, NameError, AssertionError)
 a library that does not take a setting, or the system a path."""
 
 _VERBS: dict[str, tuple[str, str]] = {
-    # verb: (module of cli : function of the words behind the verb, what it does)
-    # verb: (room.module : function whose signature is the command line, what it does)
-    "demo": ("start:demo", "the main job on painted slides, to its report, in minutes"),
-    "init": ("start:init", "a commented YAML for your slides, or for a study"),
+    # module of cli : function of the words behind the verb
+    # room.module : function whose signature is the command line
+    "demo": ("cli.start:demo", "the main job on painted slides, to its report, in minutes"),
+    "init": ("cli.start:init", "a commented YAML for your slides, or for a study"),
     "tile": ("files:tile", "slides -> patch coordinates and QC thumbnails"),
     "extract": ("network:extract", "slides -> features in a store"),
     "fit": ("network:run", "train"),
@@ -38,27 +39,30 @@ _VERBS: dict[str, tuple[str, str]] = {
     ),
     "predict": ("network:run", "predictions and attention of every slide"),
     "package": ("inference.package:package", "a run -> one model file"),
-    "apply": ("apply:apply", "a model, or several, on new slides: predictions, attention, a page"),
+    "apply": (
+        "cli.apply:apply",
+        "a model, or several, on new slides: predictions, attention, a page",
+    ),
     "report": ("report:report", "finished runs -> one HTML page, tables, figures"),
     "export": (
         "report.export:export_slides",
         "attention -> QuPath and figures; features -> CLAM, TRIDENT, STAMP",
     ),
     "import": (
-        "files:import_bags",
+        "cli.files:import_bags",
         "features of CLAM, TRIDENT, STAMP, or plain arrays -> a store",
     ),
     "doctor": ("doctor:doctor", "slides, labels, weights, space: what would go wrong"),
-    "verify": ("files:verify", "read a whole store and name what is damaged"),
-    "merge": ("files:merge", "stores that were written apart -> one store"),
-    "encoders": ("encoders:encoders", "the catalogue of encoders"),
+    "verify": ("cli.files:verify", "read a whole store and name what is damaged"),
+    "merge": ("cli.files:merge", "stores that were written apart -> one store"),
+    "encoders": ("cli.encoders:encoders", "the catalogue of encoders"),
     "similarity": ("similarity:similarity", "two encoders, the same patches -> CKA by block"),
     "gain": (
         "tasks.gain:measure_gain",
         "a linear probe per layer: pretrained against random weights",
     ),
     "study": ("study:study", "a whole comparison from one YAML"),
-    "paint": ("files:paint", "painted slides for a trial"),
+    "paint": ("cli.files:paint", "painted slides for a trial"),
     "mosaic": ("data.mosaic:lay_out_tiles", "labelled tiles -> slides of tiles of one class"),
 }
 
@@ -107,14 +111,14 @@ def _run(verb: str, words: list[str], answer: Answer | None = None) -> int:
     except SystemExit as ended:
         if isinstance(ended.__context__, KeyboardInterrupt):  # Lightning leaves with 1
             sys.stderr.write("interrupted; what was complete is kept\n")
-            return 130
+            return INTERRUPTED
         # The parser: 0 after --help and --print_config, 2 after a mistyped option.
         if answer is None or not ended.code:
             raise
         return int(ended.code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; what was complete is kept\n")
-        return 130
+        return INTERRUPTED
 
 
 def _explain(message: str, answer: Answer | None) -> int:

@@ -8,12 +8,11 @@ from typing import Any
 
 import wandb
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
-from histotransfer_pl import __version__
 from histotransfer_pl.callbacks.best_checkpoint import BestCheckpoint
 from histotransfer_pl.callbacks.checkpoint_io import with_atomic_checkpoints
 from histotransfer_pl.callbacks.dashboard import Dashboard
@@ -25,7 +24,7 @@ from histotransfer_pl.callbacks.summary import describe_timings
 from histotransfer_pl.callbacks.tuned_encoder import FILE, TunedEncoderWriter
 from histotransfer_pl.callbacks.tuning_cost import TuningCostWriter
 from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.network_parser import Parser
+from histotransfer_pl.cli.network_parser import PARSER_OPTIONS, Parser, PassCLI
 from histotransfer_pl.cli.outcomes import print_outcomes
 from histotransfer_pl.cli.parser import expand_shard
 from histotransfer_pl.cli.requeue import (
@@ -37,7 +36,7 @@ from histotransfer_pl.cli.requeue import (
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patches import PatchDataModule
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.done import SLIDES_FAILED
+from histotransfer_pl.records.done import INTERRUPTED, SLIDES_FAILED, TERMINATED
 from histotransfer_pl.records.run import RunRecord
 from histotransfer_pl.runs.checkpoints import read_checkpoint, read_record
 from histotransfer_pl.runs.own_config import refuse_finished, with_own_config
@@ -45,10 +44,6 @@ from histotransfer_pl.tasks.extract import FeatureExtractor, default_precision
 from histotransfer_pl.tasks.heap import keep_freed_memory
 from histotransfer_pl.tasks.mil import AttentionMIL
 
-INTERRUPTED, TERMINATED = 130, 143
-"""Exit codes after Ctrl-C and after SIGTERM, as shells and schedulers know them."""
-
-_HEADER = [f"histotransfer_pl=={__version__}"]
 _TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 50,
     "num_sanity_val_steps": 0,
@@ -191,6 +186,7 @@ _OVERWRITE = "Whether fit may replace a run that is in the folder."
 def run(arguments: list[str]) -> int:
     """Run ``fit``, ``validate``, ``test`` or ``predict``."""
     keep_freed_memory()
+    callbacks = [PredictionWriter(), RunIdentity(), TunedEncoderWriter(), TuningCostWriter()]
     try:
         cli = RunCLI(
             LightningModule,
@@ -198,10 +194,13 @@ def run(arguments: list[str]) -> int:
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=RunRecordWriter,
-            trainer_defaults={**_TRAINER_DEFAULTS, "callbacks": _callbacks()},
+            trainer_defaults={**_TRAINER_DEFAULTS, "callbacks": callbacks},
             parser_class=Parser,
-            # Abbreviations would let --trainer.max_epoch pass for --trainer.max_epochs.
-            parser_kwargs=_parser_kwargs(),
+            parser_kwargs={
+                "prog": "python -m histotransfer_pl",
+                **PARSER_OPTIONS,
+                **dict.fromkeys(RunCLI.subcommands(), PARSER_OPTIONS),
+            },
             args=with_own_config(arguments),
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -227,19 +226,6 @@ def _resume_command(arguments: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "histotransfer_pl", *arguments, *more])
 
 
-def _parser_kwargs() -> dict[str, Any]:
-    common = {"allow_abbrev": False, "dump_header": _HEADER}
-    return {
-        "prog": "python -m histotransfer_pl",
-        **common,
-        **{verb: dict(common) for verb in RunCLI.subcommands()},
-    }
-
-
-def _callbacks() -> list[Callback]:
-    return [PredictionWriter(), RunIdentity(), TunedEncoderWriter(), TuningCostWriter()]
-
-
 def print_results(trainer: Trainer, stage: str) -> None:
     """What the run wrote, and where."""
     if not trainer.is_global_zero:
@@ -261,12 +247,8 @@ def print_results(trainer: Trainer, stage: str) -> None:
             print_line(f"{name:<20} {value:.4f}")
 
 
-class ExtractCLI(LightningCLI):
+class ExtractCLI(PassCLI):
     """``extract``: ``predict`` with the feature writer."""
-
-    @override
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.set_defaults({"seed_everything": 0})
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -280,27 +262,12 @@ def extract(arguments: list[str]) -> int:
     """Slides -> patch coordinates -> features in a store."""
     writer = FeatureWriter()
     cli = ExtractCLI(
+        "extract",
         FeatureExtractor,
         PatchDataModule,
-        save_config_callback=None,
-        trainer_defaults={
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "use_distributed_sampler": False,
-            "callbacks": [writer],
-        },
-        parser_class=Parser,
-        parser_kwargs={
-            "prog": "python -m histotransfer_pl extract",
-            "allow_abbrev": False,
-            "dump_header": _HEADER,
-            "description": extract.__doc__,
-        },
-        args=expand_shard(arguments),
-        run=False,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
+        expand_shard(arguments),
+        extract.__doc__,
+        [writer],
     )
     cli.trainer.predict(cli.model, cli.datamodule)
     if cli.trainer.interrupted:

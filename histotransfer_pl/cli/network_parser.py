@@ -1,18 +1,25 @@
-"""The parser of the verbs that drive a Trainer: it knows the classes that a file may name."""
+"""What the verbs that drive a Trainer share: their parser, and one pass without a run folder."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
+from histotransfer_pl import __version__
 from histotransfer_pl.cli.parser import OneLineError
 from histotransfer_pl.models.heads import MILHead
+
+PARSER_OPTIONS: dict[str, Any] = {
+    # Abbreviations would let --trainer.max_epoch pass for --trainer.max_epochs.
+    "allow_abbrev": False,
+    "dump_header": [f"histotransfer_pl=={__version__}"],
+}
 
 
 class Parser(OneLineError, LightningArgumentParser):  # noqa: N818 - a parser
@@ -45,6 +52,47 @@ class Parser(OneLineError, LightningArgumentParser):  # noqa: N818 - a parser
     def class_names(self) -> set[str]:
         ours = {cls.__name__ for cls in _classes()}
         return ours | {name for name in vars(torch.optim) if name[0].isupper()}
+
+
+class PassCLI(LightningCLI):
+    """A verb that is one pass of a Trainer over a datamodule, with nothing written by Lightning."""
+
+    def __init__(
+        self,
+        verb: str,
+        model: type[LightningModule],
+        data: type[LightningDataModule],
+        arguments: list[str],
+        description: str | None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        super().__init__(
+            model,
+            data,
+            save_config_callback=None,
+            trainer_defaults={
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+                "callbacks": list(callbacks),
+            },
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": f"python -m histotransfer_pl {verb}",
+                "description": description,
+                **PARSER_OPTIONS,
+            },
+            args=arguments,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults({"seed_everything": 0})
 
 
 def _classes() -> Iterator[type]:

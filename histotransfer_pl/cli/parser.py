@@ -75,8 +75,15 @@ class OneLineError(ArgumentParser):
         return set()
 
 
-class FileParser(OneLineError):  # noqa: N818 - a parser
-    """Parser of the verbs that are functions."""
+def file_parser(verb: str, description: str | None) -> OneLineError:
+    """The parser of a verb that is a function, which also reads its settings from YAML files."""
+    parser = OneLineError(
+        prog=f"python -m histotransfer_pl {verb}",
+        description=(description or "").split("\n\n", 1)[0],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    return parser
 
 
 def explain(message: str, options: Iterable[str], classes: Iterable[str] = ()) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.cli.parser import file_parser
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.report.build import Settings, build_report
 from histotransfer_pl.runs.study import Study, load_runs, load_study
@@ -17,12 +17,7 @@ def report(arguments: list[str]) -> int:
 
     Whatever is missing or failed is named on the page, and the rest is shown.
     """
-    parser = FileParser(
-        prog="python -m histotransfer_pl report",
-        description=(report.__doc__ or "").split("\n\n", 1)[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    parser = file_parser("report", report.__doc__)
     parser.add_argument("--study_dir", type=Path, help="Folder of a study, with its plan.json.")
     parser.add_argument(
         "--runs", type=Path, nargs="+", help="Plain run folders to compare, instead of a study."

@@ -6,34 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 from typing_extensions import override
 
-from histotransfer_pl import __version__
 from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.network_parser import Parser
+from histotransfer_pl.cli.network_parser import PassCLI
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule
 from histotransfer_pl.encoders.encoder import PatchEncoder
+from histotransfer_pl.records.done import INTERRUPTED
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.records.tables import write_table
-from histotransfer_pl.tasks.similarity import (
-    CKAResult,
-    RepresentationSimilarity,
-    Space,
-    facts_of,
-)
+from histotransfer_pl.tasks.similarity import CKAResult, RepresentationSimilarity, Space, facts_of
 
 _log = logging.getLogger(__name__)
 
 
-class SimilarityCLI(LightningCLI):
+class SimilarityCLI(PassCLI):
     """``similarity``: ``test`` over a sample of patches."""
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
         parser.add_argument("--output", type=Path, default=Path("similarity.csv"), help=_OUTPUT)
-        parser.set_defaults({"seed_everything": 0})
 
 
 _OUTPUT = "CSV file of the matrix; <name>_flattened.csv and JSON files with n, d, controls beside."
@@ -42,31 +37,15 @@ _OUTPUT = "CSV file of the matrix; <name>_flattened.csv and JSON files with n, d
 def similarity(arguments: list[str]) -> int:
     """CKA of every block of one encoder with every block of another, on the same patches."""
     cli = SimilarityCLI(
+        "similarity",
         RepresentationSimilarity,
         PatchSampleDataModule,
-        save_config_callback=None,
-        trainer_defaults={
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "use_distributed_sampler": False,
-        },
-        parser_class=Parser,
-        parser_kwargs={
-            "prog": "python -m histotransfer_pl similarity",
-            "allow_abbrev": False,
-            "dump_header": [f"histotransfer_pl=={__version__}"],
-            "description": similarity.__doc__,
-        },
-        args=arguments,
-        run=False,
-        auto_configure_optimizers=False,
-        load_from_checkpoint_support=False,
+        arguments,
+        similarity.__doc__,
     )
     cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     if cli.trainer.interrupted:
-        return 130
+        return INTERRUPTED
     if cli.trainer.is_global_zero:
         write_results(cli.model, cli.datamodule, cli.config.output)
     return 0

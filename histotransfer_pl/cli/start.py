@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 from histotransfer_pl.cli.answer import print_line, record
-from histotransfer_pl.cli.functions import run_function
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.files import write_text
 
@@ -21,12 +20,7 @@ in {folder}/. Painted slides show the machinery and say nothing about tissue.\
 """
 
 
-def demo(arguments: list[str]) -> int:
-    """The main job on painted slides: paint, extract, fit, test, predict, report."""
-    return run_function(_demo, arguments, "demo")
-
-
-def _demo(folder: Path = Path("demo"), browser: bool = True) -> int:
+def demo(folder: Path = Path("demo"), browser: bool = True) -> int:
     """Run the main job on painted slides, printing each command, and show the report.
 
     Args:
@@ -67,12 +61,7 @@ def has_display() -> bool:
     return sys.stdout.isatty()
 
 
-def init(arguments: list[str]) -> int:
-    """A commented YAML file to start from."""
-    return run_function(_init, arguments, "init")
-
-
-def _init(
+def init(
     preset: Literal["slides", "study"] = "slides",
     file: Path = Path("my.yaml"),
     slides: Path = Path("slides"),

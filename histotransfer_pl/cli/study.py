@@ -14,25 +14,21 @@ from filelock import FileLock, Timeout
 from histotransfer_pl.cli import answer
 from histotransfer_pl.cli.answer import print_line
 from histotransfer_pl.cli.main import main
-from histotransfer_pl.cli.parser import FileParser
+from histotransfer_pl.cli.parser import file_parser
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.records.done import INTERRUPTED, SLIDES_FAILED
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.records.tables import write_table
 from histotransfer_pl.runs.arms import group_arms, read_runs, tasks_of
 from histotransfer_pl.runs.results import evaluate_arms, results_frame, results_text
-from histotransfer_pl.runs.state import (
-    DONE,
-    FAILED,
-    WAITING,
-    read_states,
-)
+from histotransfer_pl.runs.state import DONE, FAILED, WAITING, read_states
 from histotransfer_pl.runs.steps import ADDING, PLAN, Plan, read_plan
 from histotransfer_pl.runs.study import SETTINGS, Study, load_study
 from histotransfer_pl.study.batches import make_batches
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.plan import make_plan
 from histotransfer_pl.study.progress import remaining_steps
-from histotransfer_pl.study.runner import INTERRUPTED, Outcome, Runner
+from histotransfer_pl.study.runner import Outcome, Runner
 from histotransfer_pl.study.settings import parse_settings
 from histotransfer_pl.study.snakefile import snakefile
 from histotransfer_pl.study.status import (
@@ -53,7 +49,6 @@ from histotransfer_pl.study.submit import (
     submit_batches,
 )
 
-_SLIDES_LOST = 3
 _FAILED = 1
 
 
@@ -63,12 +58,7 @@ def study(arguments: list[str]) -> int:
     Every step is a command of its own. What is done is skipped, what failed is tried again, and a
     step whose command has changed is done again together with what depends on it.
     """
-    parser = FileParser(
-        prog="python -m histotransfer_pl study",
-        description=(study.__doc__ or "").split("\n\n", 1)[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", action="config", help="YAML file with the settings below.")
+    parser = file_parser("study", study.__doc__)
     parser.add_class_arguments(StudyConfig)
     parser.add_argument(
         "--dry_run", action="store_true", help="Print the command of every step; run none."
@@ -208,7 +198,7 @@ def print_outcome(outcome: Outcome, folder: Path) -> int:
 
 def accepted(config: StudyConfig) -> dict[str, int]:
     """Exit codes of kinds of steps that count as done, beside 0."""
-    return dict.fromkeys(ADDING, _SLIDES_LOST) if config.lost_slides == "leave_out" else {}
+    return dict.fromkeys(ADDING, SLIDES_FAILED) if config.lost_slides == "leave_out" else {}
 
 
 def environment(config: StudyConfig) -> dict[str, str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
+from histotransfer_pl.data.patch_batch import Piece, cut_into_batches
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.errors import SlideError
 
@@ -52,15 +53,7 @@ class WholeBag:
         return sum(n for _, n in self.slides)
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Patches ``start`` to ``stop`` of the bag at ``place``."""
-
-    place: int
-    start: int
-    stop: int
-
-
+@dataclass(eq=False)
 class BagPieceDataset(IterableDataset[BagPieces]):
     """Reads bags one behind the other, some batches ahead, so that memory is that of batches.
 
@@ -71,13 +64,10 @@ class BagPieceDataset(IterableDataset[BagPieces]):
         threads: Threads that read.
     """
 
-    def __init__(
-        self, cache: PatchCache, bags: Sequence[WholeBag], batch_size: int, threads: int
-    ) -> None:
-        self.cache = cache
-        self.bags = bags
-        self.batch_size = batch_size
-        self.threads = threads
+    cache: PatchCache
+    bags: Sequence[WholeBag]
+    batch_size: int
+    threads: int
 
     @override
     def __iter__(self) -> Iterator[BagPieces]:
@@ -94,7 +84,7 @@ class BagPieceDataset(IterableDataset[BagPieces]):
                 for future in coming:
                     future.cancel()
 
-    def _read(self, pieces: list[_Piece]) -> BagPieces:
+    def _read(self, pieces: list[Piece]) -> BagPieces:
         patches: list[np.ndarray] = []
         rows: list[int] = []
         sizes = []
@@ -108,7 +98,7 @@ class BagPieceDataset(IterableDataset[BagPieces]):
             sizes.append(len(rows) - before)
         side = self.cache.grid.patch_px
         images = np.stack(patches) if patches else np.empty((0, side, side, 3), np.uint8)
-        bags = [self.bags[piece.place] for piece in pieces]
+        bags = [self.bags[place] for place, _, _ in pieces]
         return BagPieces(
             patches=torch.from_numpy(images),  # (B, P, P, 3)
             rows=torch.tensor(rows, dtype=torch.long),  # (B,)
@@ -116,34 +106,18 @@ class BagPieceDataset(IterableDataset[BagPieces]):
             lengths=torch.tensor([bag.length for bag in bags]),  # (S,)
             targets=torch.stack([bag.target for bag in bags]),  # (S,) or (S, K)
             indices=torch.tensor([bag.index for bag in bags]),  # (S,)
-            ends=torch.tensor([p.stop == b.length for p, b in zip(pieces, bags, strict=True)]),
+            ends=torch.tensor(
+                [stop == bag.length for (_, _, stop), bag in zip(pieces, bags, strict=True)]
+            ),  # (S,)
         )
 
-    def _addresses(self, piece: _Piece) -> Iterator[tuple[int, tuple[str, int]]]:
+    def _addresses(self, piece: Piece) -> Iterator[tuple[int, tuple[str, int]]]:
         """Place in the bag, and slide and row, of each patch of a piece."""
-        first = 0
-        for slide_id, n in self.bags[piece.place].slides:
-            for row in range(max(piece.start, first), min(piece.stop, first + n)):
+        (place, start, stop), first = piece, 0
+        for slide_id, n in self.bags[place].slides:
+            for row in range(max(start, first), min(stop, first + n)):
                 yield row, (slide_id, row - first)
             first += n
-
-
-def cut_into_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[_Piece]]:
-    """Cut bags, one behind the other, into batches of exactly ``batch_size`` (the last less)."""
-    pieces: list[_Piece] = []
-    room = batch_size
-    for place, length in enumerate(lengths):
-        start = 0
-        while start < length:
-            stop = min(start + room, length)
-            pieces.append(_Piece(place, start, stop))
-            room -= stop - start
-            start = stop
-            if room == 0:
-                yield pieces
-                pieces, room = [], batch_size
-    if pieces:
-        yield pieces
 
 
 def require_readable(n: int, bag: str) -> None:

@@ -3,11 +3,10 @@
 import pandas as pd
 
 from histotransfer_pl.data.refusals import require_targets
-from histotransfer_pl.data.splits import Split
+from histotransfer_pl.data.splits import PARTS, Split
 from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.run import Bag, RunRecord
 
-PARTS = ("train", "validation", "test")
 EXTERNAL = "external"
 """Part of a slide whose patient the model has never seen and no split names."""
 

@@ -1,6 +1,7 @@
 """Bags of patch features, packed without padding."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -214,6 +215,7 @@ def _joined(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
 
+@dataclass(eq=False)
 class BagSampler(Sampler[list[BagItem]]):
     """Batches of items for one rank.
 
@@ -232,25 +234,14 @@ class BagSampler(Sampler[list[BagItem]]):
         fill: Give a rank without a bag a filler (training, where ranks must step together).
     """
 
-    def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        *,
-        shuffle: bool = False,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        fill: bool = False,
-    ) -> None:
-        self.n = n
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.fill = fill
-        self.epoch = 0
+    n: int
+    batch_size: int
+    shuffle: bool = field(default=False, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+    rank: int = field(default=0, kw_only=True)
+    world_size: int = field(default=1, kw_only=True)
+    fill: bool = field(default=False, kw_only=True)
+    epoch: int = field(default=0, init=False)
 
     @property
     def sampler(self) -> "BagSampler":

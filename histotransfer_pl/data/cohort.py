@@ -14,19 +14,13 @@ from unicodedata import normalize
 
 import pandas as pd
 
-from histotransfer_pl.errors import (
-    CohortError,
-    ConfigError,
-    MissingMppError,
-    SlideError,
-    shorten,
-)
+from histotransfer_pl.errors import CohortError, ConfigError, MissingMppError, SlideError, shorten
 from histotransfer_pl.records.grid import SlideMpp
 from histotransfer_pl.slides.files import exists, find_slides, unicode_twin
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
 from histotransfer_pl.slides.reader import ReaderName, open_slide
-from histotransfer_pl.slides.resolution import PLAUSIBLE_MPP, is_plausible
+from histotransfer_pl.slides.resolution import EXPECTED_MPP, is_plausible
 
 _SPREADSHEET_ERRORS = ["DIV/0!", "N/A", "N/A N/A", "NA", "NAME?", "NULL!", "NUM!", "REF!", "VALUE!"]
 MISSING = ["", "NA", "N/A", "NaN", "nan", "<NA>", *(f"#{error}" for error in _SPREADSHEET_ERRORS)]
@@ -92,11 +86,7 @@ def resolve_mpp(slide_mpp: SlideMpp, grid_mpp: float) -> float | None:
     """
     mpp = grid_mpp if slide_mpp == "native" else slide_mpp
     if mpp is not None and not is_plausible(mpp):
-        low, high = PLAUSIBLE_MPP
-        raise ConfigError(
-            f"slide_mpp is {mpp:g}, expected {low} to {high} micrometres per pixel such as 0.25 "
-            "(nanometres or millimetres are to be converted)"
-        )
+        raise ConfigError(f"slide_mpp is {mpp:g}, {EXPECTED_MPP}")
     return mpp
 
 
@@ -260,6 +250,14 @@ def slides_from_cohort(
     ]
 
 
+def moved_slides(folder: Path | None, cohort: Path | None) -> dict[str, Path]:
+    """The files of slides in the folder where they lie now; none without a folder."""
+    if folder is None:
+        return {}
+    found = slides_from_folder(folder) if cohort is None else slides_from_cohort(cohort, folder)
+    return {entry.slide_id: entry.path for entry in found}
+
+
 def _entry(
     slide_id: str, path: Path, problem: str, mpp: object, native_mpp: float | None, cohort: Path
 ) -> SlideEntry:
@@ -270,10 +268,9 @@ def _entry(
         return SlideEntry(slide_id, path, native_mpp, problem)
     number = pd.to_numeric(pd.Series([mpp]), errors="coerce").iloc[0]
     if not is_plausible(number):
-        low, high = PLAUSIBLE_MPP
         problem = problem or (
-            f"{cohort}: mpp of slide {slide_id!r} is {mpp!r}; expected {low} to {high} micrometres "
-            "per pixel of level 0, such as 0.25, native, or an empty field"
+            f"{cohort}: mpp of slide {slide_id!r} is {mpp!r}, {EXPECTED_MPP}; or native, or an "
+            "empty field"
         )
         return SlideEntry(slide_id, path, problem=problem)
     return SlideEntry(slide_id, path, float(number), problem)

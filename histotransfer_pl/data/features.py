@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from histotransfer_pl.data.bag_source import BagSource
-from histotransfer_pl.data.bag_table import EXTERNAL, PARTS
+from histotransfer_pl.data.bag_table import EXTERNAL
 from histotransfer_pl.data.bags import (
     Bag,
     BagBatch,
@@ -29,6 +30,7 @@ from histotransfer_pl.data.bags import (
 from histotransfer_pl.data.covariates import encode_covariates, learn_covariates
 from histotransfer_pl.data.feature_choice import choose_features, read_feature_spec
 from histotransfer_pl.data.refusals import require_same_encoder
+from histotransfer_pl.data.splits import PARTS
 from histotransfer_pl.errors import ConfigError, SplitError
 from histotransfer_pl.outcomes.kinds import outcome_of, target_of_settings
 from histotransfer_pl.records.grid import GridSettings
@@ -279,20 +281,15 @@ class FeatureDataModule(LightningDataModule):
 
     def training_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation (D,) over the patches of the training part, bag by bag."""
-        count = 0
-        total = torch.zeros(self.in_features, dtype=torch.float64)  # (D,)
-        squares = torch.zeros(self.in_features, dtype=torch.float64)  # (D,)
+        scaler = StandardScaler()
         for slide_id in self.split.train:
             features = self.read_bag([slide_id]).double()  # (N, D)
             require_finite(features, repr(slide_id))
-            count += len(features)
-            total += features.sum(0)
-            squares += features.square().sum(0)
-        mean = total / count
-        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+            scaler.partial_fit(features.numpy())
+        deviation = np.sqrt(scaler.var_)  # (D,)
         # A feature that never changes carries nothing; dividing it by 1 keeps it at 0.
         deviation[deviation < 1e-6] = 1
-        return mean.float(), deviation.float()
+        return torch.from_numpy(scaler.mean_).float(), torch.from_numpy(deviation).float()
 
     def _trained(self) -> RunRecord | None:
         """What the model that comes with the trainer knows of its training."""

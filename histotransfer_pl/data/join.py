@@ -7,11 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histotransfer_pl.data.cohort import (
-    read_cohort,
-    require_columns,
-    require_patients,
-)
+from histotransfer_pl.data.cohort import read_cohort, require_columns, require_patients
 from histotransfer_pl.errors import CohortError, StoreMismatchError, shorten
 from histotransfer_pl.outcomes.kinds import TargetColumns, target_columns
 from histotransfer_pl.outcomes.words import sort_classes

@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from histotransfer_pl.data.cohort import (
-    read_table,
-    require_columns,
-    slides_from_folder,
-)
+from histotransfer_pl.data.cohort import read_table, require_columns, slides_from_folder
 from histotransfer_pl.errors import CohortError, ConfigError, SlideError, shorten
 from histotransfer_pl.outcomes.words import sort_classes
 from histotransfer_pl.slides.limits import slide_errors
@@ -157,8 +153,6 @@ def read_tiles(
         table = read_table(path, {"slide_id": str, label: str, group: str})
     except FileNotFoundError as error:
         raise CohortError(f"no table of tiles at {path}") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise CohortError(f"{path} is not a CSV table: {error}") from error
     place = ["path"] if "path" in table else ["slide_id", "x", "y"]
     require_columns(table, [*place, label, group], path)
     table = _only(table, where or {}, path)

@@ -1,6 +1,6 @@
 """What the readers of patches hand to the encoder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +8,9 @@ from torch import Tensor
 
 from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.data.patch_source import ReadCost, SlideFile
+
+Piece = tuple[int, int, int]
+"""Place of a bag or slide in a list, its first row, and the row behind its last."""
 
 
 class PatchBatch(NamedTuple):
@@ -48,3 +51,21 @@ class SlideWork:
 def wanted_arrays(work: Sequence[SlideWork], places: set[int]) -> list[str]:
     """The arrays that at least one of these slides lacks."""
     return sorted({name for place in places for name in work[place].missing})
+
+
+def cut_into_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[Piece]]:
+    """Cut bags or slides, one behind the other, into batches of ``batch_size`` (the last less)."""
+    pieces: list[Piece] = []
+    room = batch_size
+    for place, length in enumerate(lengths):
+        start = 0
+        while start < length:
+            stop = min(start + room, length)
+            pieces.append((place, start, stop))
+            room -= stop - start
+            start = stop
+            if room == 0:
+                yield pieces
+                pieces, room = [], batch_size
+    if pieces:
+        yield pieces

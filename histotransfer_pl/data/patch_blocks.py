@@ -75,20 +75,6 @@ def block_side(patch: float, stride: float, tile: float) -> float:
     return least
 
 
-def tiles_under(
-    coords: NDArray[np.int32], patch: float, tile: tuple[float, float]
-) -> set[tuple[int, int]]:
-    """Column and line of every file tile that these patches (N, 2) touch."""
-    found: set[tuple[int, int]] = set()
-    for x, y in coords.tolist():
-        ranges = [
-            range(int(a // side), math.ceil((a + patch) / side - _TOLERANCE))
-            for a, side in zip((x, y), tile, strict=True)
-        ]
-        found.update((column, line) for column in ranges[0] for line in ranges[1])
-    return found
-
-
 def _common_multiple(stride: float, tile: float) -> float | None:
     """The smallest multiple of both, if it is not far away."""
     for count in range(1, 65):

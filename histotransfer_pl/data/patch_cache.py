@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.data.patch_shelf import DiskShelf, MemoryShelf, PatchShelf, Place
-from histotransfer_pl.data.tile import check_unmoved
-from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
-from histotransfer_pl.records.grid import GridSettings
+from histotransfer_pl.data.tile import check_unmoved, grid_of
+from histotransfer_pl.errors import ConfigError, SlideError
 from histotransfer_pl.slides.reader import SlideReader, open_slide
 from histotransfer_pl.store.joined import Store
 
@@ -43,12 +42,7 @@ class PatchCache:
         slides: Mapping[str, Path] | None = None,
         folder: Path | None = None,
     ) -> None:
-        if store.grid is None:
-            raise StoreMismatchError(
-                f"{store.location} was imported from arrays and has no patches to read: extract "
-                "slides into a store"
-            )
-        self.grid = GridSettings.from_json(store.grid)
+        self.grid = grid_of(store)
         self.store = store
         self.shelf = self._shelf(limit_bytes, folder)
         self.unreadable: dict[tuple[str, int], str] = {}
@@ -63,19 +57,7 @@ class PatchCache:
             SlideError: If there is no such file.
             StoreMismatchError: If its content differs.
         """
-        path = self._path(slide_id)
-        attributes = self.store.slide(slide_id).attributes
-        mark = attributes["fingerprint"]
-        try:
-            status = path.stat()
-        except OSError as error:
-            raise SlideError(
-                f"slide {slide_id!r} is not at {path} ({error.strerror}): give the folder that "
-                "holds the slides now with data.slides (--slides of select)"
-            ) from error
-        # Size and date tell at once; the content is only read where the date differs.
-        if (status.st_size, status.st_mtime_ns) != (mark["size"], mark["mtime_ns"]):
-            check_unmoved(path, attributes)
+        check_unmoved(self._path(slide_id), self.store.slide(slide_id).attributes)
 
     def read(self, slide_id: str, row: int) -> NDArray[np.uint8] | None:
         """A patch (P, P, 3), or None where the file is damaged: recorded, and said once."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,7 @@ class Batches(Protocol):
     def __iter__(self) -> Generator[PatchBatch, None, None]: ...
 
 
+@dataclass(eq=False)
 class PoolBatches:
     """Batches of what worker processes read, in the order in which it arrives.
 
@@ -33,13 +35,10 @@ class PoolBatches:
         pin: Put batches into memory from which a device copies without waiting.
     """
 
-    def __init__(
-        self, pool: ReaderPool, work: Sequence[SlideWork], batch_size: int, *, pin: bool = False
-    ) -> None:
-        self.pool = pool
-        self.work = work
-        self.batch_size = batch_size
-        self.pin = pin
+    pool: ReaderPool
+    work: Sequence[SlideWork]
+    batch_size: int
+    pin: bool = field(default=False, kw_only=True)
 
     def __iter__(self) -> Generator[PatchBatch, None, None]:
         batch = _Batch(self)

@@ -12,25 +12,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from histotransfer_pl.data.cohort import (
-    SlideEntry,
-    read_cohort,
-    require_columns,
-    slides_from_cohort,
-    slides_from_folder,
-)
+from histotransfer_pl.data.cohort import SlideEntry, moved_slides, read_cohort
 from histotransfer_pl.data.join import join_cohort
-from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
-from histotransfer_pl.data.patch_threads import PatchDataset, Piece
+from histotransfer_pl.data.patch_batch import PatchBatch, Piece, SlideWork
+from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.data.splits import split_cohort
-from histotransfer_pl.data.tile import check_unmoved
-from histotransfer_pl.errors import (
-    CohortError,
-    ConfigError,
-    SlideError,
-    StoreMismatchError,
-    shorten,
-)
+from histotransfer_pl.data.tile import check_unmoved, grid_of
+from histotransfer_pl.errors import CohortError, ConfigError, StoreMismatchError, shorten
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.records.run import split_spec
 from histotransfer_pl.store.feature_store import FeatureStore
@@ -131,7 +119,6 @@ class PatchSampleDataModule(LightningDataModule):
         self.work: list[SlideWork] = []
         self.batches: list[list[Piece]] = []
         self.patients: set[str] = set()
-        self._moved: dict[str, Path] | None = None
 
     @property
     def drawn(self) -> int:
@@ -142,12 +129,8 @@ class PatchSampleDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Choose slides and patches; the same on every rank."""
         self.store = FeatureStore.open(self.store_path)
-        if self.store.grid is None:
-            raise StoreMismatchError(
-                f"{self.store.location} was imported from arrays and has no patches to read: "
-                "extract slides into a store"
-            )
-        self.grid = GridSettings.from_json(self.store.grid)
+        self.grid = grid_of(self.store)
+        self._moved = moved_slides(self.slides, self.cohort)
         self.work = [self._work(slide_id) for slide_id in self._slide_ids()]
         counts = [item.n_patches for item in self.work]
         self.batches = draw_batches(counts, self.n_patches, self.batch_size, self.seed)
@@ -213,14 +196,10 @@ class PatchSampleDataModule(LightningDataModule):
 
     def _plain_features(self) -> tuple[str, str]:
         """Features of an untuned encoder: the split is made of the slides that have them."""
-        for slide_id in self.store.slide_ids():
-            slide = self.store.slide(slide_id)
-            for (encoder, depth), array in zip(
-                slide.features(),
-                (name for name in slide.arrays() if name.startswith("features/")),
-                strict=True,
-            ):
-                if "tuned_on_patients" not in slide.info(array).attributes:
+        for slide in self.store:
+            for encoder, depth in slide.features():
+                attributes = slide.info(feature_path(encoder, depth)).attributes
+                if "tuned_on_patients" not in attributes:
                     return encoder, depth
         raise StoreMismatchError(
             f"{self.store.location} has no features, on which the split of fit depends: run "
@@ -229,27 +208,12 @@ class PatchSampleDataModule(LightningDataModule):
 
     def _work(self, slide_id: str) -> SlideWork:
         slide = self.store.slide(slide_id)
-        entry = SlideEntry(slide_id, self._path(slide_id))
-        if not entry.path.is_file():
-            raise SlideError(
-                f"slide {slide_id!r} is not at {entry.path}: say with data.slides which folder "
-                "holds the slides"
-            )
+        path = Path(slide.attributes["path"])
+        if self.slides is not None:
+            path = self._moved.get(slide_id, self.slides / slide_id)
+        entry = SlideEntry(slide_id, path)
         check_unmoved(entry.path, slide.attributes)
         return SlideWork(entry, slide.n_patches, float(slide.attributes["slide_mpp"]), missing=())
-
-    def _path(self, slide_id: str) -> Path:
-        if self.slides is None:
-            return Path(self.store.slide(slide_id).attributes["path"])
-        if self._moved is None:
-            self._moved = {entry.slide_id: entry.path for entry in self._entries(self.slides)}
-        return self._moved.get(slide_id, self.slides / slide_id)
-
-    def _entries(self, folder: Path) -> list[SlideEntry]:
-        if self.cohort is None:
-            return slides_from_folder(folder)
-        require_columns(read_cohort(self.cohort), ["slide_id"], self.cohort)
-        return slides_from_cohort(self.cohort, folder)
 
 
 def draw_batches(

@@ -61,6 +61,7 @@ class _OpenSlide(NamedTuple):
     coords: NDArray[np.int32]  # (N, 2)
 
 
+@dataclass(eq=False)
 class PatchSource:
     """Reads patches by row; keeps the last few slides open. Threads may share it.
 
@@ -71,18 +72,11 @@ class PatchSource:
         memory_gib: Memory that one step of reading a slide may take.
     """
 
-    def __init__(
-        self,
-        store: FeatureStore,
-        settings: GridSettings,
-        reader: ReaderName = "auto",
-        memory_gib: float = SLIDE_MEMORY_GIB,
-    ) -> None:
-        self.store = store
-        self.settings = settings
-        self.reader: ReaderName = reader
-        self.memory_gib = memory_gib
-        self._open: OrderedDict[str, _OpenSlide] = OrderedDict()
+    store: FeatureStore
+    settings: GridSettings
+    reader: ReaderName = "auto"
+    memory_gib: float = SLIDE_MEMORY_GIB
+    _open: OrderedDict[str, _OpenSlide] = field(default_factory=OrderedDict, init=False)
 
     def read_into(
         self, images: NDArray[np.uint8], place: int, slide: SlideFile, rows: Iterable[int]

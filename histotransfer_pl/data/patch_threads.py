@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import numpy as np
@@ -13,7 +14,13 @@ import torch
 from torch.utils.data import IterableDataset
 from typing_extensions import override
 
-from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork, wanted_arrays
+from histotransfer_pl.data.patch_batch import (
+    PatchBatch,
+    Piece,
+    SlideWork,
+    cut_into_batches,
+    wanted_arrays,
+)
 from histotransfer_pl.data.patch_source import PatchSource, ReadCost, stall_reason
 from histotransfer_pl.errors import SlideError, StoreError
 from histotransfer_pl.records.grid import GridSettings
@@ -21,25 +28,23 @@ from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.store.feature_store import FeatureStore
 
-Piece = tuple[int, int, int]
-"""Slide, first row, end row."""
-
 _BEAT_PATCHES = 16
 """Patches after which a thread shows that it lives."""
 _LOOK_S = 0.5
 _JOIN_S = 5.0
 
 
+@dataclass(eq=False)
 class _Job:
     """A batch that a thread reads."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self.pieces = pieces
-        self.batch: Future[PatchBatch] = Future()
-        self.place = -1
-        self.beat: float | None = None
+    pieces: Sequence[Piece]
+    batch: Future[PatchBatch] = field(default_factory=Future)
+    place: int = -1
+    beat: float | None = None
 
 
+@dataclass(eq=False)
 class PatchDataset(IterableDataset[PatchBatch]):
     """Reads the patches of slides, one behind the other, ahead of the encoder.
 
@@ -58,27 +63,15 @@ class PatchDataset(IterableDataset[PatchBatch]):
         memory_gib: Memory that one step of reading a slide may take.
     """
 
-    def __init__(
-        self,
-        store: FeatureStore,
-        work: Sequence[SlideWork],
-        settings: GridSettings,
-        batch_size: int,
-        threads: int,
-        ahead: int,
-        reader: ReaderName = "auto",
-        timeout_s: float = 300.0,
-        memory_gib: float = SLIDE_MEMORY_GIB,
-    ) -> None:
-        self.store = store
-        self.work = work
-        self.settings = settings
-        self.batch_size = batch_size
-        self.threads = threads
-        self.ahead = ahead
-        self.reader: ReaderName = reader
-        self.timeout_s = timeout_s
-        self.memory_gib = memory_gib
+    store: FeatureStore
+    work: Sequence[SlideWork]
+    settings: GridSettings
+    batch_size: int
+    threads: int
+    ahead: int
+    reader: ReaderName = "auto"
+    timeout_s: float = 300.0
+    memory_gib: float = SLIDE_MEMORY_GIB
 
     @override
     def __iter__(self) -> Generator[PatchBatch, None, None]:
@@ -98,20 +91,7 @@ class PatchDataset(IterableDataset[PatchBatch]):
 
     def _batches(self) -> Iterator[list[Piece]]:
         """Pieces of each batch."""
-        pieces: list[Piece] = []
-        room = self.batch_size
-        for place, item in enumerate(self.work):
-            start = 0
-            while start < item.n_patches:
-                stop = min(start + room, item.n_patches)
-                pieces.append((place, start, stop))
-                room -= stop - start
-                start = stop
-                if room == 0:
-                    yield pieces
-                    pieces, room = [], self.batch_size
-        if pieces:
-            yield pieces
+        yield from cut_into_batches([item.n_patches for item in self.work], self.batch_size)
 
 
 class _Reading:

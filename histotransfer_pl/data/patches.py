@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from typing_extensions import override
 
-from histotransfer_pl.data.cohort import (
-    SlideEntry,
-)
+from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.data.cores import available_cores
 from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
 from histotransfer_pl.data.patch_feed import Batches, DeviceFeed, PoolBatches
@@ -199,11 +197,9 @@ class PatchDataModule(LightningDataModule):
         self._closing.close()
 
     def _reading(self) -> "Reading":
-        trainer = self.trainer
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        chosen = choose_reading(device, trainer.num_devices if trainer else 1)
+        chosen = reading_of(self.trainer)
         return Reading(
-            device,
+            chosen.device,
             self.batch_size or chosen.batch_size,
             chosen.workers if self.num_workers is None else self.num_workers,
             self.threads or chosen.threads,
@@ -241,6 +237,13 @@ def choose_reading(device: torch.device, devices: int = 1) -> Reading:
     if device.type == "cpu":
         return Reading(device, _CPU_BATCH, 0, min(_CPU_THREADS, cores))
     return Reading(device, _DEVICE_BATCH, max(1, cores - 1), cores)
+
+
+def reading_of(trainer: Trainer | None) -> Reading:
+    """How to read for the device of a trainer where nothing is said; the CPU's without one."""
+    if trainer is None:
+        return choose_reading(torch.device("cpu"))
+    return choose_reading(trainer.strategy.root_device, trainer.num_devices)
 
 
 class PatchFeed:

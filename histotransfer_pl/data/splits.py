@@ -15,7 +15,7 @@ from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.run import SplitSpec
 
 _log = logging.getLogger(__name__)
-_PARTS = ("train", "validation", "test")
+PARTS = ("train", "validation", "test")
 _WORDS = {
     "train": "train",
     "training": "train",
@@ -177,7 +177,7 @@ def split_by_column(
         parts = numbers.map(
             lambda n: "test" if n == fold else "validation" if n == following else "train"
         )
-    split = Split(*(frame.loc[parts == name, "slide_id"].tolist() for name in _PARTS))
+    split = Split(*(frame.loc[parts == name, "slide_id"].tolist() for name in PARTS))
     check_split(split, frame, kind)
     return split
 
@@ -186,7 +186,7 @@ def check_split(split: Split, frame: pd.DataFrame, kind: type[Outcome] = Classes
     """Refuse a split that leaks patients, or lacks a class where one trains or chooses."""
     rows = frame.set_index("slide_id")
     owners: dict[str, str] = {}
-    for name in _PARTS:
+    for name in PARTS:
         for patient in rows.loc[split.part(name), "patient_id"].unique():
             if owners.setdefault(patient, name) != name:
                 raise SplitError(
@@ -196,7 +196,7 @@ def check_split(split: Split, frame: pd.DataFrame, kind: type[Outcome] = Classes
     for name in ("train", "validation"):
         if not split.part(name):
             raise SplitError(f"the {name} part is empty; it is needed to train and to choose")
-    for name in _PARTS:
+    for name in PARTS:
         part = split.part(name)
         lacks = kind.lacks(rows.loc[part], rows, learning=name == "train") if part else ""
         if not lacks:

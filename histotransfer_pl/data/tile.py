@@ -1,11 +1,10 @@
 """Slides to patch coordinates in the store."""
 
-import hashlib
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.errors import ConfigError, SlideError, StoreMismatchError
-from histotransfer_pl.records.files import replacing
+from histotransfer_pl.records.files import replacing, sha256_of
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.files import fingerprint, unicode_twin
 from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB, slide_errors
@@ -25,6 +24,7 @@ from histotransfer_pl.slides.qc import draw_qc, is_whole_png, sharp_thumbnail
 from histotransfer_pl.slides.reader import ReaderName
 from histotransfer_pl.slides.tiling import TiledSlide, tile_slide
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.joined import Store
 from histotransfer_pl.store.layout import encode_key
 from histotransfer_pl.store.slide import StoredSlide
 
@@ -153,7 +153,7 @@ class TileJob:
         if mpp is not None and not math.isclose(mpp, stored["slide_mpp"]):
             wrong.append(f"mpp: there {stored['slide_mpp']:g}, now {mpp:g}")
         outline = self._outline(entry.slide_id)
-        if outline is not None and _sha256(outline) != stored.get("tissue_outline_sha256"):
+        if outline is not None and sha256_of(outline) != stored.get("tissue_outline_sha256"):
             there = stored.get("tissue_outline") or "none"
             wrong.append(f"tissue outline: there {there}, now {outline.name} of other content")
         if wrong:
@@ -177,7 +177,7 @@ class TileJob:
             "patch_size_level0": tiled.patch_size_level0,
             "tissue_share": float(tiled.mask.mean()),
             "tissue_outline": "" if outline is None else outline.name,
-            "tissue_outline_sha256": "" if outline is None else _sha256(outline),
+            "tissue_outline_sha256": "" if outline is None else sha256_of(outline),
             "reason": tiled.reason,
         }
 
@@ -204,9 +204,18 @@ def require_outlines(masks: Path, slide_ids: list[str]) -> None:
         )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def grid_of(store: Store) -> GridSettings:
+    """The patch grid of a store.
+
+    Raises:
+        StoreMismatchError: It has none, so there are no patches to read.
+    """
+    if store.grid is None:
+        raise StoreMismatchError(
+            f"{store.location} was imported from arrays and has no patches to read: extract "
+            "slides into a store"
+        )
+    return GridSettings.from_json(store.grid)
 
 
 def check_unmoved(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -226,8 +235,8 @@ def check_unmoved(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
         status = path.stat()
     except OSError as error:
         raise SlideError(
-            f"slide {path} cannot be read ({error.strerror}): where the slides have moved, "
-            "extract with --data.slides and their folder now records it"
+            f"slide {path} cannot be read ({error.strerror}): give the folder that "
+            "holds the slides now with data.slides (--slides of select); extract with it records it"
         ) from error
     if (status.st_size, status.st_mtime_ns) == (stored["size"], stored.get("mtime_ns")):
         return stored
@@ -257,16 +266,11 @@ def slide_file(slide: StoredSlide) -> Path:
 
 
 def tile_all(
-    job: TileJob,
-    entries: Iterable[SlideEntry],
-    progress: Callable[[SlideOutcome], None] | None = None,
-    threads: int = 2,
+    job: TileJob, entries: Iterable[SlideEntry], threads: int = 2
 ) -> Iterator[SlideOutcome]:
     """Tile slides, a few at once; OpenSlide works outside Python's lock."""
     with ThreadPoolExecutor(threads) as pool:
         for outcome in pool.map(job.run, entries):
             if outcome.state == "failed":
                 _log.warning("%s: %s", outcome.slide_id, outcome.reason)
-            if progress is not None:
-                progress(outcome)
             yield outcome

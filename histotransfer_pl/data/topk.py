@@ -15,17 +15,12 @@ from typing_extensions import override
 
 from histotransfer_pl.data.ahead import AheadLoader
 from histotransfer_pl.data.augment import augment
-from histotransfer_pl.data.bag_pieces import (
-    BagPieceDataset,
-    BagPieces,
-    WholeBag,
-    require_readable,
-)
+from histotransfer_pl.data.bag_pieces import BagPieceDataset, BagPieces, WholeBag, require_readable
 from histotransfer_pl.data.bags import BagBatch, BagDataset, BagItem, as_targets
-from histotransfer_pl.data.cohort import slides_from_cohort
+from histotransfer_pl.data.cohort import moved_slides
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.patch_cache import PatchCache
-from histotransfer_pl.data.patches import choose_reading
+from histotransfer_pl.data.patches import reading_of
 from histotransfer_pl.data.selection import read_selections, require_selection
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec, SplitBy, TaskKind
@@ -134,7 +129,8 @@ class TopKPatchDataModule(FeatureDataModule):
             return
         super().setup(stage)
         limit = 0 if self.cache_place == "none" else self.cache_gb * 1e9
-        self.cache = PatchCache(self.store, limit, self._moved_slides(), self._cache_folder())
+        moved = moved_slides(self.slides, self.cohort)
+        self.cache = PatchCache(self.store, limit, moved, self._cache_folder())
         self._read_selections()
         for slide_ids in self.bags["slide_ids"]:
             for slide_id in slide_ids:
@@ -204,9 +200,7 @@ class TopKPatchDataModule(FeatureDataModule):
     @property
     def reading_threads(self) -> int:
         """Threads that read, by what the device and the cores allow where nothing is said."""
-        trainer = self.trainer
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        return self.threads or choose_reading(device, trainer.num_devices if trainer else 1).threads
+        return self.threads or reading_of(self.trainer).threads
 
     def candidate_chunks(self, slide_id: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Readable candidates of a slide in pieces: rows (B,) and patches (B, P, P, 3)."""
@@ -277,12 +271,6 @@ class TopKPatchDataModule(FeatureDataModule):
         if self.trainer is None:
             raise ConfigError("data.cache is disk, without a run: give data.cache_dir")
         return Path(self.trainer.default_root_dir) / "patches"
-
-    def _moved_slides(self) -> dict[str, Path]:
-        if self.slides is None or self.cohort is None:
-            return {}
-        entries = slides_from_cohort(self.cohort, self.slides)
-        return {entry.slide_id: entry.path for entry in entries}
 
     def _restore_candidates(self) -> None:
         """Take up the selection of a resumed run, as it was refreshed."""

@@ -1,7 +1,7 @@
 """Networks of other families, through timm's common interface for intermediate outputs."""
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -32,10 +32,6 @@ class GenericTrunk(Trunk):
             self.fixed_px = network.default_cfg["input_size"][-1]
 
     @override
-    def dims(self, depths: Sequence[str], side: int) -> dict[str, int]:
-        return self._probe(depths, side)  # a size that the network was made for
-
-    @override
     def keys_behind(self, depth: str) -> set[str]:
         # Only a cut tells, so a copy is cut. The copy has the modules of its own, not the weights.
         state = self.network.state_dict(keep_vars=True)
@@ -60,8 +56,3 @@ class GenericTrunk(Trunk):
             images, indices=indices, stop_early=True, intermediates_only=True, output_fmt="NCHW"
         )
         return {self.depths[i]: output for i, output in zip(indices, outputs, strict=True)}
-
-    @override
-    def steps(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        for depth in self.depths:
-            yield depth, self(images, [depth])[depth]

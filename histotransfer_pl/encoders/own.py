@@ -2,7 +2,7 @@
 
 import importlib
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -147,33 +147,12 @@ class OwnTrunk(Trunk):
             )
 
     @override
-    def dims(self, depths: Sequence[str], side: int) -> dict[str, int]:
-        return self._probe(depths, side)
-
-    @override
-    def keys_behind(self, depth: str) -> set[str]:
-        behind = tuple(f"{name}." for name in self._modules_behind(depth))
-        return {key for key in self.network.state_dict() if key.startswith(behind)}
-
-    @override
-    def cut_after(self, depth: str) -> None:
-        for name in self._modules_behind(depth):
-            parent, _, child = name.rpartition(".")
-            setattr(self.network.get_submodule(parent), child, nn.Identity())
-        self.stages = self.stages[: self._index(depth) + 1]
-
-    @override
     def forward(self, images: Tensor, depths: Collection[str]) -> dict[str, Tensor]:
         kept: dict[str, Tensor] = {}
         deepest = max(depths, key=self._index)
         with self._kept(depths, deepest, kept), suppress(_DeepestReached):
             self.network(images)
         return {depth: kept[depth] for depth in depths}
-
-    @override
-    def steps(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
-        for depth in self.depths:
-            yield depth, self(images, [depth])[depth]
 
     @override
     def vector(self, depth: str, output: Tensor) -> Tensor:
@@ -257,6 +236,7 @@ class OwnTrunk(Trunk):
                 hook.remove()
         return begins, ends
 
+    @override
     def _modules_behind(self, depth: str) -> list[str]:
         """Outermost modules that begin after a depth has ended.
 

@@ -69,10 +69,8 @@ class Trunk(nn.Module):
             depths: Depths of this trunk.
             side: Side of an image that the network takes, in pixels.
         """
-        del side  # whatever the size, the dimensions are these
-        return self._probe(depths, self.least_px)
-
-    def _probe(self, depths: Sequence[str], side: int) -> dict[str, int]:
+        # of blocks that are run one by one the dimensions are the same whatever the size
+        side = self.least_px if self.incremental else side
         device = next((parameter.device for parameter in self.parameters()), None)
         training = self.training
         # not inference mode: a network may keep what it computes in its first pass
@@ -83,15 +81,14 @@ class Trunk(nn.Module):
 
     def keys_behind(self, depth: str) -> set[str]:
         """State dict keys of the network that a cut after `depth` removes."""
-        prefixes = tuple(f"{name}." for stage in self._behind(depth) for name in stage.modules)
+        prefixes = tuple(f"{name}." for name in self._modules_behind(depth))
         return {key for key in self.network.state_dict() if key.startswith(prefixes)}
 
     def cut_after(self, depth: str) -> None:
         """Remove everything behind the block `depth`, in place."""
-        for stage in self._behind(depth):
-            for name in stage.modules:
-                parent, _, child = name.rpartition(".")
-                setattr(self.network.get_submodule(parent), child, nn.Identity())
+        for name in self._modules_behind(depth):
+            parent, _, child = name.rpartition(".")
+            setattr(self.network.get_submodule(parent), child, nn.Identity())
         self.stages = self.stages[: self._index(depth) + 1]
 
     @override
@@ -108,6 +105,10 @@ class Trunk(nn.Module):
 
     def steps(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Every depth and its output, each computed from the one before when asked for."""
+        if not self.incremental:
+            for depth in self.depths:
+                yield depth, self(images, [depth])[depth]
+            return
         x = self.enter(images)
         for stage in self.stages:
             x = self.run(stage, x)
@@ -138,8 +139,8 @@ class Trunk(nn.Module):
             raise unknown_depth(depth, self.depths)
         return self.depths.index(depth)
 
-    def _behind(self, depth: str) -> tuple[Stage, ...]:
-        return self.stages[self._index(depth) + 1 :]
+    def _modules_behind(self, depth: str) -> list[str]:
+        return [m for stage in self.stages[self._index(depth) + 1 :] for m in stage.modules]
 
 
 class ConvNextTrunk(Trunk):

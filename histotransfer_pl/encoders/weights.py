@@ -1,7 +1,6 @@
 """Checkpoints: found, read without executing anything, and loaded strictly."""
 
 import argparse
-import hashlib
 import importlib.resources
 import importlib.util
 import logging
@@ -28,7 +27,7 @@ from histotransfer_pl.encoders.unwrap import (
     state_dicts,
 )
 from histotransfer_pl.errors import WeightsError
-from histotransfer_pl.records.archives import UNREADABLE, damaged_part
+from histotransfer_pl.records.files import UNREADABLE, damaged_part, sha256_of
 
 WEIGHTS_FOLDER = "HISTOTRANSFER_WEIGHTS"
 """Environment variable that names the folder of downloaded weights."""
@@ -57,8 +56,7 @@ class WeightsFile:
 
     def sha256(self) -> str:
         """Hash of the file's bytes."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(self.path)
 
 
 def find_weights(source: WeightsSource, *, allow_download: bool = False) -> WeightsFile | None:

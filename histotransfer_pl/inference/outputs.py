@@ -29,11 +29,10 @@ def write_pictures(
     run: str,
 ) -> None:
     """Attention of one slide as GeoJSON and picture; features without slides have none."""
-    path = slide.attributes.get("path")
-    if path is None:
+    if slide.attributes.get("path") is None:
         return
     words = SlideWords(slide.slide_id, run, f"predicted: {_in_words(row)}")
-    write_attention_files(slide, str(path), attention, words, out / ATTENTION, top_k)
+    write_attention_files(slide, attention, words, out / ATTENTION, top_k)
 
 
 def write_page(

@@ -117,7 +117,7 @@ def regression_loss(values: Tensor, targets: Tensor, delta: float | None = None)
     """Squared error, or Huber's with its corner at `delta`, both of scaled targets.
 
     Args:
-        values: (S,) prediction on the scale of `analysis.regression.TargetScale`.
+        values: (S,) prediction in deviations of the training targets.
         targets: (S,) target on that scale.
         delta: Where Huber's loss turns from a square to a line; None for the squared error.
 

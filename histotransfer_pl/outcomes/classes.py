@@ -107,11 +107,6 @@ class Classes(Outcome):
             )
         return {"label": self.spec.classes[-1] if len(labels) > 1 else next(iter(labels), "")}
 
-    @property
-    @override
-    def output_names(self) -> tuple[str, ...]:
-        return self.spec.classes
-
     @override
     def losses(self, outputs: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
         from torch.nn.functional import cross_entropy
@@ -133,11 +128,6 @@ class Classes(Outcome):
     @override
     def scores(self, outputs: "Tensor") -> "Tensor":
         return outputs.float().softmax(-1)
-
-    @property
-    @override
-    def columns(self) -> list[str]:
-        return [f"p_{name}" for name in self.spec.classes]
 
     @override
     def metrics(self) -> "Mapping[str, Metric]":

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from histotransfer_pl.errors import CohortError, SplitError, shorten
 from histotransfer_pl.outcomes.classes import weights_of
-from histotransfer_pl.outcomes.outcome import ClassWeights, Outcome
+from histotransfer_pl.outcomes.outcome import ClassWeights, Outcome, refuse_values
 from histotransfer_pl.outcomes.words import clean_labels
 from histotransfer_pl.records.run import TargetSpec, TaskKind
 
@@ -113,10 +113,6 @@ class Labels(Outcome):
         return ", ".join(f"{name}: {present} of {known}" for name, present, known in counts)
 
     @override
-    def encode(self, rows: pd.DataFrame) -> NDArray[np.float64]:
-        return rows[self.truth(self.spec.classes)].to_numpy(np.float64)  # (S, L)
-
-    @override
     def of_patient(self, rows: pd.DataFrame) -> dict[str, Any]:
         """A patient has a label if any of its slides has it."""
         highest = rows[self.truth(self.spec.classes)].astype(float).max()
@@ -124,11 +120,6 @@ class Labels(Outcome):
         known = bool(highest.notna().any())
         values = {name: float(highest[name]) for name in self.truth(self.spec.classes)}
         return {**values, "label": (" ".join(names) or "none") if known else ""}
-
-    @property
-    @override
-    def output_names(self) -> tuple[str, ...]:
-        return self.spec.classes
 
     @override
     def losses(self, outputs: "Tensor", targets: "Tensor", weights: "Tensor") -> "Tensor":
@@ -150,11 +141,6 @@ class Labels(Outcome):
     @override
     def scores(self, outputs: "Tensor") -> "Tensor":
         return outputs.float().sigmoid()
-
-    @property
-    @override
-    def columns(self) -> list[str]:
-        return [f"p_{name}" for name in self.spec.classes]
 
     @override
     def metrics(self) -> "Mapping[str, Metric]":
@@ -185,11 +171,6 @@ class Labels(Outcome):
 
 def _read(table: pd.DataFrame, name: str) -> "pd.Series[float]":
     words = clean_labels(table[name])
-    wrong = ~words.isin(list(_VALUES))
-    if wrong.any():
-        slide = table.loc[wrong, "slide_id"].iloc[0]
-        raise CohortError(
-            f"column {name} holds {words[wrong].iloc[0]!r} (slide {slide!r}): a label of several "
-            "is 1, 0 or empty"
-        )
+    need = "a label of several is 1, 0 or empty"
+    refuse_values(table, name, ~words.isin(list(_VALUES)), need)
     return words.map(_VALUES).astype(float)

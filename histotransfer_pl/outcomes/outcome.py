@@ -146,24 +146,25 @@ class Outcome(ABC):
 
     # Slides and patients.
 
-    @abstractmethod
     def encode(self, rows: pd.DataFrame) -> NDArray[Any]:
         """Targets (S,) or (S, K) as losses and metrics take them; -1 or NaN where unknown."""
+        targets = rows[self.truth(self.spec.classes)].to_numpy(np.float64)  # (S, K)
+        return targets[:, 0] if targets.shape[1] == 1 else targets
 
-    @abstractmethod
     def of_patient(self, rows: pd.DataFrame) -> dict[str, Any]:
         """``label`` and the columns of ``truth`` for a patient, from the slides it has.
 
         Raises:
             CohortError: The slides of a patient contradict one another.
         """
+        return agreed(rows, self.truth(self.spec.classes))
 
     # Learning.
 
     @property
-    @abstractmethod
     def output_names(self) -> tuple[str, ...]:
         """What each of the numbers O is that the head gives per slide (or patch)."""
+        return self.spec.classes
 
     @property
     def n_outputs(self) -> int:
@@ -205,9 +206,9 @@ class Outcome(ABC):
     # Tables and metrics.
 
     @property
-    @abstractmethod
     def columns(self) -> list[str]:
         """Name of each column of the scores in a table of predictions."""
+        return [f"p_{name}" for name in self.spec.classes]
 
     @abstractmethod
     def metrics(self) -> "Mapping[str, Metric]":
@@ -226,7 +227,7 @@ class Outcome(ABC):
 
     def from_columns(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores as the metrics take them from the columns (S, K) of a table."""
-        return values
+        return values[:, 0] if self.n_outputs == 1 else values
 
     def from_training(self, scores: NDArray[np.float64], other: "Outcome") -> NDArray[np.float64]:
         """Scores of another training as this one would give them, where they have its own scale."""
@@ -281,13 +282,21 @@ def read_numbers(table: pd.DataFrame, column: str, need: str) -> "pd.Series[floa
         CohortError: Words; it names the first and its slide.
     """
     numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-    wrong = (numbers.isna() & table[column].notna()) | np.isinf(numbers)
+    refuse_values(table, column, (numbers.isna() & table[column].notna()) | np.isinf(numbers), need)
+    return numbers
+
+
+def refuse_values(table: pd.DataFrame, column: str, wrong: "pd.Series[bool]", need: str) -> None:
+    """Refuse the values of a column that are wrong.
+
+    Raises:
+        CohortError: It names the first and its slide.
+    """
     if wrong.any():
         first = table[wrong].iloc[0]
         raise CohortError(
             f"column {column} holds {str(first[column])!r} (slide {first['slide_id']!r}): {need}"
         )
-    return numbers
 
 
 def agreed(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:

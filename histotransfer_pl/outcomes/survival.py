@@ -9,8 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from histotransfer_pl.errors import CohortError, SplitError
-from histotransfer_pl.outcomes.outcome import Outcome, agreed, read_numbers, require_columns_of
+from histotransfer_pl.errors import SplitError
+from histotransfer_pl.outcomes.outcome import (
+    Outcome,
+    read_numbers,
+    refuse_values,
+    require_columns_of,
+)
 from histotransfer_pl.records.run import TargetSpec, TaskKind
 
 if TYPE_CHECKING:
@@ -18,7 +23,11 @@ if TYPE_CHECKING:
 
     from histotransfer_pl.analysis.metrics import Metric
 
-_TRUTH = ("time", "event")
+_TITLES = {
+    "c_index": "C-index",
+    "time_dependent_auc": "Time-dependent AUC",
+    "integrated_brier": "Integrated Brier score",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Survival(Outcome):
     @classmethod
     @override
     def truth(cls, columns: Sequence[str]) -> list[str]:
-        return list(_TRUTH)
+        return ["time", "event"]
 
     @classmethod
     @override
@@ -46,15 +55,9 @@ class Survival(Outcome):
         times = read_numbers(table, time, "a time is a number above 0, or empty")
         events = read_numbers(table, event, "1 where the event was seen, 0 elsewhere, or empty")
         early, odd = times <= 0, ~events.isin([0, 1]) & events.notna()
-        for wrong, column, need in (
-            (early, time, "times count from the start of observation and are above 0"),
-            (odd, event, "expected 1 where the event was seen, 0 elsewhere"),
-        ):
-            if wrong.any():
-                first = table[wrong].iloc[0]
-                raise CohortError(
-                    f"column {column} holds {first[column]:g} (slide {first['slide_id']!r}): {need}"
-                )
+        need = "times count from the start of observation and are above 0"
+        refuse_values(table, time, early, need)
+        refuse_values(table, event, odd, "expected 1 where the event was seen, 0 elsewhere")
         known = times.notna() & events.notna()
         words = events.map({1.0: "event", 0.0: "no event"}).where(known, "")
         return pd.DataFrame({"time": times, "event": events, "label": words})
@@ -89,13 +92,10 @@ class Survival(Outcome):
 
         return replace(spec, times=horizons(targets[np.isfinite(targets).all(1)]))
 
+    @property
     @override
-    def encode(self, rows: pd.DataFrame) -> NDArray[np.float64]:
-        return rows[list(_TRUTH)].to_numpy(np.float64)  # (S, 2)
-
-    @override
-    def of_patient(self, rows: pd.DataFrame) -> dict[str, Any]:
-        return agreed(rows, _TRUTH)
+    def titles(self) -> Mapping[str, str]:
+        return {name: _TITLES[name] for name in self.metrics()}
 
     @override
     def truth_in_words(self, row: pd.Series) -> str:
@@ -132,19 +132,10 @@ class Risk(Survival):
         return ["risk"]
 
     @override
-    def from_columns(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return values[:, 0]
-
-    @override
     def metrics(self) -> "Mapping[str, Metric]":
         from histotransfer_pl.analysis.survival import c_index, time_dependent_auc
 
         return {"c_index": c_index, "time_dependent_auc": time_dependent_auc(self.spec.times)}
-
-    @property
-    @override
-    def titles(self) -> Mapping[str, str]:
-        return {"c_index": "C-index", "time_dependent_auc": "Time-dependent AUC"}
 
     @override
     def in_words(self, row: NDArray[np.float64]) -> str:
@@ -211,16 +202,6 @@ class Hazards(Survival):
         if len(times) > 1:
             found["integrated_brier"] = integrated_brier(times)
         return found
-
-    @property
-    @override
-    def titles(self) -> Mapping[str, str]:
-        names = {
-            "c_index": "C-index",
-            "time_dependent_auc": "Time-dependent AUC",
-            "integrated_brier": "Integrated Brier score",
-        }
-        return {name: title for name, title in names.items() if name in self.metrics()}
 
     @override
     def in_words(self, row: NDArray[np.float64]) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from histotransfer_pl.errors import SplitError
-from histotransfer_pl.outcomes.outcome import Outcome, agreed, read_numbers, require_columns_of
+from histotransfer_pl.outcomes.outcome import Outcome, read_numbers, require_columns_of
 from histotransfer_pl.records.run import TargetSpec, TaskKind
 
 if TYPE_CHECKING:
@@ -86,18 +86,9 @@ class Value(Outcome):
     @classmethod
     @override
     def learn(cls, spec: TargetSpec, targets: NDArray[Any]) -> TargetSpec:
-        from histotransfer_pl.analysis.values import TargetScale
+        from histotransfer_pl.analysis.values import target_scale
 
-        scale = TargetScale.of(targets[np.isfinite(targets)])
-        return replace(spec, scale=(scale.mean, scale.deviation))
-
-    @override
-    def encode(self, rows: pd.DataFrame) -> NDArray[np.float64]:
-        return rows["value"].to_numpy(np.float64)  # (S,)
-
-    @override
-    def of_patient(self, rows: pd.DataFrame) -> dict[str, Any]:
-        return agreed(rows, ["value"])
+        return replace(spec, scale=target_scale(targets[np.isfinite(targets)]))
 
     @property
     @override
@@ -122,10 +113,6 @@ class Value(Outcome):
     @override
     def columns(self) -> list[str]:
         return ["predicted"]
-
-    @override
-    def from_columns(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return values[:, 0]
 
     @override
     def metrics(self) -> "Mapping[str, Metric]":

@@ -6,6 +6,8 @@ from typing import Any
 
 SLIDES_FAILED = 3
 """Exit code of a verb that ended, but lost slides; it says which and why."""
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and after SIGTERM, as shells and schedulers know them."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,20 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Files that appear whole or not at all, their hashes, and the checksums of zip archives."""
 
 import hashlib
 import os
+import pickle
+import struct
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, ValueError, TypeError),
+    *(LookupError, AttributeError, ImportError, ArithmeticError, AssertionError, MemoryError),
+)
+"""What torch.load raises, by the place at which a file is damaged."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -56,3 +65,18 @@ def sha256_of(path: Path) -> str:
     """Hash of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged_part(file: Path) -> str | None:
+    """The first part of an archive that is not as it was written; None if all are.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.testzip()
+    except OSError:
+        raise
+    except Exception:  # noqa: BLE001 - by the place of the damage anything is raised
+        return "its table of contents"

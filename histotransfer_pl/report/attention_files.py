@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from histotransfer_pl.data.tile import check_unmoved
+from histotransfer_pl.data.tile import slide_file
 from histotransfer_pl.records.files import write_text
 from histotransfer_pl.report.attention_figure import SlideWords, attention_figure
 from histotransfer_pl.report.attention_scale import relative_attention
@@ -20,18 +20,12 @@ _LONG_SIDE_PX = 1200
 
 
 def write_attention_files(
-    slide: StoredSlide,
-    path: str,
-    weights: NDArray[np.floating],
-    words: SlideWords,
-    out: Path,
-    top_k: int,
+    slide: StoredSlide, weights: NDArray[np.floating], words: SlideWords, out: Path, top_k: int
 ) -> str:
     """Write ``<slide>.geojson``, ``<slide>.png`` and ``<slide>.svg``.
 
     Args:
         slide: The slide in a store.
-        path: Its file.
         weights: Attention (N,).
         words: What stands above the picture.
         out: Folder to write.
@@ -43,8 +37,7 @@ def write_attention_files(
     Raises:
         SlideError: The file cannot be read, or is another one than was tiled.
     """
-    if "fingerprint" in slide.attributes:  # imported features know their slide by its path only
-        check_unmoved(Path(path), slide.attributes)
+    path = slide_file(slide)
     relative = relative_attention(weights)  # (N,)
     coords, attributes = slide.coords(), slide.attributes
     side, mpp = float(attributes["patch_size_level0"]), float(attributes["slide_mpp"])

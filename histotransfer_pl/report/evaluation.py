@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 
 from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
 from histotransfer_pl.analysis.calibration import CalibrationBins, calibration_bins
-from histotransfer_pl.analysis.curves import (
-    GRID,
-    Band,
-    pr_band,
-    roc_band,
-    sensitivity,
-    specificity,
-)
+from histotransfer_pl.analysis.curves import GRID, Band, pr_band, roc_band, sensitivity, specificity
 from histotransfer_pl.analysis.metrics import METRICS, decide
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError

@@ -12,8 +12,8 @@ import numpy as np
 from histotransfer_pl.errors import AnalysisError, ConfigError, HistoTransferError, StoreError
 from histotransfer_pl.records.done import Done
 from histotransfer_pl.records.files import replacing
-from histotransfer_pl.runs.attention import attention_array, read_attention
 from histotransfer_pl.runs.record import ALL_PREDICTIONS, load_run
+from histotransfer_pl.store.attention import has_attention_of, read_attention
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.foreign import FeatureFormat, write_foreign
 from histotransfer_pl.store.layout import COORDS, encode_key, feature_path
@@ -57,15 +57,15 @@ def export_slides(
         if encoder is None or depth is None:
             raise ConfigError("export of features needs --encoder and --depth")
         array = feature_path(encoder, depth)
+        held = (slide.slide_id for slide in opened if slide.has(array))
         export_one = _features_exporter(opened, array, format, out)
-        has = _has_array(opened, array)
         missing = f"{array}: run extract, or name another encoder and depth"
     else:
         run = _named_run(opened, run_dir)
+        held = (s.slide_id for s in opened if has_attention_of(s, *run.names))
         export_one = _attention_exporter(opened, run, out, top_k)
-        has = _has_attention(opened, run)
         missing = f"attention of {run.title}: run predict in the run folder"
-    chosen = slide_ids or [name for name in opened.slide_ids() if has(name)]
+    chosen = slide_ids or list(held)
     if not chosen:
         raise StoreError(f"no slide of {opened.location} has {missing}")
     out.mkdir(parents=True, exist_ok=True)
@@ -130,14 +130,6 @@ def _outcomes(folder: Path) -> dict[str, str]:
     }
 
 
-def _has_array(store: FeatureStore, array: str) -> Callable[[str], bool]:
-    return lambda slide_id: store.slide(slide_id).has(array)
-
-
-def _has_attention(store: FeatureStore, run: _NamedRun) -> Callable[[str], bool]:
-    return lambda slide_id: attention_array(store.slide(slide_id), run.names) is not None
-
-
 def _attention_exporter(
     store: FeatureStore, run: _NamedRun, out: Path, top_k: int
 ) -> Callable[[str], tuple[Path, ...]]:
@@ -149,12 +141,11 @@ def _attention_exporter(
         slide = store.slide(slide_id)
         weights = read_attention(slide, *run.names)
         words = SlideWords(slide_id, run.title, run.outcomes.get(slide_id, ""))
-        path = slide.attributes.get("path")
-        if path is None:
+        if slide.attributes.get("path") is None:
             raise StoreError(
                 f"the store does not know the file of slide {slide_id!r}: import with --slides"
             )
-        stem = write_attention_files(slide, str(path), weights, words, out, top_k)
+        stem = write_attention_files(slide, weights, words, out, top_k)
         return tuple(out / f"{stem}.{kind}" for kind in ("geojson", "png", "svg"))
 
     return export_one

@@ -19,15 +19,11 @@ from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.report.attention_figure import SlideWords, attention_figure
 from histotransfer_pl.report.attention_scale import relative_attention
 from histotransfer_pl.report.figure import Picture, data_uri
-from histotransfer_pl.report.overlay import (
-    draw_overlay,
-    patch_boxes,
-    thumbnail_mpp,
-)
-from histotransfer_pl.runs.attention import attention_array, read_attention
+from histotransfer_pl.report.overlay import draw_overlay, patch_boxes, thumbnail_mpp
 from histotransfer_pl.runs.run import Run
 from histotransfer_pl.slides.reader import OpenSlideReader, open_slide
 from histotransfer_pl.slides.scale_bar import draw_scale_bar
+from histotransfer_pl.store.attention import has_attention_of, read_attention
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import encode_key
 from histotransfer_pl.store.slide import StoredSlide
@@ -124,7 +120,7 @@ def slide_panels(run: Run, store: FeatureStore, count: int, top_k: int) -> list[
 def has_attention(run: Run, store: FeatureStore) -> bool:
     """Whether ``predict`` wrote this run's attention for its test slides."""
     ids = [str(s) for s in run.table["slide_id"].head(3) if str(s) in store]
-    return any(attention_array(store.slide(name), run.attention_names) for name in ids)
+    return any(has_attention_of(store.slide(name), *run.attention_names) for name in ids)
 
 
 def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePanel:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
-from histotransfer_pl.records.archives import UNREADABLE, damaged_part
 from histotransfer_pl.records.attributes import first_version_record
+from histotransfer_pl.records.files import UNREADABLE, damaged_part
 from histotransfer_pl.records.run import RunRecord
 
 RECORD = "histotransfer_pl"

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
 from histotransfer_pl.analysis.metrics import Metric, evaluate
 from histotransfer_pl.analysis.predictions import Predictions
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.outcomes.outcome import Outcome
-from histotransfer_pl.runs.predictions import PredictionTable, as_table, class_target, classes_in
+from histotransfer_pl.runs.predictions import PredictionTable
 
 _OF_POSITIVE = frozenset({"auprc", "f1"})
 
@@ -56,27 +55,8 @@ def evaluate_predictions(
     ]
 
 
-def evaluate_table(
-    table: pd.DataFrame | PredictionTable,
-    classes: Sequence[str] = (),
-    positive: str | None = None,
-    *,
-    n_resamples: int = 2000,
-) -> list[MetricResult]:
-    """Every metric of a table of predictions with its interval over patients.
-
-    Args:
-        table: A table that was read; or columns ``patient_id``, ``label`` and ``p_<class>``..., and
-            ``slide_id`` where a row is a slide.
-        classes: The classes; those of the columns when empty.
-        positive: Of two classes the one that AUPRC and F1 are about; the last when None.
-        n_resamples: Resamples of each interval.
-
-    Raises:
-        AnalysisError: It is no table of predictions.
-    """
-    if isinstance(table, pd.DataFrame):
-        table = as_table(table, class_target(tuple(classes) or classes_in(table), positive))
+def evaluate_table(table: PredictionTable, *, n_resamples: int = 2000) -> list[MetricResult]:
+    """The same of a table of predictions."""
     return evaluate_predictions(table.predictions(), table.outcome, n_resamples=n_resamples)
 
 

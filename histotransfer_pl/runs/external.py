@@ -12,6 +12,7 @@ from histotransfer_pl.analysis.predictions import align
 from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.runs.arms import Arm
 from histotransfer_pl.runs.predictions import PredictionTable, read_predictions
+from histotransfer_pl.runs.results import limits
 from histotransfer_pl.runs.run import PREDICTIONS, Run, refuse_outdated
 
 EXTERNAL = "external"
@@ -115,7 +116,5 @@ def _row(result: ExternalResult) -> dict[str, object]:
         f"single_{name}_max": max(result.single, default=None),
     }
     for column, interval in ((name, result.slides), (f"patient_{name}", result.patients)):
-        row |= {column: None if interval is None else interval.estimate}
-        row |= {f"{column}_low": None if interval is None else interval.low}
-        row |= {f"{column}_high": None if interval is None else interval.high}
+        row |= limits(column, interval)
     return {**row, "remark": result.problem}

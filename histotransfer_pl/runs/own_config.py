@@ -9,6 +9,7 @@ from typing import Any
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.yaml_files import YamlError, read_yaml
 from histotransfer_pl.runs.record import RUN_FILE
+from histotransfer_pl.runs.steps import option_value
 
 _READERS = ("validate", "test", "predict")
 _NOT_PASSED_ON = ("ckpt_path", "run_dir", "output_dir", "overwrite", "weights_only")
@@ -22,7 +23,7 @@ def with_own_config(arguments: Sequence[str]) -> list[str]:
     ``test --run_dir runs/a`` is all that needs to be typed; settings behind it override.
     """
     words = list(arguments)
-    folder = _option(words, "run_dir")
+    folder = option_value(words, "run_dir")
     given = any(word.split("=")[0] == "--config" for word in words)
     if words[0] not in _READERS or folder is None or given:
         return words
@@ -86,12 +87,3 @@ def _resolve_from(start: Path | None, value: Any) -> Any:
     if not isinstance(value, str) or start is None or "://" in value or os.path.isabs(value):  # noqa: PTH117
         return value
     return value if Path(value).exists() or not (start / value).exists() else str(start / value)
-
-
-def _option(words: Sequence[str], name: str) -> str | None:
-    for place, word in enumerate(words):
-        if word == f"--{name}" and place + 1 < len(words):
-            return words[place + 1]
-        if word.startswith(f"--{name}="):
-            return word.partition("=")[2]
-    return None

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,7 @@ class Step:
 
     def option(self, name: str) -> str | None:
         """The value of ``--name VALUE`` or ``--name=VALUE``."""
-        for place, word in enumerate(self.argv):
-            if word == f"--{name}" and place + 1 < len(self.argv):
-                return self.argv[place + 1]
-            if word.startswith(f"--{name}="):
-                return word.partition("=")[2]
-        return None
+        return option_value(self.argv, name)
 
 
 @dataclass(frozen=True)
@@ -151,6 +146,16 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(
             f"{path} is no plan of a study ({type(error).__name__}: {error}): start the study again"
         ) from error
+
+
+def option_value(words: Sequence[str], name: str) -> str | None:
+    """The value of ``--name VALUE`` or ``--name=VALUE`` among words of a command line."""
+    for place, word in enumerate(words):
+        if word == f"--{name}" and place + 1 < len(words):
+            return words[place + 1]
+        if word.startswith(f"--{name}="):
+            return word.partition("=")[2]
+    return None
 
 
 def joint_digest(*steps: Step) -> str:

@@ -16,7 +16,10 @@ MAX_ANISOTROPY = 0.02
 
 _MICROMETRES = {"inch": 25_400.0, "centimeter": 10_000.0}
 _OME_UNITS = {"pm": 1e-6, "nm": 1e-3, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25_400.0}
-_RANGE = f"{PLAUSIBLE_MPP[0]} to {PLAUSIBLE_MPP[1]}"
+EXPECTED_MPP = (
+    f"expected {PLAUSIBLE_MPP[0]} to {PLAUSIBLE_MPP[1]} micrometres per pixel such as 0.25 "
+    "(nanometres or millimetres are to be converted)"
+)
 _REMEDY = "give it in the cohort table's column 'mpp' or with --data.slide_mpp"
 
 
@@ -36,16 +39,13 @@ def slide_resolution(path: Path, properties: Mapping[str, str], given: float | N
     """
     if given is not None:
         if not is_plausible(given):
-            raise MissingMppError(
-                f"slide {path}: mpp given as {given:g}, expected {_RANGE} micrometres per pixel "
-                "such as 0.25 (nanometres or millimetres are to be converted)"
-            )
+            raise MissingMppError(f"slide {path}: mpp given as {given:g}, {EXPECTED_MPP}")
         return float(given)
     source, x, y = _from_file(path, properties)
     if not (is_plausible(x) and is_plausible(y)):
         raise MissingMppError(
-            f"slide {path}: {source} says {x:.6g} x {y:.6g} micrometres per pixel, expected "
-            f"{_RANGE}; {_REMEDY}"
+            f"slide {path}: {source} says {x:.6g} x {y:.6g} micrometres per pixel, "
+            f"{EXPECTED_MPP}; {_REMEDY}"
         )
     if abs(x - y) > MAX_ANISOTROPY * min(x, y):
         raise MissingMppError(

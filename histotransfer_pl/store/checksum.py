@@ -7,7 +7,6 @@ from memory, so values are compared whenever a bag is first read; CRC-32, which 
 
 import json
 import zlib
-from typing import Protocol
 
 import xxhash
 
@@ -24,54 +23,30 @@ SEAL = "seal"
 _UNSEALED = ("codecs", "chunk_grid")
 
 
-class Checksum(Protocol):
-    """A checksum over the values of an array, row by row, little-endian."""
+class Checksum:
+    """A checksum over the values of an array, row by row, little-endian.
+
+    Args:
+        recorded: A checksum of the same kind; CRC-32 in stores of version 1, XXH3 by default.
+    """
+
+    def __init__(self, recorded: str | None = None) -> None:
+        self._crc = 0 if str(recorded).startswith("crc32:") else None
+        self._xxh3 = xxhash.xxh3_64()
 
     def update(self, content: bytes | memoryview) -> None:
         """Add the bytes of the next rows."""
-        ...
+        if self._crc is None:
+            self._xxh3.update(content)
+        else:
+            self._crc = zlib.crc32(content, self._crc)
 
     @property
     def text(self) -> str:
         """The checksum as it stands in the attributes."""
-        ...
-
-
-class Xxh3:
-    """The checksum that is written."""
-
-    def __init__(self) -> None:
-        self._state = xxhash.xxh3_64()
-
-    def update(self, content: bytes | memoryview) -> None:
-        """Add the bytes of the next rows."""
-        self._state.update(content)
-
-    @property
-    def text(self) -> str:
-        """The checksum as it stands in the attributes."""
-        return f"xxh3:{self._state.hexdigest()}"
-
-
-class Crc32:
-    """The checksum of stores of version 1."""
-
-    def __init__(self) -> None:
-        self._value = 0
-
-    def update(self, content: bytes | memoryview) -> None:
-        """Add the bytes of the next rows."""
-        self._value = zlib.crc32(content, self._value)
-
-    @property
-    def text(self) -> str:
-        """The checksum as it stands in the attributes."""
-        return f"crc32:{self._value:08x}"
-
-
-def checksum_like(recorded: str | None) -> Checksum:
-    """A new checksum of the kind that was recorded."""
-    return Crc32() if str(recorded).startswith("crc32:") else Xxh3()
+        if self._crc is None:
+            return f"xxh3:{self._xxh3.hexdigest()}"
+        return f"crc32:{self._crc:08x}"
 
 
 def seal(document: Json, node: str) -> Json:

@@ -12,7 +12,6 @@ from typing_extensions import override
 from histotransfer_pl.errors import StoreError, StoreMismatchError, StoreReadOnlyError
 from histotransfer_pl.store.attention import attention_of, attention_runs
 from histotransfer_pl.store.checksum import SEAL, check_seal, seal
-from histotransfer_pl.store.compare import differences
 from histotransfer_pl.store.create import check_root, root_content
 from histotransfer_pl.store.files import Files, WritableFiles, find_files, metadata_key
 from histotransfer_pl.store.layout import (
@@ -24,7 +23,14 @@ from histotransfer_pl.store.layout import (
     encode_key,
 )
 from histotransfer_pl.store.local import LocalFiles
-from histotransfer_pl.store.metadata import Json, from_bytes, group_document, plain_json, to_bytes
+from histotransfer_pl.store.metadata import (
+    Json,
+    differences,
+    from_bytes,
+    group_document,
+    plain_json,
+    to_bytes,
+)
 from histotransfer_pl.store.new_slide import add_slide
 from histotransfer_pl.store.slide import StoredSlide
 from histotransfer_pl.store.verify import Problem, repair_slide, verify_slide

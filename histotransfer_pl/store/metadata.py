@@ -7,13 +7,14 @@ recognised here and everything else is left to zarr-python.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from histotransfer_pl.errors import StoreError
+from histotransfer_pl.records import record
 
 Json = dict[str, Any]
 
@@ -29,6 +30,7 @@ _REQUIRED = {
 }
 _NAMED = {"name", "configuration", "must_understand"}
 _ONE_BYTE_CODECS: list[Json] = [{"name": "bytes"}]
+_WORDS = "{name}: the store has {first}, asked for {second}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,20 @@ def plain_json(attributes: Mapping[str, Any], where: str) -> Json:
             "give text, numbers, lists and dicts only"
         ) from error
     return plain
+
+
+def differences(
+    found: Mapping[str, Any], expected: Mapping[str, Any], ignore: Collection[str] = ()
+) -> str:
+    """The settings in which two nested mappings differ, in one line; empty if equal.
+
+    Args:
+        found: What the store holds.
+        expected: What was asked for.
+        ignore: Dotted names that may differ, with all that is inside them.
+    """
+    asked = plain_json(expected, "the settings asked for")
+    return "; ".join(record.differences(found, asked, ignore, _WORDS))
 
 
 def to_bytes(document: Json) -> bytes:

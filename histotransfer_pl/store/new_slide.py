@@ -3,33 +3,37 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.errors import StoreError, StoreMismatchError
 from histotransfer_pl.store.checksum import seal
-from histotransfer_pl.store.compare import differences
 from histotransfer_pl.store.failure import write_failure
 from histotransfer_pl.store.files import WritableFiles
 from histotransfer_pl.store.layout import CONTENTS, COORDS, METADATA, encode_key
 from histotransfer_pl.store.locations import record_path
-from histotransfer_pl.store.metadata import Json, group_document, plain_json, plan_layout, to_bytes
+from histotransfer_pl.store.metadata import (
+    Json,
+    differences,
+    group_document,
+    plain_json,
+    plan_layout,
+    to_bytes,
+)
 from histotransfer_pl.store.slide import MAX_CHUNK_BYTES, StoredSlide
-from histotransfer_pl.store.slide_reader import WritableStore
 from histotransfer_pl.store.writer import ArrayWriter
+
+if TYPE_CHECKING:
+    from histotransfer_pl.store.feature_store import FeatureStore
 
 _MAY_DIFFER = ("path", "fingerprint.mtime_ns")
 """Of a slide that was moved or copied; its content is in the rest of the fingerprint."""
 
 
-class _Container(WritableStore, Protocol):
-    def __contains__(self, slide_id: object) -> bool: ...
-
-
 def add_slide(
-    store: _Container,
+    store: "FeatureStore",
     slide_id: str,
     coords: NDArray[np.integer[Any]] | None,
     n_patches: int | None,

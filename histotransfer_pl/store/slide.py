@@ -10,18 +10,9 @@ from numpy.typing import DTypeLike, NDArray
 from histotransfer_pl.errors import StoreError
 from histotransfer_pl.store.checksum import seal
 from histotransfer_pl.store.files import metadata_key
-from histotransfer_pl.store.layout import (
-    CONTENTS,
-    check_array_path,
-    rows_of,
-)
+from histotransfer_pl.store.layout import CONTENTS, check_array_path, rows_of
 from histotransfer_pl.store.locations import record_path
-from histotransfer_pl.store.metadata import (
-    Json,
-    plain_json,
-    plan_layout,
-    to_bytes,
-)
+from histotransfer_pl.store.metadata import Json, plain_json, plan_layout, to_bytes
 from histotransfer_pl.store.slide_reader import SlideReader
 from histotransfer_pl.store.writer import ArrayWriter
 

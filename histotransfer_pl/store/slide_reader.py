@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.errors import StoreError, StoreMismatchError
-from histotransfer_pl.store.checksum import CHECKSUM, SEAL, check_seal, checksum_like
-from histotransfer_pl.store.compare import differences
-from histotransfer_pl.store.files import Files, Layout, WritableFiles, metadata_key
+from histotransfer_pl.store.checksum import CHECKSUM, SEAL, Checksum, check_seal
+from histotransfer_pl.store.files import Layout, metadata_key
 from histotransfer_pl.store.layout import (
     CONTENTS,
     COORDS,
@@ -26,31 +25,20 @@ from histotransfer_pl.store.metadata import (
     ArrayInfo,
     Json,
     array_dtype,
+    differences,
     from_bytes,
     raw_layout,
 )
 from histotransfer_pl.store.rows import Rows, row_index
 
-
-class WritableStore(Protocol):
-    """What a slide needs from the store it belongs to."""
-
-    files: Files
-    version: int
-
-    def files_for_writing(self) -> WritableFiles:
-        """The place to write to; StoreError when it is read only or not open for writing."""
-        ...
-
-    def slide_ids(self) -> list[str]:
-        """All slides, for messages."""
-        ...
+if TYPE_CHECKING:
+    from histotransfer_pl.store.feature_store import FeatureStore
 
 
 class SlideReader:
     """The reading half of a stored slide; making one reads nothing."""
 
-    def __init__(self, store: WritableStore, slide_id: str) -> None:
+    def __init__(self, store: "FeatureStore", slide_id: str) -> None:
         self._store = store
         self._key = encode_key(slide_id)
         self.slide_id = slide_id
@@ -205,7 +193,7 @@ class SlideReader:
         files, key = self._store.files, f"{self._key}/{array}"
         if files.is_checked(key):
             return
-        found = checksum_like(recorded)
+        found = Checksum(recorded)
         found.update(values.reshape(-1).view(np.uint8).data)
         if found.text != recorded:
             raise StoreError(

@@ -10,7 +10,7 @@ import numpy as np
 from typing_extensions import override
 
 from histotransfer_pl.errors import StoreError
-from histotransfer_pl.store.checksum import CHECKSUM, SEAL, checksum_like
+from histotransfer_pl.store.checksum import CHECKSUM, SEAL, Checksum
 from histotransfer_pl.store.convert import all_finite
 from histotransfer_pl.store.files import Files, is_url, metadata_key
 from histotransfer_pl.store.layout import COORDS, FORMAT_VERSION, METADATA, encode_key, rows_of
@@ -154,7 +154,7 @@ def _shape_problems(array: str, info: ArrayInfo, n_patches: int) -> Iterator[str
 
 def _value_problems(slide: StoredSlide, array: str, info: ArrayInfo) -> Iterator[str]:
     recorded = info.attributes.get(CHECKSUM)
-    checksum, first_bad = checksum_like(recorded), None
+    checksum, first_bad = Checksum(recorded), None
     row_bytes = max(1, info.dtype.itemsize * int(np.prod(info.shape[1:])))
     step = max(1, _PIECE_BYTES // row_bytes)
     outside = False

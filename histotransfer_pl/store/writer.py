@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from histotransfer_pl.errors import StoreError
-from histotransfer_pl.store.checksum import CHECKSUM, Xxh3
+from histotransfer_pl.store.checksum import CHECKSUM, Checksum
 from histotransfer_pl.store.convert import convert
 from histotransfer_pl.store.failure import write_failure
 from histotransfer_pl.store.layout import METADATA
@@ -172,7 +172,7 @@ class ArrayWriter:
         return self._descriptors[chunk]
 
     def _finish_chunks(self) -> str:
-        checksum = Xxh3()
+        checksum = Checksum()
         left = self._layout.shape[0] * self._layout.row_bytes
         for chunk in range(self._layout.chunks):
             descriptor = self._descriptor(chunk)

@@ -96,7 +96,8 @@ def make_batches(
         seconds: How long a step of each kind takes, where that is known.
     """
     stages: dict[tuple[int, str], list[Chain]] = {}
-    for chain in _distinct(make_chains(plan, left, settings).values()):
+    chains = {id(chain): chain for chain in make_chains(plan, left, settings).values()}
+    for chain in chains.values():
         stages.setdefault((chain.stage, repr(chain.resources)), []).append(chain)
     place: dict[str, int] = {}
     batches: list[Batch] = []
@@ -115,7 +116,3 @@ def make_batches(
             )
             place |= dict.fromkeys(names, len(batches) - 1)
     return batches
-
-
-def _distinct(chains: Any) -> list[Chain]:
-    return list({id(chain): chain for chain in chains}.values())

@@ -80,6 +80,7 @@ def extract_step(
 ) -> Step:
     """All depths of an encoder in one pass over the slides."""
     name = encoder.store_name
+    files = [] if kind != "extract" or encoder.weights in _NO_FILE else [encoder.weights]
     return Step(
         name=step_name("extract", name),
         kind=kind,
@@ -91,7 +92,7 @@ def extract_step(
             *options(config.extract),
         ),
         needs=needs,
-        inputs=_inputs(config, encoder) if kind == "extract" else (str(config.cohort),),
+        inputs=(str(config.cohort), *files),
         outputs=(str(config.store_path / "zarr.json"),),
         factors={"encoder": name, **weight_factors(encoder.weights)},
     )
@@ -135,8 +136,8 @@ def fit_step(
         *_quiet(config.fit),
         *options(config.fit),
     ]
-    step = _training(config, name, argv, stored.made_by, factors, threads=config.fit_threads)
-    return replace(step, reads=stored.facts)
+    threads, reads = config.fit_threads, stored.facts
+    return _training(config, name, argv, stored.made_by, factors, threads=threads, reads=reads)
 
 
 def finetune_step(
@@ -165,10 +166,9 @@ def finetune_step(
         *_quiet(config.tuning.fit),
         *options(config.tuning.fit),
     ]
-    step = _training(
-        config, name, argv, (chosen.name,), factors, kind="finetune", also=("encoder.safetensors",)
-    )
-    return replace(step, reads=chosen.reads)
+    step = _training(config, name, argv, (chosen.name,), factors, reads=chosen.reads)
+    tuned = str(step.run_folder / "encoder.safetensors")
+    return replace(step, kind="finetune", outputs=(*step.outputs, tuned))
 
 
 def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -> Step:
@@ -231,13 +231,18 @@ _TUNABLE = ("weights", "input_px", "allow_download", "seed", "pooling", "model_a
 
 def chosen_settings(encoder: EncoderConfig, keys: Sequence[str]) -> dict[str, Any]:
     """Those of an encoder's settings that differ from the usual; a seed only of random weights."""
-    usual = EncoderConfig(encoder.name)
-    chosen = {
-        key: getattr(encoder, key) for key in keys if getattr(encoder, key) != getattr(usual, key)
-    }
+    chosen = unusual_settings(encoder, keys)
     if encoder.weights == "random" and "seed" in keys:
         chosen["seed"] = encoder.seed
     return chosen
+
+
+def unusual_settings(encoder: EncoderConfig, keys: Sequence[str]) -> dict[str, Any]:
+    """Those of some settings of an encoder that differ from the usual."""
+    usual = EncoderConfig(encoder.name)
+    return {
+        key: getattr(encoder, key) for key in keys if getattr(encoder, key) != getattr(usual, key)
+    }
 
 
 def weight_factors(weights: str) -> dict[str, str]:
@@ -263,35 +268,31 @@ def _training(
     needs: tuple[str, ...],
     factors: Mapping[str, Any],
     *,
-    kind: str = "fit",
-    also: tuple[str, ...] = (),
+    reads: str,
     threads: int | None = None,
 ) -> Step:
     run = config.folder / "runs" / name
     return Step(
         name=name,
-        kind=kind,
+        kind="fit",
         argv=tuple(argv),
         needs=needs,
         inputs=(str(config.cohort),),
-        outputs=tuple(str(run / file) for file in ("checkpoints/best.ckpt", "config.yaml", *also)),
+        outputs=tuple(str(run / file) for file in ("checkpoints/best.ckpt", "config.yaml")),
         factors=factors,
         threads=threads,
+        reads=reads,
     )
 
 
 def _after_fit(fit: Step, verb: str, files: tuple[str, ...]) -> Step:
-    run = fit.run_folder
-    return Step(
+    return replace(
+        fit,
         name=f"{verb}-{fit.name.removeprefix('fit-')}",
         kind=verb,
         argv=(verb, *fit.argv[1:]),
         needs=(fit.name,),
-        inputs=fit.inputs,
-        outputs=tuple(str(run / file) for file in files),
-        factors=fit.factors,
-        threads=fit.threads,
-        reads=fit.reads,
+        outputs=tuple(str(fit.run_folder / file) for file in files),
     )
 
 
@@ -307,14 +308,11 @@ def feature_facts(config: StudyConfig, encoder: EncoderConfig) -> str:
     usual is said, so that a new setting changes nothing for studies that leave it alone. The
     depths are not part of it: one more makes no other features of those that are there.
     """
-    usual = EncoderConfig(encoder.name)
-    keys = ["name", "weights", "input_px", "pooling", "model_args", "weights_key"]
+    keys = ["weights", "input_px", "pooling", "model_args", "weights_key"]
     keys += ["seed"] if encoder.weights == "random" else []
-    facts = {key: getattr(encoder, key) for key in keys}
-    facts = {key: value for key, value in facts.items() if value != getattr(usual, key)}
     slides = _slide_options(config)
     slides.pop("slides", None)
-    facts |= slides
+    facts = unusual_settings(encoder, keys) | slides
     return json.dumps(facts, sort_keys=True) if facts else ""
 
 
@@ -353,10 +351,3 @@ def _quiet(settings: Mapping[str, Any]) -> list[str]:
     """No progress bar in the logs, unless it is asked for."""
     asked = "enable_progress_bar" in settings.get("trainer", {})
     return [] if asked else ["--trainer.enable_progress_bar", "false"]
-
-
-def _inputs(config: StudyConfig, encoder: EncoderConfig) -> tuple[str, ...]:
-    files = [str(config.cohort)]
-    if encoder.weights not in _NO_FILE:
-        files.append(encoder.weights)
-    return tuple(files)

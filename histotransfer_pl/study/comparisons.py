@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.networks import requested_depths
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.runs.steps import Step
 from histotransfer_pl.runs.variant import Variant
@@ -12,9 +13,9 @@ from histotransfer_pl.study.commands import (
     feature_facts,
     place_options,
     split_options,
+    unusual_settings,
 )
 from histotransfer_pl.study.config import Pair, Probe, StudyConfig
-from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.options import options, refuse_owned, step_name
 
 TUNED, RANDOM = "tuned", "random"
@@ -136,20 +137,9 @@ def _gain(
 
 def compared(encoder: EncoderConfig, depths: Sequence[str] | None) -> dict[str, Any]:
     """An encoder as settings of `similarity` and `gain`; all its depths when None."""
-    usual = EncoderConfig(encoder.name)
-    keys = [
-        "weights",
-        "seed",
-        "alias",
-        "input_px",
-        "pooling",
-        "allow_download",
-        "model_args",
-        "weights_key",
-    ]
-    chosen = {
-        key: getattr(encoder, key) for key in keys if getattr(encoder, key) != getattr(usual, key)
-    }
+    keys = ["weights", "seed", "alias", "input_px", "pooling"]
+    keys += ["allow_download", "model_args", "weights_key"]
+    chosen = unusual_settings(encoder, keys)
     chosen |= {} if depths is None else {"depths": list(depths)}
     return {"name": encoder.name, **chosen}
 

@@ -30,7 +30,8 @@ def external_steps(config: StudyConfig, fit: Step, encoder: str) -> Iterator[Ste
     store = config.external_store or _for_other_cohort(config, config.external).store_path
     own = () if config.external_store else (step_name("extract", EXTERNAL, encoder),)
     folder = fit.run_folder / EXTERNAL
-    yield Step(
+    yield replace(
+        fit,
         name=step_name(EXTERNAL, fit.name.removeprefix("fit-")),
         kind=EXTERNAL,
         argv=(
@@ -41,9 +42,6 @@ def external_steps(config: StudyConfig, fit: Step, encoder: str) -> Iterator[Ste
         needs=(*own, fit.name),
         inputs=(str(config.external),),
         outputs=(str(folder / "test_predictions.csv"),),
-        factors=fit.factors,
-        threads=fit.threads,
-        reads=fit.reads,
     )
 
 

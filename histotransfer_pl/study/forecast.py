@@ -9,21 +9,15 @@ from typing import Any, Literal
 
 import torch
 
-from histotransfer_pl.data.checkup import (
-    GIB,
-    Finding,
-    existing_folder,
-    span,
-)
+from histotransfer_pl.data.checkup import GIB, Finding, existing_folder, span
 from histotransfer_pl.data.stored_depths import feature_bytes
 from histotransfer_pl.encoders.catalogue import configured_entry
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.encoders.cost import DepthCost, count_costs, measure_costs
-from histotransfer_pl.encoders.networks import build_trunk
+from histotransfer_pl.encoders.networks import build_trunk, requested_depths
 from histotransfer_pl.encoders.weights import require_weights
 from histotransfer_pl.errors import WeightsError
 from histotransfer_pl.study.config import StudyConfig
-from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.tuning import Stage1, tuned_encoders
 
 Kind = Literal["extraction", "tuning", "random networks of the gain", "CKA"]

@@ -10,6 +10,7 @@ user, and the features of a tuned encoder meet only runs of the fold that it was
 from collections.abc import Iterator, Sequence
 
 from histotransfer_pl.encoders.config import EncoderConfig
+from histotransfer_pl.encoders.networks import requested_depths
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.study.commands import (
@@ -25,7 +26,6 @@ from histotransfer_pl.study.commands import (
 )
 from histotransfer_pl.study.comparisons import gain_steps, similarity_steps
 from histotransfer_pl.study.config import StudyConfig
-from histotransfer_pl.study.depths import requested_depths
 from histotransfer_pl.study.external import external_extractions, external_steps
 from histotransfer_pl.study.heads import averages_first, check_heads
 from histotransfer_pl.study.options import refuse_owned, require_sections

@@ -1,17 +1,24 @@
 """Runs the steps of a study in this process, one after the other."""
 
 import gc
+import io
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any, Self, TextIO
 
 import torch
+from typing_extensions import override
 
+from histotransfer_pl.records.done import INTERRUPTED, TERMINATED
 from histotransfer_pl.runs.state import (
     DONE,
     FAILED,
@@ -25,14 +32,11 @@ from histotransfer_pl.runs.state import (
     running,
 )
 from histotransfer_pl.runs.steps import TOLERANT, Plan, Step
-from histotransfer_pl.study.interrupt import Interruption
-from histotransfer_pl.study.output import RedirectableStream, last_line
 from histotransfer_pl.study.progress import estimate, is_done, remaining_steps
 
 Main = Callable[[Sequence[str]], int]
 """Runs a verb with its settings and returns the exit code."""
 
-INTERRUPTED, TERMINATED = 130, 143
 _LARGE = frozenset({"extract", "extract_tuned", "finetune", "similarity", "gain", "cost"})
 """Kinds of steps that hold networks and patches in memory."""
 
@@ -47,6 +51,37 @@ class Outcome:
     interrupted: bool = False
 
 
+class Interruption:
+    """While it lasts, SIGINT and SIGTERM raise KeyboardInterrupt and are remembered.
+
+    Lightning turns an interruption of a Trainer into exit code 1 and ignores SIGINT from then on;
+    without this, a study would take Ctrl-C for a failed step and go on with the next one.
+    """
+
+    def __init__(self, *signals: signal.Signals) -> None:
+        """Watch for some signals; for both when none is named."""
+        self.asked = False
+        self.leaving = False  # whether an engine ends this process by SystemExit
+        self._signals = signals or (signal.SIGINT, signal.SIGTERM)
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python lets only the main thread set handlers; elsewhere signals do what they did.
+        if threading.current_thread() is threading.main_thread():
+            for number in self._signals:
+                self._before[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+
+@dataclass
 class Runner:
     """Runs what is left of a plan.
 
@@ -59,22 +94,13 @@ class Runner:
         interruption: What ends the run early.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: Path,
-        main: Main,
-        accepted: dict[str, int] | None = None,
-        only: Collection[str] | None = None,
-        interruption: Interruption | None = None,
-    ) -> None:
-        self.plan = plan
-        self.folder = folder
-        self.main = main
-        self.accepted = accepted or {}
-        self.only = only
-        self.threads = torch.get_num_threads()
-        self.interruption = interruption or Interruption()
+    plan: Plan
+    folder: Path
+    main: Main
+    accepted: Mapping[str, int] = field(default_factory=dict)
+    only: Collection[str] | None = None
+    interruption: Interruption = field(default_factory=Interruption)
+    threads: int = field(default_factory=torch.get_num_threads, init=False)
 
     def run(self) -> Outcome:
         """Run what is not done yet; stop at an interruption, not at a failure."""
@@ -109,7 +135,7 @@ class Runner:
         return outcome
 
     def _attempt(
-        self, step: Step, streams: RedirectableStream, missing: set[str]
+        self, step: Step, streams: "RedirectableStream", missing: set[str]
     ) -> StepState | None:
         """Run a step unless something it needs is missing; None if it was interrupted."""
         lacking = [need for need in step.needs if need in missing]
@@ -123,7 +149,7 @@ class Runner:
                 return StepState(DONE)
             return self._run(step, streams)
 
-    def _run(self, step: Step, streams: RedirectableStream) -> StepState | None:
+    def _run(self, step: Step, streams: "RedirectableStream") -> StepState | None:
         log = self.folder / "logs" / f"{step.name}.log"
         torch.set_num_threads(step.threads or self.threads)
         # A killed repetition must not pass for the finished run before it.
@@ -179,3 +205,52 @@ def _enter(outcome: Outcome, step: Step, state: StepState, missing: set[str]) ->
 def _describe(state: StepState) -> str:
     seconds = "" if state.seconds is None else f"{state.seconds:.1f} s"
     return f"{state.state:<7} {seconds:>8}" + (f"  {state.error}" if state.error else "")
+
+
+class RedirectableStream(io.TextIOBase):
+    """A text stream that can be pointed at another file.
+
+    Stands for stdout and stderr during a whole study: what is imported in the first step and
+    keeps the stream (log handlers do) still writes to the right file in the second.
+    """
+
+    def __init__(self, target: TextIO) -> None:
+        self._target = target
+
+    @override
+    def write(self, text: str) -> int:
+        return self._target.write(text)
+
+    @override
+    def flush(self) -> None:
+        self._target.flush()
+
+    @override
+    def writable(self) -> bool:
+        return True
+
+    @property
+    @override
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the target."""
+        return self._target.encoding
+
+    @contextmanager
+    def writing_to(self, path: Path) -> Iterator[None]:
+        """Write into a file, anew, for as long as the context lasts."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = self._target
+        with path.open("w", encoding="utf-8", errors="backslashreplace", buffering=1) as file:
+            self._target = file
+            try:
+                yield
+            finally:
+                self._target = before
+
+
+def last_line(path: Path) -> str:
+    """The line of a log that says most likely what went wrong."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or ["it said nothing"])[-1]

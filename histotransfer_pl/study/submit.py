@@ -19,8 +19,7 @@ import torch
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.runs.steps import PLAN, read_plan
 from histotransfer_pl.study.batches import Batch
-from histotransfer_pl.study.interrupt import Interruption
-from histotransfer_pl.study.runner import Main, Outcome, Runner
+from histotransfer_pl.study.runner import Interruption, Main, Outcome, Runner
 
 EngineName = Literal["slurm", "local"]
 
@@ -67,7 +66,7 @@ class Task:
             read_plan(self.folder / PLAN),
             self.folder,
             self.main,
-            dict(self.accepted),
+            self.accepted,
             only=set(self.steps),
             interruption=self._interruption,
         ).run()
@@ -98,14 +97,6 @@ class Job(Protocol):
 
     def cancel(self) -> None:
         """End it."""
-        ...
-
-
-class Engine(Protocol):
-    """What runs tasks."""
-
-    def submit(self, task: Task, batch: Batch, after: Sequence[Job]) -> Job:
-        """Hand over a task that may begin when others have ended, well or not."""
         ...
 
 
@@ -204,7 +195,7 @@ def require_submitit() -> None:
         )
 
 
-def submit_batches(engine: Engine, task: Task, batches: Sequence[Batch]) -> list[Job]:
+def submit_batches(engine: Slurm | Local, task: Task, batches: Sequence[Batch]) -> list[Job]:
     """Hand over all batches, in order.
 
     Args:

@@ -1,7 +1,7 @@
 """Steps of the variants in which the encoder is tuned on k patches of each slide."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from histotransfer_pl.encoders.config import EncoderConfig, Method
@@ -41,15 +41,7 @@ class Stage1:
 
     def factors(self, weights: str, variant: str) -> dict[str, Any]:
         """The factors of a step of this run."""
-        return {
-            "encoder": self.encoder,
-            **weight_factors(weights),
-            "depth": self.depth,
-            "head": self.head,
-            "variant": variant,
-            "fold": self.fold,
-            "seed": self.seed,
-        }
+        return {**asdict(self), **weight_factors(weights), "variant": variant}
 
 
 def tuned_encoders(config: StudyConfig, depths: Mapping[str, Sequence[str]]) -> list[Stage1]:

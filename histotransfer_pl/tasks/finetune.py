@@ -24,8 +24,13 @@ from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import ConfigError, StoreMismatchError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
 from histotransfer_pl.outcomes.outcome import ClassWeights
-from histotransfer_pl.tasks.attended import Attended, most_attended
-from histotransfer_pl.tasks.open_bags import OpenBags, fill_unreadable, no_prediction
+from histotransfer_pl.tasks.open_bags import (
+    Attended,
+    OpenBags,
+    fill_unreadable,
+    most_attended,
+    no_prediction,
+)
 from histotransfer_pl.tasks.optimization import (
     BatchNormMode,
     Schedule,

@@ -16,7 +16,7 @@ from histotransfer_pl.data.slide_means import LabelledSlides, labelled_slides
 from histotransfer_pl.encoders.catalogue import configured_entry
 from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.cost import DepthCost, count_costs
-from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
+from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.errors import AnalysisError, ConfigError, StoreMismatchError, shorten
 from histotransfer_pl.records.attributes import encoder_spec
 from histotransfer_pl.records.done import Done
@@ -137,7 +137,8 @@ def measure_gain(
         )
         facts = _slide_facts(encoder, slides, depths) | more
         facts = {"data": str(cohort), **facts}
-    return _write(found, facts, _costs(encoder, facts.get("counted_px")), probe, output)
+    rows = count_costs(configured_entry(encoder), facts.get("counted_px"))
+    return _write(found, facts, {row.depth: row for row in rows}, probe, output)
 
 
 def refuse_tuned_on(facts: Mapping[str, Any], groups: NDArray[np.str_]) -> None:
@@ -197,7 +198,8 @@ def _on_tiles(
         probe,
     )
     facts = {
-        **_identity(encoder),
+        "encoder": encoder.name,
+        **{key: encoder.provenance[key] for key in _FACTS},
         "unit": "tiles",
         **_counts(tiles.labels, tiles.classes, tiles.groups),
         "random_seeds": seeds,
@@ -242,10 +244,7 @@ def _extracted(
 ) -> tuple[Arms, dict[str, Any]]:
     """Random networks whose features are in the store."""
     _check_random(slides, config, depths, names)
-    facts = {
-        "random_networks": names,
-        "random_batchnorm": _BATCHNORM["initial"],
-    }
+    facts = {"random_networks": names, "random_batchnorm": _BATCHNORM["initial"]}
     arms = [lambda name=name: slides.means(name, depths) for name in names]
     return {"initial": arms}, facts
 
@@ -303,10 +302,6 @@ def _check_random(
             raise ConfigError(f"{name} is another architecture ({other}) than {own}")
 
 
-def _identity(encoder: PatchEncoder) -> dict[str, Any]:
-    return {"encoder": encoder.name, **{key: encoder.provenance[key] for key in _FACTS}}
-
-
 def _counts(
     labels: NDArray[np.int64], classes: list[str], groups: NDArray[np.str_]
 ) -> dict[str, Any]:
@@ -316,10 +311,6 @@ def _counts(
         "groups": len(set(groups.tolist())),
         "classes": {name: counted[i] for i, name in enumerate(classes)},
     }
-
-
-def _costs(config: EncoderConfig, side: int | None) -> dict[str, DepthCost]:
-    return {row.depth: row for row in count_costs(configured_entry(config), side)}
 
 
 def _write(

@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from histotransfer_pl.analysis.gain import MIN_SEEDS, LayerGain, knowledge_gain, sweet_spot
-from histotransfer_pl.analysis.probe import (
-    INVERSE_PENALTIES,
-    ProbeResult,
-    Score,
-    linear_probe,
-)
+from histotransfer_pl.analysis.probe import INVERSE_PENALTIES, ProbeResult, Score, linear_probe
 from histotransfer_pl.data.labelled_tiles import LabelledTiles
 from histotransfer_pl.encoders.batchnorm import reestimate_batchnorm
 from histotransfer_pl.encoders.config import EncoderConfig

@@ -3,15 +3,18 @@
 The metrics are those of `histotransfer_pl.analysis`, as in the study and the report.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from lightning import Trainer
 from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
 from histotransfer_pl.outcomes.outcome import Outcome
+
+T = TypeVar("T")
 
 
 class Predictions(NamedTuple):
@@ -77,6 +80,15 @@ def slide_metrics(outcome: Outcome, outputs: Tensor, targets: Tensor) -> dict[st
     return {
         name: float(metric(truth, scores, weights, folds)[0]) for name, metric in metrics.items()
     }
+
+
+def from_all_ranks(trainer: Trainer, own: T) -> list[T]:
+    """What each rank has, by rank."""
+    if trainer.world_size == 1:
+        return [own]
+    shares: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(shares, own)
+    return shares
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:

@@ -11,6 +11,9 @@ from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.models.heads import AttentionHead, MILOutput
 from histotransfer_pl.outcomes.kinds import outcome_of
 from histotransfer_pl.outcomes.outcome import ClassWeights
+from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
+from histotransfer_pl.records.run import RunRecord
+from histotransfer_pl.runs.predictions import class_target
 from histotransfer_pl.tasks.slide_model import (
     HeadCallable,
     Loss,
@@ -18,8 +21,6 @@ from histotransfer_pl.tasks.slide_model import (
     SlidePrediction,
     adamw,
     optional_data,
-    plain_record,
-    plain_target,
 )
 
 
@@ -67,9 +68,10 @@ class AttentionMIL(SlideModel):
         if (in_features is None) != (classes is None):
             raise ConfigError("give in_features and classes together, or neither")
         if in_features is not None and classes is not None:
-            target = plain_target(classes)
+            target = class_target(tuple(classes))
             self.build(in_features, outcome_of(target))
-            self.record = plain_record(in_features, target, self.head)
+            encoder = EncoderSpec("", "", WeightsRef("imported"))  # a script knows no store
+            self.record = RunRecord(FeatureSpec(encoder, (), in_features), target, self.head.spec)
 
     @override
     def forward(

@@ -1,4 +1,4 @@
-"""Bags whose patches arrive in several batches."""
+"""Bags whose patches arrive in several batches, and the patches of them that are most attended."""
 
 from typing import NamedTuple
 
@@ -8,6 +8,9 @@ from torch import Tensor
 from histotransfer_pl.data.bag_pieces import BagPieces, require_readable
 from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.tasks.slide_model import SlidePrediction
+
+Attended = dict[int, list[tuple[int, float]]]
+"""For each bag, by its place in the datamodule's list: rows and their attention, most first."""
 
 
 class WholeBags(NamedTuple):
@@ -114,3 +117,18 @@ def no_prediction(outcome: Outcome, device: torch.device) -> SlidePrediction:
         attention=none,
         attention_logits=none,
     )
+
+
+def most_attended(prediction: SlidePrediction, k: int) -> Attended:
+    """The k patches with the most attention in each bag; ties in the order of the rows.
+
+    Args:
+        prediction: What the network said of whole bags.
+        k: How many; all of a bag that has fewer.
+    """
+    found: Attended = {}
+    bags = torch.split(prediction["attention"].float().cpu(), prediction["lengths"].tolist())
+    for index, attention in zip(prediction["indices"].tolist(), bags, strict=True):
+        order = torch.argsort(attention, descending=True, stable=True)[:k]  # (K,)
+        found[index] = [(int(row), float(attention[row])) for row in order]
+    return found

@@ -12,6 +12,7 @@ from histotransfer_pl.data.selection import highest
 from histotransfer_pl.data.topk import TopKPatchDataModule
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.models.heads import MILOutput
+from histotransfer_pl.tasks.metrics import from_all_ranks
 
 REFRESHABLE = ("attention", "bottom")
 
@@ -62,9 +63,5 @@ def rank_all(task: Any, data: TopKPatchDataModule, trainer: Trainer) -> None:
     slides = sorted(data.candidates)[trainer.global_rank :: trainer.world_size]
     with trainer.precision_plugin.forward_context():
         mine = {name: rank_candidates(task, data, name, task.device) for name in slides}
-    shares = [mine]
-    if trainer.world_size > 1:
-        shares = [{} for _ in range(trainer.world_size)]
-        torch.distributed.all_gather_object(shares, mine)
-    for share in shares:
+    for share in from_all_ranks(trainer, mine):
         data.candidates.update(share)

@@ -22,13 +22,13 @@ from histotransfer_pl.data.selection import (
     spread_rows,
     write_selection,
 )
-from histotransfer_pl.errors import ConfigError, StoreMismatchError
+from histotransfer_pl.errors import ConfigError, StoreError, StoreMismatchError
 from histotransfer_pl.records.attributes import encoder_spec
 from histotransfer_pl.records.done import Done
-from histotransfer_pl.runs.attention import ATTENTION_COLUMNS, PATCH_COLUMN
 from histotransfer_pl.runs.own_config import read_run_config
+from histotransfer_pl.store.attention import ATTENTION_COLUMNS, PATCH_COLUMN, attention_of
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.store.layout import attention_path, encode_key, feature_path, selection_path
+from histotransfer_pl.store.layout import encode_key, feature_path, selection_path
 from histotransfer_pl.store.slide import StoredSlide
 from histotransfer_pl.tasks.transfer import Stage1, read_stage1
 
@@ -184,20 +184,18 @@ class _Chooser:
 
     def _attention(self, slide: StoredSlide) -> tuple[NDArray[np.float32], list[str]]:
         """The attention that this very checkpoint gave the patches (N, ...), and its columns."""
-        own = attention_path(self.stage1.sha256)
-        if slide.has(own):
-            return slide.read(own), list(slide.info(own).attributes["columns"])
+        try:
+            array = attention_of(slide, self.stage1.sha256)
+        except StoreError as error:
+            raise self._no_attention(slide) from error
+        return slide.read(array), list(slide.info(array).attributes["columns"])
+
+    def _no_attention(self, slide: StoredSlide) -> ConfigError:
         arrays = [name for name in slide.arrays() if name.startswith("attention/")]
-        for name in arrays:  # an earlier release named attention after the folder of the run
-            facts = slide.info(name).attributes
-            if facts.get("checkpoint_sha256") == self.stage1.sha256:
-                return slide.read(name), list(facts["columns"])
-        older = any(
-            str(self.run) in (facts.get("run"), facts.get("run_dir"))
-            for facts in (slide.info(name).attributes for name in arrays)
-        )
+        facts = [slide.info(name).attributes for name in arrays]
+        older = any(str(self.run) in (one.get("run"), one.get("run_dir")) for one in facts)
         found = "only that of an older checkpoint" if older else "none"
-        raise ConfigError(
+        return ConfigError(
             f"slide {slide.slide_id!r} has no attention of {self.stage1.path} in the store "
             f"({found}): run predict --run_dir {self.run} first"
         )

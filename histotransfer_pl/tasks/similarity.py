@@ -19,6 +19,7 @@ from histotransfer_pl.encoders.config import EncoderConfig
 from histotransfer_pl.encoders.encoder import PatchEncoder, build_encoder
 from histotransfer_pl.errors import AnalysisError, ConfigError
 from histotransfer_pl.tasks.layer_probe import RandomBatchNorm, has_batchnorm
+from histotransfer_pl.tasks.metrics import from_all_ranks
 
 Space = Literal["pooled", "flattened"]
 Features = dict[str, Tensor]
@@ -165,10 +166,8 @@ class RepresentationSimilarity(LightningModule):
     @override
     def on_test_epoch_end(self) -> None:
         self.results = self.compute()
-        if self.trainer.world_size > 1:
-            shares: list[list[str]] = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(shares, self.unreadable)
-            self.unreadable = [reason for share in shares for reason in share]
+        shares = from_all_ranks(self.trainer, self.unreadable)
+        self.unreadable = [reason for share in shares for reason in share]
 
     def compute(self) -> dict[Space, CKAResult]:
         """The matrices of what was seen so far, on all ranks together."""

@@ -1,6 +1,6 @@
 """What every model of slides shares: its head, loss, metrics, predictions and record."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -24,8 +24,7 @@ from histotransfer_pl.models.heads import AttentionHead, MeanPoolHead, MILHead, 
 from histotransfer_pl.models.pooling import segment_mean, segment_spread
 from histotransfer_pl.outcomes.kinds import outcome_of, outcome_to_train
 from histotransfer_pl.outcomes.outcome import ClassWeights, Outcome
-from histotransfer_pl.records.encoder import EncoderSpec, FeatureSpec, WeightsRef
-from histotransfer_pl.records.run import RunRecord, TargetSpec
+from histotransfer_pl.records.run import RunRecord
 from histotransfer_pl.runs.checkpoints import RECORD, VERSION, check_record, read_record
 from histotransfer_pl.tasks.metrics import Predictions, SlidePredictions, slide_metrics
 
@@ -53,16 +52,8 @@ class SlideModel(LightningModule):
     """Base of the models of slides; a subclass says what a batch is and how it is evaluated.
 
     Loss: ``alpha`` times that of the slide plus ``beta`` times the mean one of its patches against
-    the slide's target (HistoTransfer, Sharma et al. 2021, for classes).
-
-    Args:
-        head: Network on the bag; it is given the feature dimension and the number of outputs.
-        alpha: Weight of the slide loss, above 0.
-        beta: Weight of the patch loss.
-        class_weights: ``none``, ``balanced``, or one weight per class or label.
-        optimizer: Optimizer of the parameters.
-        lr_scheduler: Learning-rate schedule, stepped each epoch.
-        loss: Loss of a task that has several: ``cox`` or ``hazard``, ``mse`` or ``huber``.
+    the slide's target (HistoTransfer, Sharma et al. 2021, for classes). Arguments are those of
+    ``AttentionMIL``.
     """
 
     def __init__(
@@ -338,17 +329,6 @@ class SlideModel(LightningModule):
                 f"model.beta is {self.beta}, but {type(self.head).__name__} has no patch logits: "
                 "set beta to 0 or take a head with patch_head: true"
             )
-
-
-def plain_target(classes: Sequence[str]) -> TargetSpec:
-    """The target of a model that a training script makes; of two classes the last is positive."""
-    return TargetSpec("label", tuple(classes), classes[-1] if len(classes) == 2 else None)
-
-
-def plain_record(in_features: int, target: TargetSpec, head: MILHead) -> RunRecord:
-    """The record of a model that a training script makes, which knows no store."""
-    encoder = EncoderSpec("", "", WeightsRef("imported"))
-    return RunRecord(FeatureSpec(encoder, (), in_features), target, head.spec)
 
 
 def optional_data(module: LightningModule) -> FeatureDataModule | None:

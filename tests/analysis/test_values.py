@@ -13,7 +13,6 @@ from histotransfer_pl.analysis.compare import delong, paired_test
 from histotransfer_pl.analysis.metrics import Metric, auroc
 from histotransfer_pl.analysis.predictions import Floats, Predictions, Task
 from histotransfer_pl.analysis.values import (
-    TargetScale,
     class_distance,
     macro_auprc,
     macro_auroc,
@@ -22,6 +21,7 @@ from histotransfer_pl.analysis.values import (
     quadratic_kappa,
     r2,
     spearman,
+    target_scale,
 )
 from histotransfer_pl.errors import AnalysisError
 
@@ -146,9 +146,6 @@ def test_one_task_is_not_compared_with_another_nor_by_delong() -> None:
 
 
 def test_targets_are_scaled_by_the_training_part() -> None:
-    scale = TargetScale.of(VALUES)
-    scaled = scale.scale(VALUES)
-    assert (scaled.mean(), scaled.std()) == (pytest.approx(0, abs=1e-12), pytest.approx(1))
-    np.testing.assert_allclose(scale.unscale(scaled), VALUES, rtol=1e-12)
+    assert target_scale(VALUES) == (pytest.approx(VALUES.mean()), pytest.approx(VALUES.std()))
     with pytest.raises(AnalysisError, match="the 3 training targets have deviation 0"):
-        TargetScale.of(np.full(3, 2.0))
+        target_scale(np.full(3, 2.0))

@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from histotransfer_pl.callbacks.dashboard import in_multiples
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.tasks.attended import most_attended
+from histotransfer_pl.tasks.open_bags import most_attended
 from histotransfer_pl.tasks.slide_model import SlidePrediction
 from tests.tuning import PATCH_PX, TOPK, attention_array, tuning
 

@@ -116,7 +116,7 @@ def test_moved_slides_are_found_and_nothing_is_hashed_twice(
     with pytest.raises(StoreMismatchError, match="is not the file that was tiled"):
         tile.slide_file(first)
     Path(first.attributes["path"]).unlink()
-    with pytest.raises(SlideError, match="extract with --data.slides and their folder now"):
+    with pytest.raises(SlideError, match="give the folder that holds the slides now"):
         tile.slide_file(first)
 
 

@@ -1,16 +1,32 @@
 """Blocks hold every row once, and share few tiles, for any grid on any tiling."""
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from histotransfer_pl.data.patch_blocks import block_side, plan_blocks, tiles_under
+from histotransfer_pl.data.patch_blocks import block_side, plan_blocks
 
 
 def _grid(stride: float, width: int, height: int) -> NDArray[np.int32]:
     """Corners of a whole grid, rounded as `patch_corners` does."""
     x, y = (np.floor(np.arange(int(n / stride)) * stride + 0.5) for n in (width, height))
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2).astype(np.int32)
+
+
+def tiles_under(
+    coords: NDArray[np.int32], patch: float, tile: tuple[float, float]
+) -> set[tuple[int, int]]:
+    """Column and line of every file tile that these patches (N, 2) touch."""
+    found: set[tuple[int, int]] = set()
+    for x, y in coords.tolist():
+        columns, lines = (
+            range(int(a // side), math.ceil((a + patch) / side - 1e-6))
+            for a, side in zip((x, y), tile, strict=True)
+        )
+        found.update((column, line) for column in columns for line in lines)
+    return found
 
 
 @pytest.mark.parametrize(

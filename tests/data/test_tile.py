@@ -15,15 +15,7 @@ from histotransfer_pl.data.tile import SlideOutcome, TileJob, tile_all
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.qc import is_whole_png
 from histotransfer_pl.store.feature_store import FeatureStore
-from tests.slides.tiffs import (
-    TILE_PX,
-    jpeg,
-    promise,
-    set_tag,
-    tissue,
-    write_plain,
-    write_tiles,
-)
+from tests.slides.tiffs import TILE_PX, jpeg, promise, set_tag, tissue, write_plain, write_tiles
 
 GRID = GridSettings(32, 0.5, tissue=TissueSettings("none"))
 MakeJob = Callable[..., TileJob]

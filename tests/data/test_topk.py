@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from histotransfer_pl.data.bag_pieces import cut_into_batches
 from histotransfer_pl.data.bags import BagItem
+from histotransfer_pl.data.patch_batch import cut_into_batches
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.patch_shelf import DiskShelf
 from histotransfer_pl.data.selection import read_selection, write_selection

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from histotransfer_pl.records.archives import damaged_part
+from histotransfer_pl.records.files import damaged_part
 
 
 def test_a_flipped_bit_is_found_and_its_part_is_named(tmp_path: Path) -> None:

@@ -5,11 +5,7 @@ import pytest
 from PIL import Image
 from skimage.color import rgb2lab
 
-from histotransfer_pl.report.attention_scale import (
-    ATTENTION_COLOURS,
-    AttentionScale,
-    top_attention,
-)
+from histotransfer_pl.report.attention_scale import ATTENTION_COLOURS, AttentionScale, top_attention
 
 
 def test_the_scale_is_symmetric_in_the_logarithm() -> None:

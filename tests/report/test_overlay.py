@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from histotransfer_pl.report.attention_scale import (
-    TOP_COLOUR,
-    AttentionScale,
-    relative_attention,
-)
-from histotransfer_pl.report.overlay import (
-    draw_overlay,
-    patch_boxes,
-    thumbnail_mpp,
-    value_map,
-)
+from histotransfer_pl.report.attention_scale import TOP_COLOUR, AttentionScale, relative_attention
+from histotransfer_pl.report.overlay import draw_overlay, patch_boxes, thumbnail_mpp, value_map
 from histotransfer_pl.slides.reader import open_slide
 
 

@@ -30,13 +30,13 @@ def table(first: str = "MSI", second: str = "MSS", patients: int = 20) -> pd.Dat
 @pytest.mark.parametrize("positive", ["MSI", "MSS"])
 def test_the_positive_class_is_honoured_in_every_metric(positive: str) -> None:
     frame = table()
-    found = {r.name: r.value for r in evaluate_table(frame, positive=positive, n_resamples=50)}
+    checked = as_table(frame, class_target(("MSI", "MSS"), positive))
+    results = evaluate_table(checked, n_resamples=50)
+    found = {r.name: r.value for r in results}
     y, p = frame["label"] == positive, frame[f"p_{positive}"]
     assert found["auroc"] == pytest.approx(roc_auc_score(y, p))
     assert found["auprc"] == pytest.approx(average_precision_score(y, p))
     assert found["f1"] == pytest.approx(f1_score(y, p > 0.5))
-    checked = as_table(frame, class_target(("MSI", "MSS"), positive))
-    results = evaluate_table(checked, n_resamples=50)
     said = describe_metrics(results, checked)
     assert said.startswith("40 slides of 20 patients (")
     assert f"MSI: {2 * 7}" in said
@@ -51,7 +51,8 @@ def test_the_positive_class_is_honoured_in_every_metric(positive: str) -> None:
 
 def test_one_class_has_a_reason_and_no_auroc() -> None:
     frame = table()
-    results = evaluate_table(frame[frame["label"] == "MSI"], ["MSI", "MSS"], n_resamples=50)
+    checked = as_table(frame[frame["label"] == "MSI"], class_target(("MSI", "MSS")))
+    results = evaluate_table(checked, n_resamples=50)
     assert results[0].value is None
     assert results[0].in_words().startswith("undefined (all 14 slides are of class")
     accuracy = next(r for r in results if r.name == "balanced_accuracy")

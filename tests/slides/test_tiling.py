@@ -15,12 +15,7 @@ from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.report.geojson import attention_geojson
 from histotransfer_pl.slides import tiling
 from histotransfer_pl.slides.outlines import qupath_origin
-from histotransfer_pl.slides.qc import (
-    draw_qc,
-    picture_factor,
-    sharp_thumbnail,
-    tissue_covered,
-)
+from histotransfer_pl.slides.qc import draw_qc, picture_factor, sharp_thumbnail, tissue_covered
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.slides.scale_bar import draw_scale_bar, round_length_um
 from histotransfer_pl.slides.synthetic import write_pyramid

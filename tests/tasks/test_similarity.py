@@ -15,11 +15,7 @@ from histotransfer_pl.data.patch_sample import PatchSampleDataModule, draw_batch
 from histotransfer_pl.encoders.encoder import build_encoder
 from histotransfer_pl.errors import CohortError, ConfigError
 from histotransfer_pl.store.feature_store import FeatureStore
-from histotransfer_pl.tasks.similarity import (
-    ComparedEncoder,
-    RepresentationSimilarity,
-    random_twin,
-)
+from histotransfer_pl.tasks.similarity import ComparedEncoder, RepresentationSimilarity, random_twin
 
 NAME = "timm:test_resnet"
 FIRST = ComparedEncoder(NAME, weights="random", seed=3, depths=["stem", "layer2"])
