@@ -21,9 +21,6 @@ def extract(
         encoder: Name of the encoder.
         settings: Further settings of the verb, as ``model={"depths": ["layer3"]}``.
 
-    Returns:
-        The store, opened.
-
     Raises:
         ConfigError: The verb ended with an error; its message stands on the error stream.
     """
@@ -39,9 +36,6 @@ def fit(run_dir: str | Path, **settings: Any) -> RunFolder:
     Args:
         run_dir: Folder of the run.
         settings: Settings of the verb, as ``data={"store": "s.zarr", "cohort": "c.csv"}``.
-
-    Returns:
-        The finished run.
 
     Raises:
         ConfigError: The verb ended with an error; its message stands on the error stream.

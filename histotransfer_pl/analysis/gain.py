@@ -99,9 +99,6 @@ def sweet_spot(scores: Mapping[str, ArrayLike], cost: Mapping[str, float] | None
         scores: Layer name to scores (folds,), or of folds times seeds, from shallow to deep.
         cost: Layer name to parameters, MACs or time; without it depth is the cost.
 
-    Returns:
-        Name of the layer.
-
     Raises:
         AnalysisError: Fewer than two scores of a layer, or a layer without a cost.
     """

@@ -110,9 +110,6 @@ def check_enough(predictions: Predictions, min_patients: int = 3) -> None:
     Args:
         predictions: What to check.
         min_patients: Fewest patients that must carry each class, or an event.
-
-    Raises:
-        AnalysisError: One class only, a class with too few patients, or constant scores.
     """
     n = predictions.n_slides
     carriers = predictions.patients_of_kinds()

@@ -46,9 +46,6 @@ def time_dependent_auc(times: Sequence[float]) -> Metric:
 
     Slides with an event by that time are held against those still without; the mean over times
     is weighted by how many have the event between them (Lambert and Chevret 2016; Uno 2007).
-
-    Args:
-        times: When to look, within the follow-up.
     """
     looks = np.sort(np.asarray(times, np.float64))
 
@@ -85,9 +82,6 @@ def integrated_brier(times: Sequence[float]) -> Metric:
 
     Args:
         times: (T,) rising times that the columns of the scores, (S, T) survival, belong to.
-
-    Raises:
-        AnalysisError: Fewer than two times, or not rising.
     """
     looks = np.asarray(times, np.float64)
     if len(looks) < 2 or (np.diff(looks) <= 0).any():
@@ -120,11 +114,7 @@ def of_survival(metric: Metric) -> Metric:
 
 
 def horizons(labels: Floats, n: int = 5) -> tuple[float, ...]:
-    """Times to look at: quantiles of the times at which events were seen.
-
-    Raises:
-        AnalysisError: No event.
-    """
+    """Times to look at: quantiles of the times at which events were seen."""
     seen = labels[labels[:, 1] == 1, 0]
     if not len(seen):
         raise AnalysisError(f"none of {len(labels)} slides has an event: nothing to look at")

@@ -73,9 +73,6 @@ def log_rank(targets: Floats, groups: Ints) -> LogRank:
     Args:
         targets: (P, 2) time and event, one row per patient.
         groups: (P,) number of the group of each patient.
-
-    Raises:
-        AnalysisError: One group, or no event.
     """
     _require_events(targets)
     count = len(np.unique(groups))

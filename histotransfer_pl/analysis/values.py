@@ -8,11 +8,7 @@ from histotransfer_pl.errors import AnalysisError
 
 
 def target_scale(targets: Floats) -> tuple[float, float]:
-    """Mean and deviation of training targets (S,), on which regression learns.
-
-    Raises:
-        AnalysisError: They are all equal, or not finite.
-    """
+    """Mean and deviation of training targets (S,), on which regression learns."""
     deviation = float(np.std(targets))
     if not np.isfinite(deviation) or deviation == 0:
         raise AnalysisError(

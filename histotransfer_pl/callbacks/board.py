@@ -22,13 +22,7 @@ _LOCAL = ("", "file", "sqlite")
 
 
 class Board(Logger):
-    """Another logger, left out with one line where its own failure would end the run.
-
-    Attributes:
-        logger: The other logger.
-        online: Whether what is logged leaves the machine.
-        broken: Whether it has failed.
-    """
+    """Another logger, left out with one line where its own failure would end the run."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()

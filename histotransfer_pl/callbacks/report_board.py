@@ -56,14 +56,7 @@ def log_report(
     tables: Mapping[str, pd.DataFrame],
     summary: Mapping[str, Any],
 ) -> None:
-    """Log a report; pictures of slides only where they stay on this machine.
-
-    Args:
-        boards: Where to.
-        figures: PNG file and caption by name.
-        tables: Tables by name.
-        summary: Values for the table of runs.
-    """
+    """Log a report; pictures of slides only where they stay on this machine."""
     media: dict[str, Media] = {key: [_image(*figure)] for key, figure in figures.items()}
     # One column holds numbers and words where a value is missing; W&B wants one type.
     media |= {f"tables/{key}": table.astype(str) for key, table in tables.items()}

@@ -17,10 +17,6 @@ def read_ahead(items: Iterator[T], ahead: int) -> Generator[T, None, None]:
     """Give what an iterator gives, while a thread asks it for the next ones.
 
     What it raises is raised here. Leaving early closes it, if it is a generator.
-
-    Args:
-        items: The iterator; it runs in the thread.
-        ahead: How many results may wait.
     """
     ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(ahead)
     stop = threading.Event()
@@ -46,10 +42,6 @@ class AheadLoader(Generic[T]):
     """A DataLoader whose batches are read and put together outside the training loop.
 
     Its sampler and length are those of the loader, which Lightning looks at.
-
-    Args:
-        loader: The loader, without worker processes of its own.
-        ahead: Batches that may wait.
     """
 
     def __init__(self, loader: DataLoader[T], ahead: int = 2) -> None:

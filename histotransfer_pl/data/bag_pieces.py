@@ -55,14 +55,7 @@ class WholeBag:
 
 @dataclass(eq=False)
 class BagPieceDataset(IterableDataset[BagPieces]):
-    """Reads bags one behind the other, some batches ahead, so that memory is that of batches.
-
-    Args:
-        cache: Where patches come from.
-        bags: The bags of this process.
-        batch_size: Patches of a batch.
-        threads: Threads that read.
-    """
+    """Reads bags one behind the other, some batches ahead, so that memory is that of batches."""
 
     cache: PatchCache
     bags: Sequence[WholeBag]

@@ -25,14 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class FoundBags:
-    """What a stage reads.
-
-    Attributes:
-        join: The table joined with the store.
-        target: What is predicted.
-        split: Slides of each part.
-        bags: One row per bag, as of `bag_table`.
-    """
+    """What a stage reads."""
 
     join: Join
     target: TargetSpec

@@ -14,12 +14,6 @@ EXTERNAL = "external"
 def bag_table(slides: pd.DataFrame, split: Split, bag: Bag, outcome: Outcome) -> pd.DataFrame:
     """One row per bag of a cohort that is split: bag_id, slide_ids, patient_id, label and part.
 
-    Args:
-        slides: Usable slides, as of `Join.slides`.
-        split: Slides of each part.
-        bag: What a bag holds.
-        outcome: What is predicted, and what makes it of a patient.
-
     Raises:
         CohortError: The slides of a patient contradict one another.
         SplitError: A class is missing among the patients to train on or to choose by.

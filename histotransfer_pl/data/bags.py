@@ -17,16 +17,7 @@ from histotransfer_pl.store.slide import StoredSlide
 
 
 def require_finite(features: Tensor, bag: str, *, stored: bool = True) -> None:
-    """Name the bag whose features (N, D) are to blame, rather than the learning rate.
-
-    Args:
-        features: Features of the bag.
-        bag: Its name.
-        stored: Whether they come from a store, which can be mended.
-
-    Raises:
-        StoreError: They hold NaN or infinite values.
-    """
+    """Name the bag whose features (N, D) are to blame, rather than the learning rate."""
     bad = (~features.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
         remedy = "; run verify on the store and extract that slide again" if stored else ""

@@ -58,13 +58,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class ExtractWork:
-    """How much an extraction has to do, from a sample of slides.
-
-    Attributes:
-        slides: Slides that can be read.
-        patches: Patches of all slides, estimated.
-        read_seconds: Time of one thread to read one patch.
-    """
+    """How much an extraction has to do, from a sample of slides."""
 
     slides: int
     patches: int
@@ -135,9 +129,6 @@ def check_slides(
         entries: The slides.
         grid: The patches, for which a slide may be too coarse.
         slide_mpp: Micrometres per pixel for slides that know none.
-
-    Returns:
-        What was found, and the slides that can be read.
     """
     findings: list[Finding] = []
     good: list[SlideEntry] = []

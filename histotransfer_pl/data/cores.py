@@ -12,10 +12,6 @@ def available_cores(cgroups: Path = _CGROUPS, own_groups: Path = _OWN_GROUPS) ->
     """Cores by affinity (taskset, SLURM) and by the quota of the control group (containers).
 
     ``os.cpu_count`` counts those of the machine: a container with 4 of 64 would start 64 workers.
-
-    Args:
-        cgroups: Where control groups are mounted.
-        own_groups: The file that says which of them are this process's.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -14,10 +14,6 @@ from histotransfer_pl.records.run import CovariateSpec
 def learn_covariates(training: pd.DataFrame, columns: Sequence[str]) -> tuple[CovariateSpec, ...]:
     """What the training part says of each column: mean and deviation, or the categories.
 
-    Args:
-        training: Rows of the training part.
-        columns: Columns of numbers or words.
-
     Raises:
         CohortError: A column is empty or the same everywhere.
     """
@@ -28,13 +24,6 @@ def encode_covariates(rows: pd.DataFrame, specs: Sequence[CovariateSpec]) -> NDA
     """Covariates (S, V): numbers in deviations from the training mean, categories as 0 and 1.
 
     What is missing is the mean of the training part, or none of the categories.
-
-    Args:
-        rows: The slides, with the columns of the covariates.
-        specs: What was learnt of them.
-
-    Raises:
-        CohortError: A column is missing, or holds what the training part did not.
     """
     missing = [spec.column for spec in specs if spec.column not in rows]
     if missing:

@@ -15,11 +15,7 @@ def choose_features(
     depths: Sequence[str] | None,
     kind: Literal["features", "means"] = "features",
 ) -> tuple[str, list[str]]:
-    """The encoder and depths asked for, or the only ones there are.
-
-    Raises:
-        StoreMismatchError: There are several, or none; it lists them.
-    """
+    """The encoder and depths asked for, or the only ones there are."""
     if encoder is not None and depths:
         return encoder, list(depths)
     found: list[tuple[str, str]] = []

@@ -21,11 +21,7 @@ from histotransfer_pl.store.importer import import_arrays
 def import_features_of(
     features: Path, store: Path, cohort: Path, slides: Path | None, encoder: str, depth: str
 ) -> Done:
-    """Import the features of CLAM, TRIDENT or STAMP that a folder holds.
-
-    Raises:
-        CohortError: None of the table's slides has a file.
-    """
+    """Import the features of CLAM, TRIDENT or STAMP that a folder holds."""
     table, found = read_cohort(cohort), find_features(features)
     wanted = {name: found[name] for name in table["slide_id"] if name in found}
     if not wanted:

@@ -145,9 +145,6 @@ def read_tiles(
         n_tiles: Draw this many at random; all by default.
         seed: Seed of the draw.
         where: Take only rows with one of these values in these columns.
-
-    Raises:
-        CohortError: No such table, a missing column or group, or a single class.
     """
     try:
         table = read_table(path, {"slide_id": str, label: str, group: str})

@@ -58,13 +58,7 @@ def plan_blocks(
 
 
 def block_side(patch: float, stride: float, tile: float) -> float:
-    """Side of a block in level-0 pixels, for one axis.
-
-    Args:
-        patch: Side of a patch.
-        stride: Distance of two neighbours.
-        tile: Side of a file tile.
-    """
+    """Side of a block in level-0 pixels, for one axis."""
     shared = _common_multiple(stride, tile)
     aligned = shared is not None and shared <= 24 * max(stride, tile)
     beyond = patch - stride if aligned else patch  # how far patches reach over the block's end

@@ -26,14 +26,7 @@ class Batches(Protocol):
 
 @dataclass(eq=False)
 class PoolBatches:
-    """Batches of what worker processes read, in the order in which it arrives.
-
-    Args:
-        pool: The processes.
-        work: The slides.
-        batch_size: Patches of a batch; the last one has fewer.
-        pin: Put batches into memory from which a device copies without waiting.
-    """
+    """Batches of what worker processes read, in the order in which it arrives."""
 
     pool: ReaderPool
     work: Sequence[SlideWork]

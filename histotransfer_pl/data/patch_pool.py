@@ -113,10 +113,6 @@ class ReaderPool:
     ) -> Iterator[ReadPatches | UnreadableSlide]:
         """The patches of slides, in the order in which they arrive.
 
-        Args:
-            slides: The slides.
-            counts: Patches of each.
-
         Raises:
             WorkerError: If a worker process ended by itself.
         """

@@ -224,12 +224,6 @@ def draw_batches(
     The patches of a batch are those that came together by chance; within it they are put in the
     order of slides and rows, which HSIC does not see, so that each slide is opened once per batch.
 
-    Args:
-        counts: Patches of each slide.
-        n_patches: Patches to draw.
-        batch_size: Patches of a batch.
-        seed: Seed of the draw.
-
     Returns:
         Pieces (slide, row, row + 1) of each batch.
     """

@@ -83,12 +83,6 @@ class DiskShelf(PatchShelf):
     pixels; behind it lie the pixels, uncompressed. The mark is written after the pixels and
     checked against them, so a patch is there whole or not at all, whoever was killed in between.
     Patches that were never asked for take no room.
-
-    Args:
-        folder: Folder of the files.
-        limit_bytes: Bytes that the folder may take.
-        patch_px: Side of a patch.
-        place: The file of a slide.
     """
 
     def __init__(

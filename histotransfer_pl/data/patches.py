@@ -227,12 +227,7 @@ class Reading(NamedTuple):
 
 
 def choose_reading(device: torch.device, devices: int = 1) -> Reading:
-    """How to read for a device where nothing is said.
-
-    Args:
-        device: What encodes.
-        devices: Processes of this machine that share its cores.
-    """
+    """How to read for a device where nothing is said."""
     cores = max(1, available_cores() // devices)
     if device.type == "cpu":
         return Reading(device, _CPU_BATCH, 0, min(_CPU_THREADS, cores))
@@ -247,12 +242,7 @@ def reading_of(trainer: Trainer | None) -> Reading:
 
 
 class PatchFeed:
-    """Batches of the patches that are left to encode, on the device that encodes them.
-
-    Args:
-        data: The slides; set up.
-        reading: How they are read.
-    """
+    """Batches of the patches that are left to encode, on the device that encodes them."""
 
     def __init__(self, data: PatchDataModule, reading: Reading) -> None:
         self.data = data

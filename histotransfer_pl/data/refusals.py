@@ -14,16 +14,7 @@ from histotransfer_pl.store.joined import Store
 
 
 def require_targets(bags: pd.DataFrame, slides: pd.DataFrame, kind: type[Outcome]) -> pd.DataFrame:
-    """The same bags of patients, if those to train on and to choose by can be told apart.
-
-    Args:
-        bags: One row per patient.
-        slides: All labelled slides, which say what there is to tell apart.
-        kind: Kind of the target.
-
-    Raises:
-        SplitError: It says what is missing there.
-    """
+    """The same bags of patients, if those to train on and to choose by can be told apart."""
     for part in ("train", "validation"):
         lacks = kind.lacks(bags[bags["part"] == part], slides, learning=part == "train")
         if lacks:
@@ -36,16 +27,7 @@ def require_targets(bags: pd.DataFrame, slides: pd.DataFrame, kind: type[Outcome
 
 
 def require_one_way(ways: Mapping[str, str], what: str, remedy: str) -> None:
-    """Refuse what stands under one name and was made in several ways.
-
-    Args:
-        ways: How it was made for each slide.
-        what: Its name, for the message.
-        remedy: What to do.
-
-    Raises:
-        StoreMismatchError: It names slides of each way.
-    """
+    """Refuse what stands under one name and was made in several ways."""
     slides: dict[str, list[str]] = {}
     for slide_id, way in ways.items():
         slides.setdefault(way, []).append(slide_id)
@@ -76,9 +58,6 @@ def refuse_seen_patients(store: Store, array: str, labelled: pd.DataFrame, split
     """Refuse features of an encoder that was tuned on patients of the test or validation part.
 
     Patients on whom the tuned encoder was chosen (its epoch) may validate again, but not test.
-
-    Raises:
-        SplitError: If a patient to evaluate was used to tune the encoder.
     """
     tuned = tuned_on(store.slide(labelled["slide_id"].iloc[0]).info(array).attributes)
     if tuned is None:
@@ -95,11 +74,7 @@ def refuse_seen_patients(store: Store, array: str, labelled: pd.DataFrame, split
 
 
 def refuse_trained_patients(trained: RunRecord, validation: set[str], test: set[str]) -> None:
-    """Refuse a model that has seen patients of the test or validation part.
-
-    Raises:
-        SplitError: If a patient to evaluate was trained on, or one to test chose the epoch.
-    """
+    """Refuse a model that has seen patients of the test or validation part."""
     leaked = _leaked(trained.train_patients, trained.validation_patients, validation, test)
     if leaked:
         raise SplitError(
@@ -110,11 +85,7 @@ def refuse_trained_patients(trained: RunRecord, validation: set[str], test: set[
 
 
 def refuse_unlike_target(asked: TargetColumns, labelled: pd.DataFrame, target: TargetSpec) -> None:
-    """Refuse targets that a trained model does not predict.
-
-    Raises:
-        SplitError: It names both.
-    """
+    """Refuse targets that a trained model does not predict."""
     if asked.task != target.task:
         raise SplitError(
             f"the model predicts {target.column} ({target.task}), but data.task is {asked.task}: "

@@ -39,11 +39,7 @@ class Shard:
     count: int
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not exist.
-
-        Raises:
-            ConfigError: If the index is not one of 0 to count - 1.
-        """
+        """Refuse parts that do not exist."""
         if not 0 <= self.index < self.count:
             raise ConfigError(
                 f"shard {self.index}/{self.count} does not exist: shards are numbered from 0 to "
@@ -62,9 +58,6 @@ def read_shard(text: str, environment: Mapping[str, str]) -> Shard:
         text: ``i/n``; ``auto`` takes both numbers from the array job this process belongs to,
             ``auto/n`` only the first (for array jobs of which some tasks are repeated).
         environment: Environment variables.
-
-    Raises:
-        ConfigError: If it is neither, or there is no array job.
     """
     first, slash, second = text.partition("/")
     if first == "auto":
@@ -84,9 +77,6 @@ def shard_of(items: Sequence[_T], sizes: Sequence[int], index: int, count: int) 
         sizes: Size of each, such as the bytes of a slide's file.
         index: Which part, from 0.
         count: How many parts there are.
-
-    Returns:
-        Items of the part, in the order of the list.
     """
     return share_out(items, sizes, count)[index]
 

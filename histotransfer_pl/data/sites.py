@@ -48,11 +48,7 @@ class Confounding:
 
 
 def tcga_sites(slide_ids: pd.Series) -> pd.Series:
-    """The tissue source site of TCGA names, the XX of ``TCGA-XX-1234-...``.
-
-    Raises:
-        CohortError: A name of another kind.
-    """
+    """The tissue source site of TCGA names, the XX of ``TCGA-XX-1234-...``."""
     found = slide_ids.str.extract(_TCGA, expand=False)
     if found.isna().any():
         raise CohortError(
@@ -86,9 +82,6 @@ def confounding(frame: pd.DataFrame) -> Confounding:
 
     Args:
         frame: Columns ``patient_id``, ``site`` and ``label``: words, or floats for a value.
-
-    Raises:
-        CohortError: One site only.
     """
     patients = frame.drop_duplicates("patient_id")
     n, n_sites = len(patients), patients["site"].nunique()

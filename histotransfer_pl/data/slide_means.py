@@ -33,11 +33,7 @@ class LabelledSlides:
     groups: NDArray[np.str_]
 
     def means(self, encoder: str, depths: Sequence[str]) -> dict[str, NDArray[np.floating[Any]]]:
-        """Mean over the patches of each slide (S, D), at each depth.
-
-        Raises:
-            StoreMismatchError: A slide lacks features of the encoder.
-        """
+        """Mean over the patches of each slide (S, D), at each depth."""
         return mean_features(self.store, self.slide_ids, encoder, depths)
 
     def facts(self, encoder: str, depth: str) -> dict[str, Any]:
@@ -93,14 +89,6 @@ def labelled_slides(
     strict: bool = True,
 ) -> LabelledSlides:
     """Join a cohort table with the features of an encoder.
-
-    Args:
-        store: The store.
-        cohort: The table.
-        target: Its column with the class of each slide.
-        encoder: Name of the encoder in the store.
-        depths: Depths that are needed of it.
-        strict: Refuse labelled slides without these features; else they are left out.
 
     Raises:
         CohortError: A missing column, nothing to join, or a single class.

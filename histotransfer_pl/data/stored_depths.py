@@ -25,11 +25,7 @@ class StoredDepths:
     full: list[str] | Literal["all"] = "all"
 
     def kept(self, depths: Sequence[str]) -> tuple[list[str], list[str]]:
-        """Of some depths those whose means are stored, and those stored in full.
-
-        Raises:
-            ConfigError: A depth of which nothing is kept.
-        """
+        """Of some depths those whose means are stored, and those stored in full."""
         means = [d for d in depths if self.means == "all" or d in (self.means or ())]
         full = [d for d in depths if self.full == "all" or d in self.full]
         lost = [depth for depth in depths if depth not in (*means, *full)]

@@ -190,11 +190,7 @@ def find_outline(masks: Path, slide_id: str) -> Path | None:
 
 
 def require_outlines(masks: Path, slide_ids: list[str]) -> None:
-    """Refuse a folder of outlines that has none for any of the slides.
-
-    Raises:
-        ConfigError: If it does not exist or no name fits.
-    """
+    """Refuse a folder of outlines that has none for any of the slides."""
     if not masks.is_dir():
         raise ConfigError(f"no folder {masks}: data.masks holds <slide_id>.geojson outlines")
     if not any(find_outline(masks, slide_id) for slide_id in slide_ids):
@@ -205,11 +201,7 @@ def require_outlines(masks: Path, slide_ids: list[str]) -> None:
 
 
 def grid_of(store: Store) -> GridSettings:
-    """The patch grid of a store.
-
-    Raises:
-        StoreMismatchError: It has none, so there are no patches to read.
-    """
+    """The patch grid of a store."""
     if store.grid is None:
         raise StoreMismatchError(
             f"{store.location} was imported from arrays and has no patches to read: extract "
@@ -222,9 +214,6 @@ def check_unmoved(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
     """Raise when the file is not the one that was tiled; its date may differ, as in a copy.
 
     A file of the same size and date is taken for the same; only others are read.
-
-    Returns:
-        The fingerprint of the file, with its date now.
 
     Raises:
         StoreMismatchError: If size or content differ.

@@ -26,9 +26,6 @@ def reestimate_batchnorm(encoder: PatchEncoder, batches: Iterable[Tensor]) -> in
 
     Returns:
         How many layers were re-estimated; 0 for a network without BatchNorm.
-
-    Raises:
-        EncoderError: If there are no batches.
     """
     count = 0
     with reestimating(encoder) as layers:

@@ -64,9 +64,6 @@ def count_costs(entry: EncoderEntry, input_px: int | None = None) -> list[DepthC
     Args:
         entry: The encoder.
         input_px: Side of a patch; the entry's native one when None.
-
-    Returns:
-        One row per depth, shallowest first.
     """
     side = input_px or entry.native_px
     with torch.device("meta"):
@@ -117,9 +114,6 @@ def measure_costs(
         batch_size: Patches of a batch.
         bf16: Whether to use bfloat16 autocast.
         repetitions: Batches of which the median time counts, after one to warm up.
-
-    Returns:
-        One row per depth, shallowest first.
     """
     encoder = build_encoder(config).to(device)
     side = config.input_px or encoder.entry.native_px

@@ -13,11 +13,7 @@ from histotransfer_pl.errors import EncoderError, WeightsError
 
 
 def hub_file(repository: str, name: str, *, allow_download: bool) -> Path | None:
-    """Path of a file of a hub repository, or None if it isn't here and must not be fetched.
-
-    Raises:
-        WeightsError: If it may be fetched but cannot.
-    """
+    """Path of a file of a hub repository, or None if it isn't here and must not be fetched."""
     cached = huggingface_hub.try_to_load_from_cache(repository, name)
     if isinstance(cached, str):
         return Path(cached)
@@ -33,11 +29,7 @@ def hub_file(repository: str, name: str, *, allow_download: bool) -> Path | None
 
 
 def hub_entry(repository: str, *, allow_download: bool) -> EncoderEntry:
-    """An entry for a hub repository that describes its network in timm's format.
-
-    Raises:
-        EncoderError: If its description isn't at hand, or names no network of timm.
-    """
+    """An entry for a hub repository that describes its network in timm's format."""
     path = hub_file(repository, "config.json", allow_download=allow_download)
     if path is None:
         raise EncoderError(

@@ -36,9 +36,6 @@ def own_entry(path: Path) -> EncoderEntry:
     `native_mpp`, `pooling`, `prefix_tokens`, `files` (names in the weights folder), `rename`
     (pairs of a regular expression and its replacement) and `drop` (beginnings) for the keys of
     its checkpoint, `licence`, `citation`, `note`.
-
-    Raises:
-        EncoderError: If there is no such file, or it does not describe an encoder.
     """
     try:
         said = read_yaml(path)
@@ -78,11 +75,7 @@ def own_entry(path: Path) -> EncoderEntry:
 
 
 def build_own_trunk(entry: EncoderEntry, seed: int | None) -> Trunk:
-    """Build a network by its import path, and name the places at which it is cut.
-
-    Raises:
-        EncoderError: If the path leads to no network, or a place is none of its modules.
-    """
+    """Build a network by its import path, and name the places at which it is cut."""
     module_name, _, attribute = entry.architecture.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)

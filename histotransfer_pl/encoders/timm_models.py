@@ -55,14 +55,7 @@ _CNN_STAGES: Mapping[type[nn.Module], Callable[[Any], list[Stage]]] = {
 
 
 def timm_entry(name: str) -> EncoderEntry:
-    """An entry for a network of timm, with the facts that timm knows.
-
-    Args:
-        name: Name in timm, with or without the tag of its weights.
-
-    Raises:
-        EncoderError: If timm has no such network or no such tag.
-    """
+    """An entry for a network of timm, with the facts that timm knows."""
     known = timm.get_pretrained_cfg(name, allow_unregistered=True) if _exists(name) else None
     if known is None:
         architecture = name.partition(".")[0]

@@ -183,11 +183,7 @@ def unknown_depth(depth: str, depths: Sequence[str]) -> EncoderError:
 
 
 def select_depths(trunk: Trunk, wanted: Sequence[str] | Literal["all", "last"]) -> list[str]:
-    """The wanted depths in the order of the network.
-
-    Raises:
-        EncoderError: If one doesn't exist, or none is wanted.
-    """
+    """The wanted depths in the order of the network."""
     available = trunk.depths
     if wanted == "all":
         return available

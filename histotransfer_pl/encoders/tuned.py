@@ -38,11 +38,7 @@ def save_weights(
 
 
 def read_facts(path: Path, entry: EncoderEntry) -> dict[str, Any] | None:
-    """Facts written by `save_weights`; None for any other file.
-
-    Raises:
-        WeightsError: If the weights belong to another network or another normalisation.
-    """
+    """Facts written by `save_weights`; None for any other file."""
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_FACTS)

@@ -93,14 +93,7 @@ def find_network(
 def key_mismatch(
     network: nn.Module, state: Mapping[str, Tensor], optional: Collection[str] = ()
 ) -> Mismatch:
-    """What keeps a state dict from being that of a network.
-
-    Args:
-        network: The whole network.
-        state: Tensors under its keys.
-        optional: Keys behind the cut; a checkpoint saved from a truncated encoder lacks them, all
-            of them.
-    """
+    """What keeps a state dict from being that of a network."""
     expected = network.state_dict(keep_vars=True)
     needed = [key for key in expected if not key.endswith("num_batches_tracked")]
     if not any(key in state for key in optional):
@@ -117,11 +110,7 @@ def key_mismatch(
 
 
 def one_network(found: Sequence[FoundNetwork], name: str) -> FoundNetwork:
-    """The network to take.
-
-    Raises:
-        WeightsError: If there are several; it lists them.
-    """
+    """The network to take."""
     if len(found) > 1:
         places = ", ".join(item.place or "(the file itself)" for item in found)
         raise WeightsError(

@@ -143,11 +143,6 @@ class AttentionPool(nn.Module):
     """Head of CONCH: one learnt query attends to all tokens, and a norm follows.
 
     Attentional pooling of CoCa (Yu et al. 2022), with the sizes of CONCH (Lu et al. 2024).
-
-    Args:
-        embed_dim: Width of the tokens.
-        out_features: Width of the query and the vector.
-        heads: Heads of the attention.
     """
 
     def __init__(self, embed_dim: int, out_features: int = 512, heads: int = 8) -> None:

@@ -154,15 +154,6 @@ def load_checkpoint(
 ) -> None:
     """Load a checkpoint strictly, wherever in it the network lies, and say where that was.
 
-    Args:
-        network: The whole network.
-        content: What the file holds, from `read_checkpoint`.
-        entry: The encoder; its rules make the file's keys those of the network.
-        path: The file, for messages.
-        optional: Keys behind the cut; a checkpoint saved from a truncated encoder lacks them, all
-            of them.
-        wanted: Which of several networks of the file is meant.
-
     Raises:
         WeightsError: If no network in the file fits, or several do, or a value is not finite.
     """

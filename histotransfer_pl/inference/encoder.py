@@ -51,15 +51,7 @@ def encoder_config(spec: EncoderSpec, depths: tuple[str, ...], weights: str) -> 
 
 
 def locate_weights(features: FeatureSpec, given: Path | None) -> WeightsFile | None:
-    """The very file that the features were made with; None for weights that have none.
-
-    Args:
-        features: Features of a model.
-        given: A file that the user named.
-
-    Raises:
-        WeightsError: It is not on this machine, or another file is.
-    """
+    """The very file that the features were made with; None for weights that have none."""
     spec = features.encoder
     if spec.weights.kind == "random" or not spec.weights.sha256:
         return None
@@ -85,11 +77,6 @@ def build_model_encoder(
     model: SlideClassifier, folder: Path, weights: Path | None = None
 ) -> EncoderConfig:
     """The settings of a model's encoder, its embedded weights written where they can be read.
-
-    Args:
-        model: The model.
-        folder: Where weights that the model holds are written.
-        weights: File of weights that the model does not hold.
 
     Raises:
         WeightsError: The weights are nowhere.

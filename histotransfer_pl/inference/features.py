@@ -45,13 +45,7 @@ class BagResult:
 
 @dataclass(frozen=True)
 class ModelReader:
-    """Models, and where the features of each lie in a store.
-
-    Attributes:
-        store: The store.
-        models: The models.
-        arrays: Of each model the arrays that it reads side by side.
-    """
+    """Models, and where the features of each lie in a store."""
 
     store: FeatureStore
     models: Sequence[SlideClassifier]
@@ -77,11 +71,7 @@ class ModelReader:
 
 
 def stored_features(store: FeatureStore, models: Sequence[SlideClassifier]) -> ModelReader:
-    """The features of a store that the models' encoders made.
-
-    Raises:
-        StoreMismatchError: There are none for one of the models; it says what differs.
-    """
+    """The features of a store that the models' encoders made."""
     found: dict[str, Any] = {}
     for slide_id in store.slide_ids():
         slide = store.slide(slide_id)
@@ -121,9 +111,6 @@ def extract_features(
         folder: Where the features go.
         weights: File of the encoder's weights, where the model file does not hold them.
         options: Further arguments of the Trainer.
-
-    Returns:
-        The features, the slides that have them, and why the others have none.
     """
     record = models[0].record
     if record.grid is None:

@@ -18,9 +18,6 @@ def build_head(spec: ClassSpec, *, allow_foreign: bool = False) -> Callable[[int
         spec: Class and settings.
         allow_foreign: Also import classes that are not of this package. A model file must not be
             able to do that by itself: importing is executing.
-
-    Raises:
-        ConfigError: No such head, or one of another package.
     """
     place, _, name = spec.class_path.rpartition(".")
     foreign = spec.init_args.get("module")

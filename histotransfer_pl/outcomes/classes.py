@@ -223,11 +223,7 @@ class OrderedClasses(Classes):
 
 
 def weights_of(setting: list[float] | str, names: Sequence[str], what: str) -> list[float]:
-    """One weight per class or label.
-
-    Raises:
-        ConfigError: Another number of them.
-    """
+    """One weight per class or label."""
     if isinstance(setting, str) or len(setting) != len(names):
         raise ConfigError(
             f"model.class_weights has {len(setting)} numbers for {len(names)} {what}: "

@@ -46,9 +46,6 @@ def outcome_to_train(spec: TargetSpec, loss: str, targets: NDArray[Any]) -> Outc
         spec: The target, as the table describes it.
         loss: Name of the loss; ``default`` for the usual one of the task.
         targets: Targets of the training part.
-
-    Raises:
-        ConfigError: The task has no such loss.
     """
     known = kind_of(spec.task).losses_known
     chosen = known[0] if loss == "default" else loss
@@ -60,14 +57,7 @@ def outcome_to_train(spec: TargetSpec, loss: str, targets: NDArray[Any]) -> Outc
 
 @dataclass(frozen=True)
 class TargetColumns:
-    """What a user says of the target.
-
-    Attributes:
-        columns: Columns of the cohort table.
-        task: Kind of the target.
-        positive: The positive one of two classes.
-        order: The classes in their order.
-    """
+    """What a user says of the target."""
 
     columns: tuple[str, ...]
     task: TaskKind = "classification"

@@ -107,11 +107,6 @@ class Outcome(ABC):
     def lacks(cls, part: pd.DataFrame, whole: pd.DataFrame, *, learning: bool) -> str:
         """What a part of the cohort needs to be learnt from or judged by and does not have.
 
-        Args:
-            part: Slides of the part.
-            whole: All labelled slides.
-            learning: Whether it is the training part.
-
         Returns:
             Such as ``no slide of class 'a'``; empty if it has all.
         """
@@ -187,9 +182,6 @@ class Outcome(ABC):
         Args:
             setting: ``none``, ``balanced``, or one weight per class.
             targets: Targets of the training part; empty where nobody trains.
-
-        Raises:
-            ConfigError: They do not fit the target.
         """
         del targets
         if setting != "none":
@@ -259,11 +251,7 @@ class Outcome(ABC):
 
 
 def require_columns_of(kind: type[Outcome], columns: Sequence[str], count: int, what: str) -> None:
-    """Refuse another number of target columns.
-
-    Raises:
-        CohortError: It says which are needed.
-    """
+    """Refuse another number of target columns."""
     if len(columns) != count:
         raise CohortError(
             f"data.target is {', '.join(columns)}; {kind.task} needs {what} as data.target"
@@ -287,11 +275,7 @@ def read_numbers(table: pd.DataFrame, column: str, need: str) -> "pd.Series[floa
 
 
 def refuse_values(table: pd.DataFrame, column: str, wrong: "pd.Series[bool]", need: str) -> None:
-    """Refuse the values of a column that are wrong.
-
-    Raises:
-        CohortError: It names the first and its slide.
-    """
+    """Refuse the values of a column that are wrong."""
     if wrong.any():
         first = table[wrong].iloc[0]
         raise CohortError(
@@ -300,11 +284,7 @@ def refuse_values(table: pd.DataFrame, column: str, wrong: "pd.Series[bool]", ne
 
 
 def agreed(rows: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
-    """The one value that the known slides of a patient have in each column.
-
-    Raises:
-        CohortError: There are several.
-    """
+    """The one value that the known slides of a patient have in each column."""
     known = rows[rows["label"] != ""]
     if known.empty:
         known = rows.head(1)

@@ -21,10 +21,6 @@ _RANDOM = "random:"
 def encoder_spec(attributes: Mapping[str, Any], store_name: str = "") -> EncoderSpec:
     """The encoder that made an array.
 
-    Args:
-        attributes: Those of the array, or what an encoder says of itself.
-        store_name: Name of the encoder in the store, for features that know no network.
-
     Raises:
         RecordError: The record is damaged or of a later version.
     """
@@ -51,13 +47,6 @@ def feature_spec(
     dtype: str,
 ) -> FeatureSpec:
     """The features that a head reads, from the attributes of their arrays.
-
-    Args:
-        arrays: Attributes of the array of each depth.
-        store_name: Name of the encoder in the store.
-        depths: The depths.
-        width: Length D of the joined vector.
-        dtype: Type in the store.
 
     Raises:
         RecordError: The record is damaged or of a later version.

@@ -48,12 +48,7 @@ class Record:
         return typing.cast(Self, _read_record(cls, values, cls.__name__))
 
     def differs(self, other: "Record", ignore: Collection[str] = ()) -> list[str]:
-        """One line per field in which another record is unlike, as ``name: mine, not theirs``.
-
-        Args:
-            other: The record to compare with.
-            ignore: Dotted names that may differ, with all that is inside them.
-        """
+        """One line per field in which another record is unlike, as ``name: mine, not theirs``."""
         return differences(self.to_json(), other.to_json(), ignore=ignore)
 
 
@@ -64,12 +59,6 @@ def differences(
     words: str = "{name}: {first}, not {second}",
 ) -> list[str]:
     """One line per setting in which two nested mappings of JSON values differ.
-
-    Args:
-        first: One of them.
-        second: The other.
-        ignore: Dotted names that may differ, with all that is inside them.
-        words: How a line reads.
 
     Example:
         >>> differences({"a": {"b": 1}}, {"a": {}})

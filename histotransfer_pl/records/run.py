@@ -58,14 +58,6 @@ class TargetSpec(Record):
 def choose_positive(classes: tuple[str, ...], given: str | None) -> str | None:
     """The positive one of two classes.
 
-    Args:
-        classes: The classes.
-        given: The one that the user named, if any.
-
-    Raises:
-        ConfigError: The named one is no class, or none is named and the two words have no order
-            that everyone knows.
-
     Example:
         >>> choose_positive(("negative", "positive"), None)
         'positive'
@@ -119,12 +111,7 @@ def split_spec(
 
 @dataclass(frozen=True)
 class ClassSpec(Record):
-    """A class and the arguments to make it with.
-
-    Attributes:
-        class_path: Dotted path.
-        init_args: Arguments as JSON values.
-    """
+    """A class and the arguments to make it with."""
 
     class_path: str
     init_args: Mapping[str, Any] = field(default_factory=dict)

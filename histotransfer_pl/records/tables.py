@@ -15,13 +15,7 @@ _NEUTRALISED = re.compile(r"'+[=+\-@\t\r]")
 
 
 def write_table(path: Path, frame: pd.DataFrame, *, index: bool = False) -> None:
-    """Write a CSV file whole, as ``table_text`` gives it.
-
-    Args:
-        path: The file.
-        frame: The table.
-        index: Whether its index is the first column.
-    """
+    """Write a CSV file whole, as ``table_text`` gives it."""
     write_text(path, table_text(frame.reset_index() if index else frame))
 
 

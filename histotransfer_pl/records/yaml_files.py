@@ -34,11 +34,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """What a text says, as plain Python values.
-
-    Raises:
-        YamlError: See ``read_yaml``; the message begins with the line.
-    """
+    """What a text says, as plain Python values."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -53,11 +49,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse what ``parse_yaml`` refuses, for a parser that makes its own values of a text.
-
-    Raises:
-        YamlError: See ``read_yaml``.
-    """
+    """Refuse what ``parse_yaml`` refuses, for a parser that makes its own values of a text."""
     loader = _Loader(text)
     try:
         _refuse_ambiguous(loader.get_single_node())

@@ -31,9 +31,6 @@ def write_attention_files(
         out: Folder to write.
         top_k: So many patches at most get a class of their own in QuPath.
 
-    Returns:
-        The stem of the files.
-
     Raises:
         SlideError: The file cannot be read, or is another one than was tiled.
     """

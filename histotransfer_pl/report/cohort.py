@@ -42,14 +42,7 @@ class CohortPage:
 def describe_cohort(
     arms: Sequence[Arm], store: FeatureStore, cohort: Path, name: str
 ) -> CohortPage:
-    """Join the cohort with the store again and repeat the splits of the runs.
-
-    Args:
-        arms: Arms of one task.
-        store: Their store.
-        cohort: The cohort table.
-        name: Name of the table of splits.
-    """
+    """Join the cohort with the store again and repeat the splits of the runs."""
     # Features of tuned encoders exist for the slides of one fold only.
     frozen = [arm for arm in arms if arm.key.variant.frozen] or list(arms)
     run = frozen[0].runs[0]

@@ -73,12 +73,7 @@ class Evaluation:
 
 
 def evaluate(result: ArmResult, rename: Callable[[str], str]) -> Evaluation:
-    """Figures and rates of an arm.
-
-    Args:
-        result: The arm.
-        rename: From the stem of a file to its name in this report.
-    """
+    """Figures and rates of an arm."""
     predictions = result.arm.predictions()
     words = ArmWords(result.arm.label, describe_counts([result]), result.arm.classes)
     thresholds: NDArray[np.float64] | None = None

@@ -47,10 +47,6 @@ def export_slides(
             or ``h5``, which also has the provenance.
         top_k: At most so many patches of a slide are of the class ``Top attention`` in QuPath.
         slide_ids: Slides; all that have the array by default.
-
-    Raises:
-        ConfigError: Features without encoder and depth, or attention of several runs.
-        StoreError: No slide has what was asked for.
     """
     opened = FeatureStore.open(store)
     if what == "features":
@@ -84,13 +80,7 @@ def export_slides(
 
 @dataclass(frozen=True)
 class _NamedRun:
-    """A run as the store and as people call it.
-
-    Attributes:
-        names: What its attention may be called in the store.
-        title: What stands on the pictures.
-        outcomes: Label and prediction of each slide, in words.
-    """
+    """A run as the store and as people call it."""
 
     names: tuple[str, ...]
     title: str

@@ -29,14 +29,7 @@ _SHOWN = 40
 
 @dataclass(frozen=True, eq=False)
 class Protocol:
-    """The last section of the page.
-
-    Attributes:
-        facts: Name and value of what is short.
-        features: Provenance of every kind of features.
-        commands: Every command of the study.
-        settings: The study's YAML.
-    """
+    """The last section of the page."""
 
     facts: tuple[tuple[str, str], ...]
     features: Table | None

@@ -31,15 +31,7 @@ def answer_questions(
     similarity: bool = False,
     gain: bool = False,
 ) -> tuple[str, ...]:
-    """The steps of the study in order, one paragraph each; empty without runs.
-
-    Args:
-        study: Its plan tells how many patches were tuned on.
-        arms: What was compared.
-        store: Its grid tells what a patch is.
-        similarity: Whether networks were compared with each other.
-        gain: Whether layers were probed.
-    """
+    """The steps of the study in order, one paragraph each; empty without runs."""
     if not arms:
         return ()
     told = [*_patches(store), _features(arms), _folds(arms), *_tuning(study, arms)]

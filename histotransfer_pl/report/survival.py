@@ -24,10 +24,6 @@ def survival_by_risk(result: ArmResult, name: str) -> Picture | None:
     """Kaplan-Meier curves of two groups and their log-rank test.
 
     None where the task is not survival, or where a group has no event.
-
-    Args:
-        result: The arm.
-        name: Stem of the files.
     """
     if result.arm.outcome.task != "survival":
         return None

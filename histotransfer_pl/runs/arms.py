@@ -29,14 +29,7 @@ class MissingRun:
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """One way to read the slides, evaluated in every fold and seed.
-
-    Attributes:
-        key: Encoder, weights, depth, head and variant.
-        task: What is predicted.
-        cells: The runs by split, fold and seed.
-        words: What the page calls its encoder and each factor that the study varies.
-    """
+    """One way to read the slides, evaluated in every fold and seed."""
 
     key: ArmKey
     task: Task
@@ -99,10 +92,6 @@ class Arm:
         Each training is a fold of its own: ranking metrics compare within it (but see
         ``pooled``). With several seeds a slide comes once for each, and every metric is the mean
         over seeds, while patients stay the unit that is resampled.
-
-        Args:
-            cells: The trainings.
-            patients: Whether to take the slides of a patient as one.
 
         Raises:
             AnalysisError: The runs have other classes, or no cell is left.

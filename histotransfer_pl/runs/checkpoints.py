@@ -69,11 +69,7 @@ def _require_sound(file: Path) -> None:
 
 
 def upgrade(checkpoint: dict[str, Any]) -> None:
-    """Bring a checkpoint of an earlier release into today's form, in place.
-
-    Raises:
-        StoreMismatchError: It does not say on which features it was trained.
-    """
+    """Bring a checkpoint of an earlier release into today's form, in place."""
     found = checkpoint.get(RECORD)
     if not isinstance(found, dict):
         raise StoreMismatchError(
@@ -111,16 +107,7 @@ def read_record(checkpoint: dict[str, Any]) -> RunRecord:
 
 
 def check_record(trained: RunRecord, present: RunRecord, also: Sequence[str] = ()) -> None:
-    """Refuse a checkpoint that was trained on other features or classes.
-
-    Args:
-        trained: The record in the checkpoint.
-        present: The record of the data and the head here.
-        also: Further fields that may differ.
-
-    Raises:
-        StoreMismatchError: It lists what differs.
-    """
+    """Refuse a checkpoint that was trained on other features or classes."""
     ignore = [*_MAY_DIFFER, *also]
     if not trained.versions:
         ignore += [f"features.encoder.{name}" for name in _UNKNOWN_AT_FIRST]

@@ -57,12 +57,7 @@ class Contrast:
 def planned_contrasts(
     results: Sequence[ArmResult], order: Mapping[str, Sequence[str]]
 ) -> list[Contrast]:
-    """Pairs of arms that differ in one factor only, which is what a study asks; Holm over all.
-
-    Args:
-        results: Arms of one task.
-        order: Depths of each encoder from shallow to deep.
-    """
+    """Pairs of arms that differ in one factor only, which is what a study asks; Holm over all."""
     arms = [result.arm for result in results]
     pairs = [
         (question, first, second)

@@ -39,13 +39,7 @@ def is_random(result: ArmResult) -> bool:
 def control_of(
     result: ArmResult, results: Sequence[ArmResult], networks: Mapping[str, Network]
 ) -> Control | None:
-    """The control of an arm; None if it is random itself, or if there is none that fits.
-
-    Args:
-        result: The arm.
-        results: All arms of its task.
-        networks: The network behind each encoder.
-    """
+    """The control of an arm; None if it is random itself, or if there is none that fits."""
     key = result.arm.key
     same = key._replace(encoder="", weights="", weights_kind="")
     random = [

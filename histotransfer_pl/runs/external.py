@@ -49,11 +49,7 @@ def read_external(arms: Sequence[Arm], *, n_resamples: int = 2000) -> list[Exter
 
 
 def ensemble(tables: Sequence[PredictionTable]) -> PredictionTable:
-    """Mean scores of several models for the same slides.
-
-    Raises:
-        AnalysisError: The models saw other slides, classes or times.
-    """
+    """Mean scores of several models for the same slides."""
     first = tables[0]
     if any(table.outcome.columns != first.outcome.columns for table in tables):
         raise AnalysisError(

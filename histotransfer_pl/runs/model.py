@@ -178,18 +178,7 @@ def classifier_from_state(
     *,
     allow_foreign: bool = False,
 ) -> SlideClassifier:
-    """The model of a state dict, of a checkpoint or a model file.
-
-    Args:
-        name: Where it came from.
-        run_id: Hash of the checkpoint.
-        record: What it says of itself.
-        state: Its tensors.
-        allow_foreign: Whether a head of another package may be imported.
-
-    Raises:
-        ConfigError: The tensors are not those of the head.
-    """
+    """The model of a state dict, of a checkpoint or a model file."""
     head = build_head(record.head, allow_foreign=allow_foreign)(
         record.features.width, outcome_of(record.target).n_outputs
     )

@@ -36,11 +36,7 @@ def with_own_config(arguments: Sequence[str]) -> list[str]:
 
 
 def read_run_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run, whose relative paths are found from any working folder.
-
-    Raises:
-        ConfigError: There is none, or it cannot be read.
-    """
+    """The configuration of a run, whose relative paths are found from any working folder."""
     path = folder / "config.yaml"
     try:
         config = read_yaml(path)
@@ -60,11 +56,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_finished(run_dir: Path, *, allowed: bool) -> None:
-    """Refuse to train over a run.
-
-    Raises:
-        ConfigError: The folder holds one, and neither resuming nor replacing it was allowed.
-    """
+    """Refuse to train over a run."""
     held = [name for name in _FINISHED if (run_dir / name).exists()]
     if held and not allowed:
         raise ConfigError(

@@ -59,11 +59,7 @@ class PredictionTable:
         return Predictions(ids, patients, self.targets, self.scores, task=self.outcome.task)
 
     def of_patients(self) -> "PredictionTable":
-        """One row per patient: mean scores; what the outcome makes of the targets of its slides.
-
-        Raises:
-            AnalysisError: Slides of a patient that contradict one another.
-        """
+        """One row per patient: mean scores; what the outcome makes of the targets of its slides."""
         rows = []
         known = self.frame if "label" in self.frame else self.frame.assign(label="known")
         for patient, own in known.groupby("patient_id", sort=True):
@@ -107,11 +103,7 @@ def as_table(frame: pd.DataFrame, target: TargetSpec | None = None) -> Predictio
 
 
 def read_predictions(path: Path, target: TargetSpec | None = None) -> PredictionTable:
-    """The table that ``test`` wrote.
-
-    Raises:
-        AnalysisError: There is none, or it is none of predictions; it names the file.
-    """
+    """The table that ``test`` wrote."""
     if not path.is_file():
         raise AnalysisError(f"{path} is missing: run test in this folder")
     try:
@@ -133,11 +125,7 @@ def class_target(classes: tuple[str, ...], positive: str | None = None) -> Targe
 
 
 def classes_in(frame: pd.DataFrame) -> tuple[str, ...]:
-    """The classes of a table that nobody described.
-
-    Raises:
-        AnalysisError: It is none of classes.
-    """
+    """The classes of a table that nobody described."""
     found = tuple(c.removeprefix(_SCORE) for c in frame.columns if c.startswith(_SCORE))
     if len(found) < 2 or "label" not in frame:
         raise AnalysisError(f"it has the columns {', '.join(frame.columns)}: run test again")

@@ -95,11 +95,7 @@ def load_run(folder: Path) -> RunFolder:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a run was set to.
-
-    Raises:
-        AnalysisError: There is no configuration, or it is none of a run of slide labels.
-    """
+    """What a run was set to."""
     path = folder / CONFIG
     try:
         config = read_yaml(path)

@@ -43,13 +43,7 @@ class StepState:
 def read_states(
     folder: Path, plan: Plan, exists: Callable[[str], bool] = lambda name: Path(name).exists()
 ) -> dict[str, StepState]:
-    """The states of the steps of a plan, by name.
-
-    Args:
-        folder: Folder of the study.
-        plan: Its steps.
-        exists: Whether an output is there; a study may have been moved.
-    """
+    """The states of the steps of a plan, by name."""
     states: dict[str, StepState] = {}
     present = {kind: _names(folder / kind) for kind in (DONE, FAILED, RUNNING)}
     stopped: set[str] = set()

@@ -123,11 +123,7 @@ class Plan:
 
 
 def read_plan(path: Path) -> Plan:
-    """Read a `plan.json`.
-
-    Raises:
-        ConfigError: There is none, or it is none.
-    """
+    """Read a `plan.json`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         steps = tuple(_step(item) for item in content["steps"])

@@ -127,11 +127,7 @@ def load_study(folder: Path) -> Study:
 
 
 def load_runs(folders: Sequence[Path]) -> Study:
-    """Take plain run folders as a study.
-
-    Raises:
-        ConfigError: No folder is given, or a folder is given twice.
-    """
+    """Take plain run folders as a study."""
     if not folders:
         raise ConfigError("nothing to report: give --study_dir DIR, or --runs with run folders")
     resolved = [folder.resolve() for folder in folders]

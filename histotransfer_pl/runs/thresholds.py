@@ -13,11 +13,7 @@ from histotransfer_pl.runs.validation import validation_table
 
 
 def validation_threshold(run: Run) -> float:
-    """The threshold with the highest sensitivity + specificity on the run's validation slides.
-
-    Raises:
-        AnalysisError: ``predict`` did not write them, or they are of one class.
-    """
+    """The threshold with the highest sensitivity + specificity on the run's validation slides."""
     if run.tested.positive is None:
         raise AnalysisError(f"{run.name}: a threshold needs two classes")
     table = validation_table(run.folder, run.tested.outcome.spec)

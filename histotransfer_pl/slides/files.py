@@ -34,13 +34,6 @@ def find_slides(folder: str | Path, recursive: bool = False) -> list[Path]:
 
     Of the many files of a DICOM slide one is named, the first of its series. The data files of
     an MRXS slide have other names and lie in a folder of their own, so they never show up.
-
-    Args:
-        folder: Where to look.
-        recursive: Whether to look into its folders too.
-
-    Raises:
-        SlideError: If there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -96,15 +89,9 @@ def _dicom_series(path: Path) -> str | None:
 def fingerprint(path: str | Path) -> dict[str, int | str]:
     """What tells whether a slide is still the file that was read.
 
-    Args:
-        path: The slide's file; of formats of several files the main one.
-
     Returns:
         ``size`` in bytes, ``mtime_ns``, and ``quick_hash``: SHA-256 over the size and the first
         and last MiB, which does not change when the file is copied.
-
-    Raises:
-        SlideError: If the file cannot be read.
     """
     try:
         status = Path(path).stat()

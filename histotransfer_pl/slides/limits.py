@@ -34,9 +34,6 @@ def require_memory(path: Path, what: str, n_bytes: float, memory_gib: float) -> 
         what: What would take it, such as ``a thumbnail of 9000 x 9000 px``.
         n_bytes: How much it would take.
         memory_gib: How much it may take.
-
-    Raises:
-        SlideError: If it would take more.
     """
     if not n_bytes <= memory_gib * _GIB:
         raise SlideError(

@@ -228,9 +228,6 @@ def true_downsamples(dimensions: Sequence[tuple[int, int]]) -> tuple[float, ...]
     works with, then is 2.0005 where the pixels are exactly twice as large, and drifts from the
     tissue by a pixel over a real slide. So a whole number that explains both sides is taken.
 
-    Args:
-        dimensions: Width and height of every level, the finest first.
-
     Returns:
         One number per level, the first 1.
     """
@@ -249,9 +246,6 @@ def levels_of_one_picture(dimensions: Sequence[tuple[int, int]]) -> list[int]:
 
     A TIFF may hold its label as a tiled, reduced page, and OpenSlide then takes it for a level. Its
     sides are not those of the slide divided by one number, to within a few pixels of rounding.
-
-    Args:
-        dimensions: Width and height of every level, the finest first.
     """
     width, height = dimensions[0]
     return [

@@ -39,9 +39,6 @@ def mask_from_geojson(
 
     Returns:
         (h, w), True where a pixel's centre lies inside a polygon and outside its holes.
-
-    Raises:
-        SlideError: If the file cannot be read or draws no area.
     """
     path = Path(path)
     try:

@@ -52,9 +52,6 @@ def paint_outcomes(
 
     Returns:
         The path of ``cohort.csv``.
-
-    Raises:
-        ConfigError: If a number is too small, or the folder holds another painted cohort.
     """
     if n_patients < 12 or n_patients % 2 or size_px < SMALLEST_PX or not 0 <= scanner <= 1:
         raise ConfigError(

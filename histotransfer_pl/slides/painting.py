@@ -93,9 +93,6 @@ def paint_section(
         focus_scale: Their size; 1 gives radii of about a tenth of the section's side.
         atypical: Share of the nuclei outside foci that look like tumour; a few when None.
         crowded: Whether there are nests of small nuclei; four small ones when None.
-
-    Returns:
-        The picture and the outlines of its foci.
     """
     coarse = -(-size_px // COARSE_PX)
     tissue = _tissue_map(rng, coarse)  # (c, c), above 0 where there is tissue

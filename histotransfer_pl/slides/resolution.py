@@ -26,16 +26,8 @@ _REMEDY = "give it in the cohort table's column 'mpp' or with --data.slide_mpp"
 def slide_resolution(path: Path, properties: Mapping[str, str], given: float | None) -> float:
     """Micrometres per pixel of a slide's level 0.
 
-    Args:
-        path: Names the slide in errors.
-        properties: OpenSlide's properties.
-        given: What the user says; it wins over the file.
-
     Returns:
         The mean of x and y, which differ by at most 2 %.
-
-    Raises:
-        MissingMppError: If nothing is known, or what is said cannot be.
     """
     if given is not None:
         if not is_plausible(given):

@@ -56,9 +56,6 @@ def paint_cohort(
 
     Returns:
         The path of ``cohort.csv``.
-
-    Raises:
-        ConfigError: If a number is too small, or the folder holds another painted cohort.
     """
     if n_patients < 1 or slides_per_patient < 1 or seed < 0 or size_px < _SMALLEST_PX:
         raise ConfigError(
@@ -102,11 +99,7 @@ def start_painting(folder: Path, settings: dict[str, float]) -> None:
 
 
 def already_painted(folder: Path, settings: dict[str, float]) -> bool:
-    """Whether this very cohort is there, complete: its table is written last.
-
-    Raises:
-        ConfigError: The folder holds another table.
-    """
+    """Whether this very cohort is there, complete: its table is written last."""
     table, record = folder / "cohort.csv", folder / _RECORD
     if not record.is_file():
         if table.exists():

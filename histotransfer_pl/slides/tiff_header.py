@@ -58,10 +58,6 @@ Directory = dict[int, _Tag]
 def check_tiff(path: Path, memory_gib: float) -> None:
     """Refuse a TIFF whose tile tables cannot be, or whose tiles would take too much memory.
 
-    Args:
-        path: Any file; one that is no TIFF is passed over.
-        memory_gib: Memory that a slide may take.
-
     Raises:
         SlideError: If a side, a type or a length cannot be.
         OSError: If the file cannot be read.
@@ -91,11 +87,7 @@ def check_tiff(path: Path, memory_gib: float) -> None:
 def _check_tiles(
     file: BinaryIO, order: str, tags: Directory, file_size: int
 ) -> tuple[int, int, int, int]:
-    """Width and height of the picture and of its tiles.
-
-    Raises:
-        ValueError: If something cannot be; the message is the end of a sentence.
-    """
+    """Width and height of the picture and of its tiles."""
     numbers = {code: _number(order, code, tags[code]) for code in _SCALARS if code in tags}
     for code in (256, 257, 322, 323):
         if numbers.get(code, 0) < 1:
@@ -121,11 +113,7 @@ def _check_tiles(
 
 
 def _number(order: str, code: int, tag: _Tag) -> int:
-    """The one whole number of a tag.
-
-    Raises:
-        ValueError: If it is of another type or not one number.
-    """
+    """The one whole number of a tag."""
     size = struct.calcsize(_INTEGERS.get(tag.kind, "16x"))
     if tag.count != 1 or size > len(tag.value):
         found = f"{tag.count} values of type {tag.kind}"

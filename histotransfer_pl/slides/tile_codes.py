@@ -40,9 +40,6 @@ def jpeg_frame(data: bytes) -> tuple[Frame, bytes]:
 
     OpenSlide takes the colours from the TIFF, whatever a tile says. In libjpeg a JFIF mark means
     YCbCr and beats Adobe's, so every mark goes and the TIFF's is put in front.
-
-    Raises:
-        TileCodeError: If there is no frame before the first scan.
     """
     frame, parts = None, []
     for marker, segment, start in _segments(data):
@@ -66,11 +63,7 @@ def jpeg_tables(data: bytes) -> bytes:
 
 
 def jpeg2000_frame(data: bytes) -> Frame:
-    """Size of a JPEG 2000 codestream.
-
-    Raises:
-        TileCodeError: If it does not begin with its size.
-    """
+    """Size of a JPEG 2000 codestream."""
     if not data.startswith(_J2K_START) or len(data) < 2 + _SIZE_OF_J2K.size:
         raise TileCodeError("no JPEG 2000 codestream")
     _, _, _, right, bottom, left, top, *_, channels = _SIZE_OF_J2K.unpack_from(data)
@@ -78,11 +71,7 @@ def jpeg2000_frame(data: bytes) -> Frame:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Marker, whole segment and its place, up to the first scan.
-
-    Raises:
-        TileCodeError: If it is no JPEG.
-    """
+    """Marker, whole segment and its place, up to the first scan."""
     if not data.startswith(_START):
         raise TileCodeError("no JPEG")
     place = len(_START)

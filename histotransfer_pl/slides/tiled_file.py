@@ -251,12 +251,7 @@ class TiledFile:
 
 
 def find_levels(path: Path, sizes: list[tuple[int, int]]) -> list[TileGrid | None]:
-    """The tiles of each level; None for a level that is not plain 8-bit RGB in a known codec.
-
-    Args:
-        path: The file.
-        sizes: Width and height of each level, the finest first.
-    """
+    """The tiles of each level; None for a level that is not plain 8-bit RGB in a known codec."""
     with tifffile.TiffFile(path) as tiff:
         pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
         grids = [grid for grid in map(_grid, pages) if grid is not None]

@@ -15,15 +15,7 @@ _CHECKPOINT = "checkpoint_sha256"
 
 
 def attention_of(slide: StoredSlide, *names: str) -> str:
-    """Path of the attention that a run gave to a slide.
-
-    Args:
-        slide: The slide.
-        names: What the run may be called there: its hash, or its folder in earlier releases.
-
-    Raises:
-        StoreError: There is none.
-    """
+    """Path of the attention that a run gave to a slide."""
     given = list(filter(None, names))
     found: dict[str, str] = {}
     for name in given:

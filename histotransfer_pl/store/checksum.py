@@ -69,9 +69,6 @@ def check_seal(document: Json, node: str, name: str, *, required: bool = False) 
         node: Which node it must be.
         name: The node in words, for the message.
         required: Whether metadata without a seal is refused.
-
-    Raises:
-        StoreError: They differ.
     """
     if SEAL not in document["attributes"] and not required:
         return

@@ -35,10 +35,6 @@ def convert(
         dtype: The stored type.
         rows: Their row numbers (K,), for messages.
         name: Slide and array, for messages.
-
-    Raises:
-        StoreError: NaN or infinite values, numbers too large for the type, fractions or
-            overflow on the way to whole numbers.
     """
     with np.errstate(over="ignore", invalid="ignore"):  # both are looked for below
         stored = np.ascontiguousarray(values, dtype=dtype)  # (K, ...)

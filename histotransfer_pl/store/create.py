@@ -30,15 +30,7 @@ def root_content(grid: Json | None) -> bytes:
 
 
 def create_folder(root: Path, content: bytes) -> None:
-    """Make an empty store in a folder, unless another process has just made it.
-
-    Args:
-        root: A folder that does not exist, or is empty.
-        content: Metadata of its root.
-
-    Raises:
-        StoreError: The folder holds something else, or cannot be written.
-    """
+    """Make an empty store in a folder, unless another process has just made it."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,10 +78,6 @@ def check_root(content: bytes, where: str) -> tuple[Json | None, int]:
     Args:
         content: The bytes of the root's metadata.
         where: The store, for messages.
-
-    Raises:
-        StoreError: It is not a store of this program, or its metadata are damaged.
-        StoreMismatchError: It has another format version.
     """
     document = from_bytes(content, "group", where)
     attributes = document["attributes"]

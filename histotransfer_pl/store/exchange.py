@@ -34,9 +34,6 @@ def find_features(folder: Path) -> dict[str, Path]:
 
     CLAM writes each slide twice, in ``h5_files`` and ``pt_files``; the HDF5 file has coordinates
     and is taken.
-
-    Raises:
-        StoreError: No such folder, no such files, or two of one name.
     """
     if not folder.is_dir():
         raise StoreError(f"no folder {folder}: give the folder of the .h5 or .pt files")
@@ -71,9 +68,6 @@ def import_features(
         encoder: Name of the features in the store.
         depth: Name of their depth.
         facts: What is known of a slide beside its file: ``path``, ``slide_mpp``.
-
-    Returns:
-        One outcome per slide, in the order of the files.
     """
     outcomes = []
     for slide_id, path in files.items():

@@ -10,13 +10,7 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def write_failure(error: OSError, name: str, where: Path | str) -> StoreError:
-    """The error to raise instead of the system's.
-
-    Args:
-        error: What the system said, or a StoreError, which says enough.
-        name: What was being written.
-        where: The store.
-    """
+    """The error to raise instead of the system's."""
     if isinstance(error, StoreError):
         return error
     if error.errno in _FULL:

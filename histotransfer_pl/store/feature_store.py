@@ -233,11 +233,7 @@ class FeatureStore:
             )
 
     def verify(self, *, repair: bool = False) -> list[Problem]:
-        """Read everything; what is damaged, by slide and array. None is good news.
-
-        Args:
-            repair: Remove what is damaged, so that the extraction makes it again.
-        """
+        """Read everything; what is damaged, by slide and array. None is good news."""
         problems = []
         with self.writing() if repair else nullcontext():
             for slide_id in self.slide_ids():

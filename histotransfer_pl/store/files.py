@@ -94,9 +94,6 @@ class WritableFiles(Files, Protocol):
             key: Where it belongs.
             groups_from: An existing group above ``key``.
             replace: Whether a node that stands there gives way.
-
-        Returns:
-            False where a node stood there already and was kept.
         """
         ...
 

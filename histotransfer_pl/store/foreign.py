@@ -85,11 +85,7 @@ class ForeignFeatures:
 
 
 def read_foreign(path: Path) -> ForeignFeatures:
-    """Read a file; its format is told by what it holds.
-
-    Raises:
-        StoreError: It is damaged, or holds no features that can be recognised.
-    """
+    """Read a file; its format is told by what it holds."""
     found = _read_tensor(path) if path.suffix == ".pt" else _read_h5(path)
     if found.features.ndim != 2 or found.features.dtype.kind not in "fiu":
         raise StoreError(

@@ -38,9 +38,6 @@ def import_arrays(
         dtype: The type to store.
         attributes: Where they come from; kept with every array.
 
-    Returns:
-        The store.
-
     Raises:
         StoreError: Arrays that do not belong together, values that are not finite numbers or a
             name that cannot be stored (nothing is written then), or a bag that is there already

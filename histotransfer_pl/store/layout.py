@@ -42,12 +42,6 @@ _WINDOWS_DEVICES = frozenset(
 def encode_key(name: str) -> str:
     """The key of a name; ``decode_key`` gives the name back.
 
-    Args:
-        name: A slide id, encoder, depth, run or selection; any text but the empty one.
-
-    Returns:
-        The key: a safe file name, different for different names.
-
     Raises:
         StoreError: The name is empty, or its key is longer than file systems allow.
     """

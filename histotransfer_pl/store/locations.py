@@ -12,10 +12,6 @@ def record_path(path: str, store: str) -> str:
 
     So a project folder with slides and store can be moved as a whole, and a store without its
     slides.
-
-    Args:
-        path: The slide's file, as given from the working folder, or a URL.
-        store: Location of the store.
     """
     if "://" in path:
         return path

@@ -58,11 +58,7 @@ class WriteLock:
         self._lock.release()
 
     def check_held_elsewhere(self) -> None:
-        """For helpers of the holder.
-
-        Raises:
-            StoreError: Nobody holds the lock.
-        """
+        """For helpers of the holder."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

@@ -29,9 +29,6 @@ class MeanWriter:
         Args:
             rows: Row numbers (K,), each only once.
             values: Their values (K, D).
-
-        Raises:
-            StoreError: A row for the second time.
         """
         if self._assigned[rows].any():
             raise StoreError(f"row {rows[self._assigned[rows]][0]} came twice into a mean")
@@ -39,11 +36,7 @@ class MeanWriter:
         self._sums += values.sum(0, dtype=np.float64)
 
     def commit(self) -> None:
-        """Store the mean, once all rows are there.
-
-        Raises:
-            StoreError: A row is missing, or the mean is not finite.
-        """
+        """Store the mean, once all rows are there."""
         if not self._assigned.all():
             raise StoreError(f"row {np.flatnonzero(~self._assigned)[0]} is missing in a mean")
         mean = self._sums / len(self._assigned)  # (D,)

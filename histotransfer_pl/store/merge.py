@@ -24,9 +24,6 @@ def merge_stores(
         target: A folder or URL; made if missing.
         reference: Link the slides of local stores instead of copying them.
 
-    Returns:
-        What is damaged in the sources.
-
     Raises:
         StoreMismatchError: Grids that differ, or one slide with two contents.
     """

@@ -154,11 +154,7 @@ def _are_named(document: Json) -> bool:
 
 
 def plain_json(attributes: Mapping[str, Any], where: str) -> Json:
-    """The attributes as they will be read back: tuples as lists, keys as text.
-
-    Raises:
-        StoreError: Something in them has no JSON form (arrays, NaN, objects).
-    """
+    """The attributes as they will be read back: tuples as lists, keys as text."""
     try:
         plain: Json = json.loads(json.dumps(dict(attributes), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -172,13 +168,7 @@ def plain_json(attributes: Mapping[str, Any], where: str) -> Json:
 def differences(
     found: Mapping[str, Any], expected: Mapping[str, Any], ignore: Collection[str] = ()
 ) -> str:
-    """The settings in which two nested mappings differ, in one line; empty if equal.
-
-    Args:
-        found: What the store holds.
-        expected: What was asked for.
-        ignore: Dotted names that may differ, with all that is inside them.
-    """
+    """The settings in which two nested mappings differ, in one line; empty if equal."""
     asked = plain_json(expected, "the settings asked for")
     return "; ".join(record.differences(found, asked, ignore, _WORDS))
 
@@ -195,9 +185,6 @@ def from_bytes(content: bytes, node_type: str, where: str) -> Json:
         content: The bytes.
         node_type: ``group`` or ``array``, whichever it must be.
         where: What it belongs to, for messages.
-
-    Raises:
-        StoreError: The bytes are not the metadata of such a Zarr 3 node.
     """
     try:
         document = json.loads(content)

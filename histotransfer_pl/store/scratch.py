@@ -74,11 +74,7 @@ def new_partial(root: Path) -> Path:
 
 
 def sweep(root: Path) -> int:
-    """Remove what killed writers left.
-
-    Returns:
-        How many of their folders were removed.
-    """
+    """Remove what killed writers left."""
     removed = 0
     # a writer killed as it began leaves a lock alone
     names = {path.name.removesuffix(_HELD) for path in (root / PARTIAL).glob("*")}

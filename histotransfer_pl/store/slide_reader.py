@@ -118,9 +118,6 @@ class SlideReader:
 
         Returns:
             False when the array is not there, True when it is and matches.
-
-        Raises:
-            StoreMismatchError: It is there and differs; the message lists in what.
         """
         if not self.has(array):
             return False

@@ -55,9 +55,6 @@ def publish(
         groups_from: An existing group above ``place``; groups missing between the two are
             created with the node.
         replace: Whether a node that stands there already gives way.
-
-    Returns:
-        False where a node stood there already and was kept.
     """
     bundle = new_partial(root)
     try:

@@ -41,11 +41,6 @@ class Problem:
 def verify_slide(slide: StoredSlide, files: Files, version: int = FORMAT_VERSION) -> list[Problem]:
     """Read all arrays of a slide, in pieces, and compare them with what is recorded.
 
-    Args:
-        slide: The slide.
-        files: Where its store lies.
-        version: Format version of the store.
-
     Returns:
         Wrong checksums, lengths and types, NaN or infinite values, files missing or cut short,
         arrays that are gone.

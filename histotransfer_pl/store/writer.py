@@ -41,17 +41,7 @@ class ArrayWriter:
         publish: Callable[[Path], object],
         where: str,
     ) -> None:
-        """Start an array; called by ``StoredSlide.writer``.
-
-        Args:
-            name: Slide and array, for messages.
-            staged: An existing empty folder of this machine, for the unfinished array.
-            layout: Shape, type and chunks.
-            attributes: Plain JSON to be kept with the array.
-            seal: Puts the metadata under a checksum.
-            publish: Moves the finished folder to its place.
-            where: The store, for messages.
-        """
+        """Start an array; called by ``StoredSlide.writer``."""
         self._name = name
         self._staged = staged
         self._layout = layout
@@ -93,14 +83,7 @@ class ArrayWriter:
         self._assigned[numbers] = True
 
     def commit(self, extra_attributes: Mapping[str, Any] | None = None) -> None:
-        """Make the array visible, with its checksum.
-
-        Args:
-            extra_attributes: What became known while writing (times, counts).
-
-        Raises:
-            StoreError: A row was never assigned, or the disk is full.
-        """
+        """Make the array visible, with its checksum."""
         self._check_open()
         missing = np.flatnonzero(~self._assigned)  # (K,)
         if missing.size:

@@ -17,13 +17,7 @@ from histotransfer_pl.study.resources import Resources, resources_of
 
 @dataclass
 class Chain:
-    """Steps that run one after the other.
-
-    Attributes:
-        steps: The steps, in the order of the plan.
-        stage: Chains of one stage need nothing of each other.
-        resources: What its first step asks for, and no other one asks otherwise.
-    """
+    """Steps that run one after the other."""
 
     steps: list[Step]
     stage: int
@@ -37,14 +31,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Batch:
-    """Steps of one process.
-
-    Attributes:
-        name: For people.
-        steps: Their names, in order.
-        resources: What they ask for.
-        after: Positions of the batches that run before.
-    """
+    """Steps of one process."""
 
     name: str
     steps: tuple[str, ...]
@@ -53,13 +40,7 @@ class Batch:
 
 
 def make_chains(plan: Plan, left: Sequence[Step], settings: Mapping[str, Any]) -> dict[str, Chain]:
-    """The chain of each step.
-
-    Args:
-        plan: The whole plan.
-        left: The steps to run, in the order of the plan.
-        settings: What kinds of steps ask for.
-    """
+    """The chain of each step."""
     followers = Counter((need, step.kind) for step in plan for need in step.needs)
     chains: dict[str, Chain] = {}
     for step in left:
@@ -86,15 +67,7 @@ def make_batches(
     tasks: int,
     seconds: Mapping[str, float],
 ) -> list[Batch]:
-    """The batches of what is left, each behind those that it needs.
-
-    Args:
-        plan: The whole plan.
-        left: The steps to run, in the order of the plan.
-        settings: What kinds of steps ask for.
-        tasks: Batches of each stage, at most.
-        seconds: How long a step of each kind takes, where that is known.
-    """
+    """The batches of what is left, each behind those that it needs."""
     stages: dict[tuple[int, str], list[Chain]] = {}
     chains = {id(chain): chain for chain in make_chains(plan, left, settings).values()}
     for chain in chains.values():

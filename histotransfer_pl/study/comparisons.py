@@ -41,9 +41,6 @@ def gain_steps(config: StudyConfig) -> Iterator[Step]:
     On slides the pretrained features are those of the store. The random networks see the patches
     within the step itself, with BatchNorm statistics re-estimated on them, as on tiles: features
     that were extracted with their initial statistics would measure another gain.
-
-    Raises:
-        ConfigError: A probe that names an encoder the study does not have, or no classes to probe.
     """
     if config.gain and config.task != "classification":
         raise ConfigError(

@@ -44,13 +44,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Work:
-    """What an encoder has to do in a study.
-
-    Attributes:
-        macs: Multiply-accumulates by kind of step.
-        feature_bytes: Size of its features, tuned ones included.
-        run_bytes: Size of what its fine-tuning runs keep.
-    """
+    """What an encoder has to do in a study."""
 
     macs: Mapping[Kind, float]
     feature_bytes: float
@@ -105,13 +99,6 @@ def encoder_work(
     """Arithmetic and bytes of one encoder.
 
     Fits on stored features and the report are left out: they take minutes of a CPU.
-
-    Args:
-        config: The study.
-        encoder: One of its encoders.
-        costs: Its depths that are extracted, shallowest first.
-        tuned: The frozen runs of it from which tuning starts.
-        amount: The slides of the study.
     """
     deepest, patches = costs[-1].macs, amount.patches
     macs = Counter[Kind]({"extraction": patches * deepest})

@@ -12,9 +12,6 @@ def check_heads(heads: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse a head without a class, or a class of ours that is mistyped.
 
     A dotted `class_path` is somebody else's; the run that imports it says what is wrong with it.
-
-    Raises:
-        ConfigError: It names the head and the nearest class.
     """
     known = sorted({cls.__name__ for cls in _subclasses(MILHead)})
     for name, head in heads.items():

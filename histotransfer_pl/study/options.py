@@ -44,11 +44,7 @@ def options(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def format_override(value: Any, name: str) -> str:
-    """A value as one word.
-
-    Raises:
-        ConfigError: It is no JSON, such as a date or a set; it names the setting.
-    """
+    """A value as one word."""
     if isinstance(value, str | Path):
         return str(value)
     try:
@@ -126,15 +122,7 @@ def _another_class(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 def require_sections(settings: Mapping[str, Any], where: str) -> None:
-    """Refuse sections of a verb that hold no settings, which would replace those of the plan.
-
-    Args:
-        settings: Nested settings of a verb.
-        where: How the user calls these settings.
-
-    Raises:
-        ConfigError: It names the section.
-    """
+    """Refuse sections of a verb that hold no settings, which would replace those of the plan."""
     for key, section in settings.items():
         if str(key).rstrip("+") not in _SECTIONS:
             continue
@@ -151,16 +139,7 @@ def require_sections(settings: Mapping[str, Any], where: str) -> None:
 
 
 def refuse_owned(settings: Mapping[str, Any], owned: Collection[str], where: str) -> None:
-    """Refuse settings that the plan sets itself, such as the fold a run is tested on.
-
-    Args:
-        settings: Nested settings of a verb.
-        owned: Dotted names of those that the plan sets.
-        where: How the user calls these settings.
-
-    Raises:
-        ConfigError: It names the setting.
-    """
+    """Refuse settings that the plan sets itself, such as the fold a run is tested on."""
     for name in _dotted(settings):
         for mine in owned:
             if name == mine or name.startswith(f"{mine}."):

@@ -149,9 +149,6 @@ def check_hygiene(plan: Plan) -> None:
     """Refuse a plan in which tuned features are evaluated on a fold they were not tuned on.
 
     The plan is made so that this cannot happen; this reads the finished plan and says so.
-
-    Raises:
-        ConfigError: It names the step.
     """
     for step in plan.of_kind("fit", "test", "predict"):
         for need in step.needs:

@@ -16,12 +16,7 @@ from histotransfer_pl.runs.steps import ADDING, Plan, Step
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that are left.
-
-    Attributes:
-        seconds: Of the steps whose kind has been measured.
-        unknown: Steps of kinds that have not.
-    """
+    """Seconds that are left."""
 
     seconds: float
     unknown: int
@@ -65,12 +60,7 @@ def remaining_steps(plan: Plan, folder: Path) -> list[Step]:
 
 
 def estimate(left: Mapping[str, int], measured: Mapping[str, list[float]]) -> Estimate:
-    """How long steps take, from the median of the finished ones of the same kind.
-
-    Args:
-        left: How many steps of each kind.
-        measured: Seconds of finished steps of each kind.
-    """
+    """How long steps take, from the median of the finished ones of the same kind."""
     seconds, unknown = 0.0, 0
     for kind, number in left.items():
         if measured.get(kind):

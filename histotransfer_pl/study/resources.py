@@ -49,11 +49,7 @@ def resources_of(settings: Mapping[str, Any], kind: str) -> Resources:
 
 
 def check_resources(settings: Mapping[str, Any]) -> None:
-    """Refuse kinds and settings that do not exist.
-
-    Raises:
-        ConfigError: It names the first.
-    """
+    """Refuse kinds and settings that do not exist."""
     known = [item.name for item in fields(Resources)]
     for kind, chosen in settings.items():
         if kind not in (ALL, *KINDS):

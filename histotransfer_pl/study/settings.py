@@ -37,9 +37,6 @@ def _split_overrides(arguments: list[str]) -> tuple[list[str], list[tuple[str, s
     """Take ``--fit.trainer.max_epochs 3`` and the like out of the arguments.
 
     The parser would put them in the place of the whole section.
-
-    Returns:
-        The other arguments; and section, dotted name and value of each of these.
     """
     kept: list[str] = []
     changes: list[tuple[str, str, Any]] = []
@@ -58,11 +55,7 @@ def _split_overrides(arguments: list[str]) -> tuple[list[str], list[tuple[str, s
 
 
 def _read_value(text: str, where: str) -> Any:
-    """What a text means to the parser, to which 1e-4 is a number and a date is a word.
-
-    Raises:
-        ConfigError: It is no YAML.
-    """
+    """What a text means to the parser, to which 1e-4 is a number and a date is a word."""
     try:
         return get_loader("yaml")(text)
     except (yaml.YAMLError, ValueError) as error:

@@ -184,11 +184,7 @@ class Local:
 
 
 def require_submitit() -> None:
-    """Refuse to submit without the library that does it.
-
-    Raises:
-        ConfigError: It is not installed.
-    """
+    """Refuse to submit without the library that does it."""
     if find_spec("submitit") is None:
         raise ConfigError(
             '--submit needs the package submitit: pip install "histotransfer_pl[cluster]"'
@@ -196,13 +192,7 @@ def require_submitit() -> None:
 
 
 def submit_batches(engine: Slurm | Local, task: Task, batches: Sequence[Batch]) -> list[Job]:
-    """Hand over all batches, in order.
-
-    Args:
-        engine: What runs them.
-        task: What all of them have in common.
-        batches: Each behind those that it needs.
-    """
+    """Hand over all batches, in order."""
     jobs: list[Job] = []
     for batch in batches:
         own = replace(task, steps=batch.steps)

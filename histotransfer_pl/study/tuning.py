@@ -45,11 +45,7 @@ class Stage1:
 
 
 def tuned_encoders(config: StudyConfig, depths: Mapping[str, Sequence[str]]) -> list[Stage1]:
-    """The frozen runs to tune from; none when every variant is frozen.
-
-    Raises:
-        ConfigError: An encoder, depth, head, fold or seed to tune that the study does not have.
-    """
+    """The frozen runs to tune from; none when every variant is frozen."""
     if not config.tuned_variants:
         return []
     tuning = config.tuning
@@ -85,11 +81,6 @@ def tuning_steps(
 
     The tuned encoder has the fold in its name, and the only runs on its features are of that
     fold: its test patients were neither tuned on nor used to choose its epoch.
-
-    Args:
-        config: The study.
-        tuned: The frozen runs to tune from.
-        attention: Their `predict` steps.
     """
     encoders = {item.store_name: item for item in config.encoders}
     for stage1 in tuned:

@@ -179,9 +179,6 @@ def default_precision(accelerator: object) -> str | None:
 
     On an NVIDIA GPU it is fp16 with float32 where that matters: on an H100 it was as fast as
     bf16, and its features were ten times closer to those of float32.
-
-    Args:
-        accelerator: As given to the Trainer.
     """
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "16-mixed" if on_gpu else None

@@ -142,11 +142,7 @@ def measure_gain(
 
 
 def refuse_tuned_on(facts: Mapping[str, Any], groups: NDArray[np.str_]) -> None:
-    """Refuse to probe a tuned encoder on patients whose labels it was tuned with.
-
-    Raises:
-        AnalysisError: It names them.
-    """
+    """Refuse to probe a tuned encoder on patients whose labels it was tuned with."""
     keys = ("tuned_on_patients", "tuned_validation_patients")
     seen = sorted({name for key in keys for name in facts.get(key, [])} & set(groups.tolist()))
     if seen:
@@ -157,11 +153,7 @@ def refuse_tuned_on(facts: Mapping[str, Any], groups: NDArray[np.str_]) -> None:
 
 
 def require_same_network(config: EncoderConfig, facts: Mapping[str, Any]) -> None:
-    """Refuse to hold features of one network against random weights of another.
-
-    Raises:
-        StoreMismatchError: It says in what they differ.
-    """
+    """Refuse to hold features of one network against random weights of another."""
     stored = encoder_spec(facts, config.store_name)
     entry = configured_entry(config)
     asked = replace(

@@ -18,9 +18,6 @@ def keep_freed_memory() -> bool:
 
     The process then holds what it needed at its largest moment, and no more. It counts for the
     rest of the process; other C libraries than glibc are left alone.
-
-    Returns:
-        Whether it was done.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -70,12 +70,7 @@ class ProbeSettings:
 
 @dataclass(frozen=True, eq=False)
 class LayerProbe:
-    """The probes of both arms on the same folds.
-
-    Attributes:
-        pretrained: Probe of the pretrained network.
-        random: Probes of the random ones, by their BatchNorm statistics.
-    """
+    """The probes of both arms on the same folds."""
 
     pretrained: ProbeResult
     random: Mapping[RandomBatchNorm, Sequence[ProbeResult]]

@@ -113,11 +113,7 @@ class AttentionMIL(SlideModel):
         return self.prediction(output, batch.lengths, batch.indices)
 
     def _require_finite_features(self, output: MILOutput, batch: BagBatch) -> None:
-        """Name the slide whose features are to blame, rather than the learning rate.
-
-        Raises:
-            StoreError: If the features of a bag hold NaN or infinite values.
-        """
+        """Name the slide whose features are to blame, rather than the learning rate."""
         if output.logits.isfinite().all():
             return
         pieces = batch.features.split(batch.lengths.tolist())

@@ -120,12 +120,7 @@ def no_prediction(outcome: Outcome, device: torch.device) -> SlidePrediction:
 
 
 def most_attended(prediction: SlidePrediction, k: int) -> Attended:
-    """The k patches with the most attention in each bag; ties in the order of the rows.
-
-    Args:
-        prediction: What the network said of whole bags.
-        k: How many; all of a bag that has fewer.
-    """
+    """The k patches with the most attention in each bag; ties in the order of the rows."""
     found: Attended = {}
     bags = torch.split(prediction["attention"].float().cpu(), prediction["lengths"].tolist())
     for index, attention in zip(prediction["indices"].tolist(), bags, strict=True):

@@ -10,14 +10,7 @@ from histotransfer_pl.errors import ConfigError
 
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
-    """Turn an out-of-memory error of the device or of the CPU into a message.
-
-    Args:
-        advice: What to lower.
-
-    Raises:
-        ConfigError: In place of torch's error.
-    """
+    """Turn an out-of-memory error of the device or of the CPU into a message."""
     try:
         yield
     except RuntimeError as error:

@@ -38,13 +38,6 @@ def random_slide_means(
     All networks see a patch when it is read, so that slides are read once. Re-estimated
     BatchNorm statistics come from patches drawn from all slides, without labels.
 
-    Args:
-        config: The encoder; its weights are replaced by random ones.
-        networks: Seed and kind of BatchNorm statistics of each network.
-        data: Where the patches are; set up.
-        slide_ids: The slides, in the order of the rows of the result.
-        device: Where to compute.
-
     Raises:
         SlideError: A patch that cannot be read: both arms must see the same ones.
     """

@@ -35,11 +35,7 @@ class Encodes(Protocol):
 def rank_candidates(
     task: Encodes, data: TopKPatchDataModule, slide_id: str, device: torch.device
 ) -> NDArray[np.int32]:
-    """Readable candidates of a slide (M,), by their attention now; ties in the order of the rows.
-
-    Raises:
-        ConfigError: If the head has no attention logits.
-    """
+    """Readable candidates of a slide (M,), by attention now; ties in the order of the rows."""
     rows: list[Tensor] = []
     features: list[Tensor] = []
     for own, patches in data.candidate_chunks(slide_id, task.chunk_patches):

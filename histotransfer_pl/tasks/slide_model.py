@@ -296,11 +296,7 @@ class SlideModel(LightningModule):
         return shorten([str(name) for name in names])
 
     def _require_finite(self, values: Tensor, indices: Tensor) -> None:
-        """Refuse to go on with NaN: it would spread into the weights and every later metric.
-
-        Raises:
-            ConfigError: Training diverged.
-        """
+        """Refuse to go on with NaN: it would spread into the weights and every later metric."""
         if not values.isfinite().all():
             raise ConfigError(
                 f"the output is not finite at {self.bag_names(indices)}: training diverged; lower "
@@ -339,11 +335,7 @@ def optional_data(module: LightningModule) -> FeatureDataModule | None:
 
 
 def feature_data(module: LightningModule) -> FeatureDataModule:
-    """The trainer's datamodule, which must read features.
-
-    Raises:
-        ConfigError: It is another one.
-    """
+    """The trainer's datamodule, which must read features."""
     data = optional_data(module)
     if data is None:
         found = getattr(module.trainer, "datamodule", None)
@@ -355,11 +347,7 @@ def feature_data(module: LightningModule) -> FeatureDataModule:
 
 
 def slide_model(module: LightningModule) -> SlideModel:
-    """The module as a model of slides.
-
-    Raises:
-        ConfigError: It is another one.
-    """
+    """The module as a model of slides."""
     if not isinstance(module, SlideModel):
         raise ConfigError(f"{type(module).__name__} predicts no slides: give AttentionMIL")
     return module

@@ -69,15 +69,7 @@ def read_stage1(path: Path) -> Stage1:
 
 
 def check_stage1(stage1: Stage1, present: RunRecord) -> None:
-    """Refuse a head that was trained on other features or classes, or is of another kind.
-
-    Args:
-        stage1: The checkpoint.
-        present: Features, classes and head here.
-
-    Raises:
-        StoreMismatchError: It lists what differs.
-    """
+    """Refuse a head that was trained on other features or classes, or is of another kind."""
     try:
         check_record(stage1.record, present, also=("selection", "standardized", "head.init_args"))
     except StoreMismatchError as error:
@@ -88,11 +80,7 @@ def check_stage1(stage1: Stage1, present: RunRecord) -> None:
 
 
 def transfer_head(stage1: Stage1, head: MILHead) -> None:
-    """Copy the stage-1 weights into a head of the same settings.
-
-    Raises:
-        StoreMismatchError: If a weight is missing, left over or of another shape.
-    """
+    """Copy the stage-1 weights into a head of the same settings."""
     own = {key: tuple(value.shape) for key, value in head.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in stage1.head.items()}
     differing = [

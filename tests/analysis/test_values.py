@@ -146,6 +146,6 @@ def test_one_task_is_not_compared_with_another_nor_by_delong() -> None:
 
 
 def test_targets_are_scaled_by_the_training_part() -> None:
-    assert target_scale(VALUES) == (pytest.approx(VALUES.mean()), pytest.approx(VALUES.std()))
+    assert target_scale(VALUES) == pytest.approx((VALUES.mean(), VALUES.std()))
     with pytest.raises(AnalysisError, match="the 3 training targets have deviation 0"):
         target_scale(np.full(3, 2.0))

@@ -42,7 +42,7 @@ def test_the_demo_says_what_it_takes_and_ends_with_its_report(
     monkeypatch.setattr("histotransfer_pl.cli.main.main", run)
     monkeypatch.setattr("webbrowser.open", opened.append)
     monkeypatch.setattr(start, "has_display", lambda: True)
-    assert start.demo(["--folder", "try"]) == 0
+    assert start.demo(Path("try")) == 0
     said = capsys.readouterr().out
     assert "minutes" in said.splitlines()[1]
     assert said.rstrip().endswith("try/report/index.html")

@@ -83,7 +83,7 @@ def test_a_row_of_an_absurd_mpp_fails_alone(tmp_path: Path, value: str) -> None:
         write_plain(tmp_path / name, tissue(64, 64))
     table = write(tmp_path / "c.csv", f"slide_id,path,mpp\na,a.tif,{value}\nb,b.tif,0.25\n")
     bad, good = slides_from_cohort(table)
-    with pytest.raises(SlideError, match=r"mpp of slide 'a' is .*; expected 0\.05 to 20\.0 micro"):
+    with pytest.raises(SlideError, match=r"mpp of slide 'a' is .*, expected 0\.05 to 20\.0 micro"):
         bad.open(slide_mpp=0.5)  # no other number may take its place
     assert good.open().mpp == 0.25
 

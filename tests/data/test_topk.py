@@ -77,9 +77,9 @@ def test_evaluation_reads_every_patch_of_every_bag_once(tuning_cohort: Path, siz
 @given(st.lists(st.integers(0, 20), max_size=8), st.integers(1, 9))
 def test_batches_cover_all_rows_in_order(lengths: list[int], size: int) -> None:
     batches = list(cut_into_batches(lengths, size))
-    rows = [(p.place, row) for batch in batches for p in batch for row in range(p.start, p.stop)]
+    rows = [(place, row) for batch in batches for place, a, b in batch for row in range(a, b)]
     assert rows == [(place, row) for place, n in enumerate(lengths) for row in range(n)]
-    counts = [sum(p.stop - p.start for p in batch) for batch in batches]
+    counts = [sum(stop - start for _, start, stop in batch) for batch in batches]
     assert all(count == size for count in counts[:-1])
 
 

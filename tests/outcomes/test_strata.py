@@ -85,9 +85,9 @@ def read(task: TaskKind, columns: dict[str, list[object]]) -> pd.DataFrame:
 
 
 BAD: list[tuple[TaskKind, dict[str, list[object]], str]] = [
-    ("survival", {"t": [3, -1], "e": [1, 0]}, r"column t holds -1 \(slide 's1'\): times count"),
-    ("survival", {"t": [3, 0], "e": [1, 0]}, "column t holds 0 .* are above 0"),
-    ("survival", {"t": [3, 1], "e": [1, 2]}, r"column e holds 2 \(slide 's1'\): expected 1"),
+    ("survival", {"t": [3, -1], "e": [1, 0]}, r"column t holds '-1' \(slide 's1'\): times count"),
+    ("survival", {"t": [3, 0], "e": [1, 0]}, "column t holds '0' .* are above 0"),
+    ("survival", {"t": [3, 1], "e": [1, 2]}, r"column e holds '2' \(slide 's1'\): expected 1"),
     (
         "survival",
         {"t": [3, 1], "e": ["dead", "alive"]},
