@@ -59,20 +59,12 @@ class RunIdentity(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, pl_module)
-
-    @override
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, pl_module)
-
-    @override
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer, pl_module)
-
-    def _write(self, trainer: Trainer, module: LightningModule) -> None:
         folder = Path(trainer.default_root_dir)
         best = folder / "checkpoints" / "best.ckpt"
         if not trainer.is_global_zero or not best.is_file():
             return
-        if isinstance(module, SlideModel) and module.record is not None:
-            write_run(folder, sha256_of(best), module.record)
+        if isinstance(pl_module, SlideModel) and pl_module.record is not None:
+            write_run(folder, sha256_of(best), pl_module.record)
+
+    # Runs of earlier releases, which have none, get theirs here.
+    on_test_end = on_predict_end = on_fit_end

@@ -42,10 +42,7 @@ class TunedEncoderWriter(Callback):
         if isinstance(pl_module, TopKFineTuner):
             write_unreadable(trainer, topk_data(pl_module).cache)
 
-    @override
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if isinstance(pl_module, TopKFineTuner):
-            write_unreadable(trainer, topk_data(pl_module).cache)
+    on_predict_end = on_test_end
 
 
 def save_best_encoder(trainer: Trainer, task: TopKFineTuner) -> Path:

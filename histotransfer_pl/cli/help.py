@@ -5,10 +5,8 @@ given; ``--help_all`` shows it.
 """
 
 import inspect
-from collections.abc import Callable
-from typing import Any
 
-from docstring_parser import parse
+from jsonargparse._parameter_resolvers import get_signature_parameters
 
 _WIDTH = 100
 _OURS = {
@@ -49,10 +47,8 @@ def short_help(verb: str) -> str:
     from histotransfer_pl.tasks.extract import FeatureExtractor
     from histotransfer_pl.tasks.mil import AttentionMIL
 
-    classes: dict[str, Callable[..., Any]] = {
-        cls.__name__: cls
-        for cls in (FeatureDataModule, PatchDataModule, FeatureExtractor, AttentionMIL)
-    }
+    ours = (FeatureDataModule, PatchDataModule, FeatureExtractor, AttentionMIL)
+    classes: dict[str, type] = {cls.__name__: cls for cls in ours}
     model, data = (classes[name] for name in _OURS[verb])
     general = {"config": _RUN["config"]} if verb == "extract" else _RUN
     return "\n".join(
@@ -70,22 +66,15 @@ def short_help(verb: str) -> str:
     )
 
 
-def describe_settings(function: Callable[..., Any], prefix: str) -> dict[str, str]:
-    """Arguments with the first sentence of their description and their default."""
-    parts = [inspect.getdoc(function) or ""]
-    parts += [inspect.getdoc(base) or "" for base in getattr(function, "__mro__", ())[1:]]
-    said: dict[str, str] = {}
-    for part in reversed(parts):
-        for argument in parse(part).params:
-            said[argument.arg_name] = " ".join((argument.description or "").split())
+def describe_settings(cls: type, prefix: str) -> dict[str, str]:
+    """Settings of a class with the first sentence of their description and their default."""
     found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            continue
-        text = said.get(name, "").split(". ")[0].split("; ")[0].rstrip(".")
-        needed = parameter.default is inspect.Parameter.empty
-        default = "must be given" if needed else f"default: {_short(parameter.default)}"
-        found[f"{prefix}.{name}"] = f"{text} ({default})"
+    for setting in get_signature_parameters(cls):
+        said = " ".join((setting.doc or "").split())
+        text = said.split(". ")[0].split("; ")[0].rstrip(".")
+        needed = setting.default is inspect.Parameter.empty
+        default = "must be given" if needed else f"default: {_short(setting.default)}"
+        found[f"{prefix}.{setting.name}"] = f"{text} ({default})"
     return found
 
 

@@ -1,11 +1,11 @@
 """What the verbs that drive a Trainer share: their parser, and one pass without a run folder."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from jsonargparse._parameter_resolvers import get_signature_parameters
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -41,9 +41,9 @@ class Parser(OneLineError, LightningArgumentParser):  # noqa: N818 - a parser
     def known_options(self) -> set[str]:
         """Dotted names of the options, and the settings of classes that can be given."""
         bare = {
-            name
+            setting.name
             for cls in (*_classes(), Trainer, ModelCheckpoint)
-            for name in inspect.signature(cls).parameters
+            for setting in get_signature_parameters(cls)
         }
         prefixed = {f"{group}.{name}" for group in ("model", "data") for name in bare}
         return super().known_options() | bare | prefixed

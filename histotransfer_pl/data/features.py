@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from lightning import LightningDataModule
 from numpy.typing import NDArray
@@ -173,9 +174,8 @@ class FeatureDataModule(LightningDataModule):
         self.join, self.target_spec, self.split = found.join, found.target, found.split
         self.bags = found.bags
         self.targets = outcome_of(self.target_spec).encode(self.bags)
-        training = self.bags[self.bags["part"] == "train"]
         self.covariate_specs = (
-            learn_covariates(training, self.source.covariates)
+            learn_covariates(self._bags_of("train"), self.source.covariates)
             if trained is None
             else trained.covariates
         )
@@ -222,7 +222,7 @@ class FeatureDataModule(LightningDataModule):
         lines = [self.join.describe()]
         kind = self.source.target.kind
         for part in [p for p in (*PARTS, EXTERNAL) if (self.bags["part"] == p).any()]:
-            rows = self.bags[self.bags["part"] == part]
+            rows = self._bags_of(part)
             known = rows[rows["label"] != ""]
             balance = kind.balance(known, self.target_spec) if len(known) else "unlabelled"
             lines.append(
@@ -241,7 +241,7 @@ class FeatureDataModule(LightningDataModule):
         """Targets of the bags of the training part, (S,) or (S, K); none where nobody trains."""
         if not self.split.train:
             return self.targets[:0]
-        return self.targets[(self.bags["part"] == "train").to_numpy()]
+        return self.targets[self._bags_of("train").index]
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
@@ -249,15 +249,15 @@ class FeatureDataModule(LightningDataModule):
 
     @override
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("validation")
+        return self._evaluation_loader("validation")
 
     @override
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test")
+        return self._evaluation_loader("test")
 
     @override
     def predict_dataloader(self) -> DataLoader[Any]:
-        return self._loader(None)
+        return self._evaluation_loader(None)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -315,8 +315,11 @@ class FeatureDataModule(LightningDataModule):
             depths = depths or list(trained.features.depths) or None
         return choose_features(self.store, encoder, depths, "means" if self.means else "features")
 
+    def _bags_of(self, part: str | None) -> pd.DataFrame:
+        return self.bags if part is None else self.bags[self.bags["part"] == part]
+
     def _dataset(self, part: str | None, max_patches: int | None = None) -> BagDataset:
-        rows = self.bags if part is None else self.bags[self.bags["part"] == part]
+        rows = self._bags_of(part)
         # What is read once only is not kept.
         repeated = part in ("train", "validation")
         return BagDataset(
@@ -348,12 +351,12 @@ class FeatureDataModule(LightningDataModule):
             return device
         return _HOST
 
+    def _evaluation_loader(self, part: str | None) -> DataLoader[Any]:
+        return self._loader(part)
+
     def _loader(self, part: str | None, *, shuffle: bool = False) -> DataLoader[Bag]:
         dataset = self._dataset(part, self.max_patches if shuffle else None)
-        trainer = self.trainer
-        rank = trainer.global_rank if trainer else 0
-        world_size = trainer.world_size if trainer else 1
-        self._require_bags(len(dataset), part, world_size)
+        rank, world_size = self._rank_of(len(dataset), part)
         sampler = BagSampler(
             len(dataset),
             self.batch_size,
@@ -373,7 +376,10 @@ class FeatureDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available() and dataset.keep_on in (None, _HOST),
         )
 
-    def _require_bags(self, n: int, part: str | None, world_size: int) -> None:
+    def _rank_of(self, n: int, part: str | None) -> tuple[int, int]:
+        """This process among those that share ``n`` bags of a part."""
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if not n:
             held = ", ".join(f"{name} {k}" for name, k in Counter(self.bags["part"]).items())
             raise SplitError(f"the {part} part has no {self.bag} ({held or 'nothing'})")
@@ -382,6 +388,7 @@ class FeatureDataModule(LightningDataModule):
                 f"{n} {part or 'cohort'} bags cannot be shared out to {world_size} devices: use "
                 "fewer devices"
             )
+        return rank, world_size
 
     def _order_seed(self) -> int:
         """The run's seed, which must be the same on all ranks: they share one order."""

@@ -1,7 +1,7 @@
 """A random sample of the patches of a store, read from their slides."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +15,11 @@ from typing_extensions import override
 from histotransfer_pl.data.cohort import SlideEntry, moved_slides, read_cohort
 from histotransfer_pl.data.join import join_cohort
 from histotransfer_pl.data.patch_batch import PatchBatch, Piece, SlideWork
+from histotransfer_pl.data.patch_source import PatchSource
 from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.data.splits import split_cohort
 from histotransfer_pl.data.tile import check_unmoved, grid_of
 from histotransfer_pl.errors import CohortError, ConfigError, StoreMismatchError, shorten
-from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.records.run import split_spec
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
@@ -27,34 +27,6 @@ from histotransfer_pl.store.layout import feature_path
 _log = logging.getLogger(__name__)
 
 Part = Literal["train", "validation", "test"]
-
-
-class PatchSampleDataset(PatchDataset):
-    """Chosen patches in an order of their own, in whole batches.
-
-    Args:
-        store: Store with the coordinates.
-        work: The slides.
-        settings: The grid.
-        batches: Pieces (slide, first row, end row) of each batch.
-        threads: Threads that read.
-    """
-
-    def __init__(
-        self,
-        store: FeatureStore,
-        work: Sequence[SlideWork],
-        settings: GridSettings,
-        batches: Sequence[Sequence[Piece]],
-        threads: int,
-    ) -> None:
-        largest = max((len(batch) for batch in batches), default=1)
-        super().__init__(store, work, settings, largest, threads, ahead=threads)
-        self.batches = [list(batch) for batch in batches]
-
-    @override
-    def _batches(self) -> Iterator[list[Piece]]:
-        yield from self.batches
 
 
 class PatchSampleDataModule(LightningDataModule):
@@ -151,7 +123,8 @@ class PatchSampleDataModule(LightningDataModule):
 
     def loader(self, batches: Sequence[Sequence[Piece]]) -> DataLoader[PatchBatch]:
         """Read these batches."""
-        dataset = PatchSampleDataset(self.store, self.work, self.grid, batches, self.threads)
+        source, threads = PatchSource(self.store, self.grid), self.threads
+        dataset = PatchDataset(source, self.work, batches, threads, ahead=threads)
         return DataLoader(dataset, batch_size=None, pin_memory=torch.cuda.is_available())
 
     def _slide_ids(self) -> list[str]:

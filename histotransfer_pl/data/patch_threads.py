@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass, field
@@ -18,15 +18,10 @@ from histotransfer_pl.data.patch_batch import (
     PatchBatch,
     Piece,
     SlideWork,
-    cut_into_batches,
     wanted_arrays,
 )
 from histotransfer_pl.data.patch_source import PatchSource, ReadCost, stall_reason
 from histotransfer_pl.errors import SlideError, StoreError
-from histotransfer_pl.records.grid import GridSettings
-from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
-from histotransfer_pl.slides.reader import ReaderName
-from histotransfer_pl.store.feature_store import FeatureStore
 
 _BEAT_PATCHES = 16
 """Patches after which a thread shows that it lives."""
@@ -52,33 +47,27 @@ class PatchDataset(IterableDataset[PatchBatch]):
     while this one is encoded: a batch may hold the end of one slide and the beginning of the next.
 
     Args:
-        store: Store with the coordinates.
+        source: What reads them.
         work: The slides.
-        settings: The grid.
-        batch_size: Patches of a batch.
+        batches: Pieces (slide, first row, end row) of each batch.
         threads: Threads that read.
         ahead: Batches read ahead of the encoder.
-        reader: Who reads the pixels; see ``ReaderName``.
         timeout_s: Seconds after which a slide that gives nothing is given up.
-        memory_gib: Memory that one step of reading a slide may take.
     """
 
-    store: FeatureStore
+    source: PatchSource
     work: Sequence[SlideWork]
-    settings: GridSettings
-    batch_size: int
+    batches: Sequence[Sequence[Piece]]
     threads: int
     ahead: int
-    reader: ReaderName = "auto"
     timeout_s: float = 300.0
-    memory_gib: float = SLIDE_MEMORY_GIB
 
     @override
     def __iter__(self) -> Generator[PatchBatch, None, None]:
         reading = _Reading(self)
         coming: deque[_Job] = deque()
         try:
-            for pieces in self._batches():
+            for pieces in self.batches:
                 coming.append(reading.submit(pieces))
                 if len(coming) > self.ahead:
                     yield reading.result(coming.popleft())
@@ -89,17 +78,12 @@ class PatchDataset(IterableDataset[PatchBatch]):
                 job.batch.cancel()
             reading.close()
 
-    def _batches(self) -> Iterator[list[Piece]]:
-        """Pieces of each batch."""
-        yield from cut_into_batches([item.n_patches for item in self.work], self.batch_size)
-
 
 class _Reading:
     """The threads of one pass; those of a pool would hold up the end of the program."""
 
     def __init__(self, data: PatchDataset) -> None:
         self._data = data
-        self._source = PatchSource(data.store, data.settings, data.reader, data.memory_gib)
         self._lost: set[int] = set()
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -135,7 +119,7 @@ class _Reading:
         if not self._lost:
             for thread in self._threads:
                 thread.join(_JOIN_S)
-        self._source.close()
+        self._data.source.close()
 
     def _start(self, first: _Job | None = None) -> None:
         thread = threading.Thread(target=self._run, args=(first,), daemon=True)
@@ -153,7 +137,7 @@ class _Reading:
             job = self._jobs.get()
 
     def _read(self, job: _Job) -> PatchBatch:
-        side = self._data.settings.patch_px
+        side = self._data.source.settings.patch_px
         total = sum(stop - start for _, start, stop in job.pieces)
         images = np.empty((total, side, side, 3), np.uint8)
         slides: list[int] = []
@@ -169,7 +153,7 @@ class _Reading:
                     some = range(first, min(first + _BEAT_PATCHES, stop))
                     target = images[len(rows) + first - start :]
                     file = self._data.work[place].file
-                    cost.add(self._source.read_into(target, place, file, some))
+                    cost.add(self._data.source.read_into(target, place, file, some))
                     job.beat = time.monotonic()
             except (SlideError, StoreError) as error:
                 # The rest of the slide would be lost work: its arrays must be whole.

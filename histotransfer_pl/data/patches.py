@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from histotransfer_pl.data.cohort import SlideEntry
 from histotransfer_pl.data.cores import available_cores
-from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
+from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork, cut_into_batches
 from histotransfer_pl.data.patch_feed import Batches, DeviceFeed, PoolBatches
 from histotransfer_pl.data.patch_pool import ReaderPool
 from histotransfer_pl.data.patch_source import PatchSource
@@ -21,9 +21,7 @@ from histotransfer_pl.data.shards import shard_of
 from histotransfer_pl.data.slide_source import SlideSource
 from histotransfer_pl.data.tile import SlideOutcome
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.grid import GridSettings, SlideMpp
-from histotransfer_pl.slides.limits import SLIDE_MEMORY_GIB
-from histotransfer_pl.slides.reader import ReaderName
+from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import decode_key
 
@@ -44,47 +42,25 @@ class PatchDataModule(LightningDataModule):
     """Patches of all tissue of the slides, read for ``extract``.
 
     Args:
-        store: Folder of the store, or its URL in an object store (``s3://``, ``gs://``,
-            ``az://``); made if missing.
-        slides: Folder of the slides.
-        cohort: CSV table with ``slide_id`` and optionally ``path`` and ``mpp``; without it every
-            slide of the folder is read.
-        grid: Patch size, resolution, overlap and tissue settings; one grid per store.
-        slide_mpp: Micrometres per pixel of level 0 for slides whose file does not say it;
-            ``native`` reads these in their own pixels, as if they had the patches' resolution.
-        masks: Folder of ``<slide_id>.geojson`` tissue outlines that replace the detection.
-        qc: Draw a thumbnail with tissue outline and grid of each slide, in ``<store>_qc``.
+        store: Folder of the store, or its URL in an object store; made if missing.
         batch_size: Patches of a batch; by default 256 on a GPU and 32 on the CPU.
         num_workers: Processes that read; 0 reads in threads of this process. By default 0 where
             the CPU encodes, and elsewhere one less than the cores that this process may use.
         threads: Threads that tile, and that read where no processes do; by default 2, or the
             cores that this process may use where a GPU encodes.
         timeout_s: Seconds after which a slide that gives nothing is left out, and named.
-        reader: ``auto`` decodes the tiles of plain TIFF and SVS files directly, with OpenSlide's
-            pixels, and leaves the rest to OpenSlide; ``openslide`` and ``direct`` insist on one.
-        slide_memory_gib: Memory that one step of reading a slide may take; a slide that needs
-            more is reported and left out.
-        shard: ``i/n`` takes the i-th (from 0) of n disjoint parts of the slides, of about the
-            same bytes; ``auto`` takes the numbers from the array job (SLURM, Kubernetes, AWS and
-            Google Batch, Cloud Run, torchrun), ``auto/n`` only i. Shards may run at once.
+        **slides: Further settings of ``SlideSource``: slides, cohort, grid and how they are read.
     """
 
     def __init__(
         self,
         store: str | Path,
-        slides: Path | None = None,
-        cohort: Path | None = None,
-        grid: GridSettings = GridSettings(),
-        slide_mpp: SlideMpp = None,
-        masks: Path | None = None,
-        qc: bool = True,
+        *,
         batch_size: int | None = None,
         num_workers: int | None = None,
         threads: int | None = None,
         timeout_s: float = 300.0,
-        reader: ReaderName = "auto",
-        slide_memory_gib: float = SLIDE_MEMORY_GIB,
-        shard: str | None = None,
+        **slides: Any,
     ) -> None:
         super().__init__()
         # One process of the whole job tiles: all nodes see the same store.
@@ -97,18 +73,7 @@ class PatchDataModule(LightningDataModule):
         ):
             if value is not None and value < least:
                 raise ConfigError(f"data.{name} is {value}, expected {least:g} or more")
-        self.source = SlideSource(
-            store,
-            slides,
-            cohort,
-            grid,
-            slide_mpp,
-            masks,
-            qc,
-            reader=reader,
-            slide_memory_gib=slide_memory_gib,
-            shard=shard,
-        )
+        self.source = SlideSource(store, **slides)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.threads = threads
@@ -268,10 +233,9 @@ class PatchFeed:
 
     def _readers(self) -> Batches:
         data, reading = self.data, self.reading
+        slides = data.source
+        source = PatchSource(data.store, slides.grid, slides.reader, slides.slide_memory_gib)
         if reading.workers and data.work:
-            source = PatchSource(
-                data.store, data.grid, data.source.reader, data.source.slide_memory_gib
-            )
             try:
                 pool = ReaderPool(source, reading.workers, data.timeout_s)
             except OSError as error:
@@ -285,14 +249,7 @@ class PatchFeed:
                 self._open.callback(pool.close)
                 pin = reading.device.type == "cuda"
                 return PoolBatches(pool, data.work, reading.batch_size, pin=pin)
-        return PatchDataset(
-            data.store,
-            data.work,
-            data.grid,
-            reading.batch_size,
-            reading.threads,
-            ahead=2 * reading.threads,
-            reader=data.source.reader,
-            memory_gib=data.source.slide_memory_gib,
-            timeout_s=data.timeout_s,
-        )
+        counts = [item.n_patches for item in data.work]
+        batches = list(cut_into_batches(counts, reading.batch_size))
+        threads = reading.threads
+        return PatchDataset(source, data.work, batches, threads, 2 * threads, data.timeout_s)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from histotransfer_pl.data.ahead import AheadLoader
 from histotransfer_pl.data.augment import augment
-from histotransfer_pl.data.bag_pieces import BagPieceDataset, BagPieces, WholeBag, require_readable
+from histotransfer_pl.data.bag_pieces import BagPieceDataset, WholeBag, require_readable
 from histotransfer_pl.data.bags import BagBatch, BagDataset, BagItem, as_targets
 from histotransfer_pl.data.cohort import moved_slides
 from histotransfer_pl.data.features import FeatureDataModule
@@ -23,7 +23,7 @@ from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.patches import reading_of
 from histotransfer_pl.data.selection import read_selections, require_selection
 from histotransfer_pl.errors import ConfigError
-from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec, SplitBy, TaskKind
+from histotransfer_pl.records.run import ClassSpec, RunRecord, SelectionSpec
 from histotransfer_pl.store.layout import selection_path
 
 
@@ -38,28 +38,17 @@ class TopKPatchDataModule(FeatureDataModule):
         cohort: CSV table with ``slide_id``, ``patient_id`` and the target column.
         selection: Name of the selection.
         slides: Folder of the slides, if they were moved since ``extract``.
-        target: Column or columns of the target; see ``FeatureDataModule``.
-        fold: The test fold, from 0; the one of the stage-1 run.
-        n_folds: Number of patient folds; one tests, the next validates, the rest trains.
-        split_seed: Seed of the folds.
-        fold_column: Take the split from this column instead (words or fold numbers).
-        bag: What a bag holds: the patches of one slide, or of all slides of one patient.
-        positive: The class that makes a patient positive; see ``FeatureDataModule``.
         batch_size: Bags of a training step on each device.
         eval_patches: Patches of a batch in evaluation.
         augment: Turn, mirror and restain training patches.
         stain_jitter: Largest change of a stain; 0.05 is light, 0.2 strong, 0 none.
-        strict: Refuse labelled slides whose features are missing.
         threads: Threads that read; by default 2, or the cores that this process may use where a
             GPU trains.
         cache: Where decoded patches are kept: in ``memory`` (of each device), on ``disk``, where
             the next run with the same ``cache_dir`` finds them, or ``none``.
         cache_dir: Folder of the patches on disk; by default ``patches`` in the run's own folder.
         cache_gb: How much to keep.
-        task: Kind of the target; see ``FeatureDataModule``.
-        classes: Order of the classes; likewise.
-        split_by: What stays on one side of a split; likewise.
-        site: Column with the site of each slide; likewise.
+        **bags: Target, split and bags, as of ``FeatureDataModule``.
     """
 
     def __init__(
@@ -68,44 +57,30 @@ class TopKPatchDataModule(FeatureDataModule):
         cohort: Path,
         selection: str,
         slides: Path | None = None,
-        target: list[str] | str = "label",
-        fold: int = 0,
-        n_folds: int = 5,
-        split_seed: int = 0,
-        fold_column: str | None = None,
-        bag: Literal["slide", "patient"] = "slide",
-        positive: str | None = None,
         batch_size: int = 1,
         eval_patches: int = 64,
         augment: bool = True,
         stain_jitter: float = 0.05,
-        strict: bool = True,
         threads: int | None = None,
         cache: Literal["memory", "disk", "none"] = "memory",
         cache_dir: Path | None = None,
         cache_gb: float = 2.0,
-        task: TaskKind = "classification",
-        classes: list[str] | None = None,
-        split_by: SplitBy = "patient",
-        site: str | None = None,
+        **bags: Any,
     ) -> None:
         super().__init__(
-            store=store,
-            cohort=cohort,
-            target=target,
-            fold=fold,
-            n_folds=n_folds,
-            split_seed=split_seed,
-            fold_column=fold_column,
-            bag=bag,
-            positive=positive,
+            store,
+            cohort,
             batch_size=batch_size,
-            strict=strict,
             cache_gb=cache_gb,
-            task=task,
-            classes=classes,
-            split_by=split_by,
-            site=site,
+            # What is said of stored features: those of the selection are taken as they are.
+            encoder=None,
+            depth=None,
+            means=False,
+            max_patches=None,
+            standardize=False,
+            num_workers=0,
+            covariates=None,
+            **bags,
         )
         if eval_patches < 1 or (threads is not None and threads < 1) or stain_jitter < 0:
             raise ConfigError(
@@ -144,18 +119,6 @@ class TopKPatchDataModule(FeatureDataModule):
             self.selection, str(facts["rule"]), self.k, str(facts["checkpoint_sha256"])
         )
         return replace(super().record(head), selection=chosen)
-
-    @override
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._whole_bags("validation")
-
-    @override
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._whole_bags("test")
-
-    @override
-    def predict_dataloader(self) -> DataLoader[Any]:
-        return self._whole_bags(None)
 
     @override
     def teardown(self, stage: str) -> None:
@@ -232,7 +195,7 @@ class TopKPatchDataModule(FeatureDataModule):
     def _read_selections(self) -> None:
         """Those of the training part; a model that is only evaluated has none."""
         # Unlabelled slides of a patient are in its bag too.
-        trained = self.bags.loc[self.bags["part"] == "train", "slide_ids"].explode().tolist()
+        trained = self._bags_of("train")["slide_ids"].explode().tolist()
         selections = read_selections(self.store, self.selection, trained)
         self.candidates = {name: found.candidates for name, found in selections.items()}
         self.selection_facts = (
@@ -245,11 +208,10 @@ class TopKPatchDataModule(FeatureDataModule):
         plain = super()._dataset(part, max_patches)
         return TopKDataset(plain, self)
 
-    def _whole_bags(self, part: str | None) -> DataLoader[BagPieces]:
-        rows = self.bags if part is None else self.bags[self.bags["part"] == part]
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        self._require_bags(len(rows), part, world_size)
+    @override
+    def _evaluation_loader(self, part: str | None) -> DataLoader[Any]:
+        rows = self._bags_of(part)
+        rank, world_size = self._rank_of(len(rows), part)
         targets = as_targets(self.targets)
         mine = rows.iloc[rank::world_size]
         bags = [

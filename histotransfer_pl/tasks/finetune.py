@@ -216,12 +216,13 @@ class TopKFineTuner(SlideModel):
         return torch.cat(chunks).float()  # (B, D)
 
     @override
-    def on_train_start(self) -> None:
-        self._refresh_when_due()  # Lightning leaves out the next hook in the epoch it resumes
-
-    @override
     def on_train_epoch_start(self) -> None:
-        self._refresh_when_due()
+        every, epoch = self.refresh_every_n_epochs, self.current_epoch
+        if every and epoch and epoch % every == 0 and self._refreshed != epoch:
+            self.refresh_selection()
+            self._refreshed = epoch
+
+    on_train_start = on_train_epoch_start  # Lightning leaves that out in the epoch it resumes
 
     @override
     def training_step(self, batch: BagBatch, batch_idx: int) -> Tensor:
@@ -242,9 +243,7 @@ class TopKFineTuner(SlideModel):
     def on_test_epoch_start(self) -> None:
         self.open_bags.clear()
 
-    @override
-    def on_predict_epoch_start(self) -> None:
-        self.open_bags.clear()
+    on_predict_epoch_start = on_test_epoch_start
 
     @override
     def validation_step(self, batch: BagPieces, batch_idx: int) -> None:
@@ -302,12 +301,6 @@ class TopKFineTuner(SlideModel):
         self.eval()
         rank_all(self, topk_data(self), self.trainer)
         self.train(training)
-
-    def _refresh_when_due(self) -> None:
-        every, epoch = self.refresh_every_n_epochs, self.current_epoch
-        if every and epoch and epoch % every == 0 and self._refreshed != epoch:
-            self.refresh_selection()
-            self._refreshed = epoch
 
     @property
     @override

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from histotransfer_pl.data.patch_batch import PatchBatch
+from histotransfer_pl.data.patch_batch import PatchBatch, cut_into_batches
 from histotransfer_pl.data.patch_sample import PatchSampleDataModule, draw_batches
+from histotransfer_pl.data.patch_source import PatchSource
 from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.encoders.batchnorm import reestimating
 from histotransfer_pl.encoders.config import EncoderConfig
@@ -59,7 +60,9 @@ def random_slide_means(
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # tensor cores, as in `extract`
     sums = [_zeros(encoder, len(work)) for encoder in encoders]
-    dataset = PatchDataset(data.store, work, data.grid, data.batch_size, data.threads, data.threads)
+    batches = list(cut_into_batches([item.n_patches for item in work], data.batch_size))
+    source = PatchSource(data.store, data.grid)
+    dataset = PatchDataset(source, work, batches, data.threads, data.threads)
     with torch.inference_mode():
         for batch in DataLoader(dataset, batch_size=None):
             patches, places = _readable(batch).patches.to(device), batch.slides.numpy()

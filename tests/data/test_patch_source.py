@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from histotransfer_pl.data.cohort import SlideEntry
-from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork
+from histotransfer_pl.data.patch_batch import PatchBatch, SlideWork, cut_into_batches
+from histotransfer_pl.data.patch_source import PatchSource
 from histotransfer_pl.data.patch_threads import PatchDataset
 from histotransfer_pl.records.grid import GridSettings, TissueSettings
 from histotransfer_pl.slides.openslide_reader import OpenSlideReader
@@ -56,13 +57,24 @@ def rows_of(batches: Sequence[PatchBatch]) -> Iterator[tuple[int, int, np.ndarra
             yield int(place), int(row), patch.numpy()
 
 
+def reading(
+    store: FeatureStore,
+    work: list[SlideWork],
+    batch_size: int,
+    threads: int = 1,
+    reader: ReaderName = "auto",
+) -> PatchDataset:
+    batches = list(cut_into_batches([item.n_patches for item in work], batch_size))
+    return PatchDataset(PatchSource(store, GRID, reader), work, batches, threads, ahead=2)
+
+
 @pytest.mark.parametrize("reader", ["auto", "direct", "openslide"])
 @pytest.mark.parametrize(("batch_size", "threads"), [(7, 1), (7, 3), (100, 2)])
 def test_every_row_comes_once_with_openslides_pixels(
     store: FeatureStore, reader: ReaderName, batch_size: int, threads: int
 ) -> None:
     work = work_on(store)
-    batches = list(PatchDataset(store, work, GRID, batch_size, threads, 2, reader))
+    batches = list(reading(store, work, batch_size, threads, reader))
     assert [len(b.patches) for b in batches[:-1]] == [batch_size] * (len(batches) - 1)
     seen = []
     for place, row, patch in rows_of(batches):
@@ -78,7 +90,7 @@ def test_a_slide_that_cannot_be_read_loses_only_its_own_patches(
     store: FeatureStore, tmp_path: Path
 ) -> None:
     work = work_on(store, patient_00_slide_1=tmp_path / "gone.tiff")
-    batches = list(PatchDataset(store, work, GRID, 10, 1, 2))
+    batches = list(reading(store, work, 10))
     seen = [(place, row) for place, row, _ in rows_of(batches)]
     assert seen == [(place, row) for place, n in ((0, 25), (2, 5)) for row in range(n)]
     failures = [failure for batch in batches for failure in batch.failures]
@@ -89,7 +101,7 @@ def test_a_slide_that_cannot_be_read_loses_only_its_own_patches(
 def test_a_batch_says_where_its_time_went(store: FeatureStore) -> None:
     work = work_on(store)[:1]
     for reader in ("direct", "openslide"):
-        (batch,) = PatchDataset(store, work, GRID, 100, 1, 1, reader)
+        (batch,) = reading(store, work, 100, reader=reader)
         inside = batch.cost.file + batch.cost.decoding
         assert batch.cost.reading > inside
         assert (inside > 0) == (reader == "direct")
