@@ -82,18 +82,6 @@ def log_rank(targets: Floats, groups: Ints) -> LogRank:
     return LogRank(statistic, count - 1, float(chi2.sf(statistic, count - 1)))
 
 
-def risk_groups(risk: Floats, training_risk: Floats, n_groups: int = 2) -> Ints:
-    """Groups of rising risk, cut at quantiles of the training risks (never of the test's own).
-
-    Args:
-        risk: (P,) predicted risk.
-        training_risk: Risks of the patients of the training part.
-        n_groups: Number of groups.
-    """
-    cuts = np.quantile(training_risk, np.arange(1, n_groups) / n_groups)
-    return np.searchsorted(cuts, risk, side="right").astype(np.int64)
-
-
 def _require_events(targets: Floats) -> None:
     if not (targets[:, 1] == 1).any():
         raise AnalysisError(f"none of {len(targets)} patients has the event: no curve, no test")

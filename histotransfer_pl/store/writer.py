@@ -82,7 +82,7 @@ class ArrayWriter:
             raise write_failure(error, self._name, self._where) from error
         self._assigned[numbers] = True
 
-    def commit(self, extra_attributes: Mapping[str, Any] | None = None) -> None:
+    def commit(self) -> None:
         """Make the array visible, with its checksum."""
         self._check_open()
         missing = np.flatnonzero(~self._assigned)  # (K,)
@@ -91,10 +91,9 @@ class ArrayWriter:
                 f"{self._name}: {missing.size} of {len(self._assigned)} rows were never assigned, "
                 f"the first is {missing[0]}: assign every row before commit"
             )
-        extra = plain_json(extra_attributes or {}, self._name)
         try:
             checksum = self._finish_chunks()
-            attributes = {**self._attributes, **extra, CHECKSUM: checksum}
+            attributes = {**self._attributes, CHECKSUM: checksum}
             document = self._seal(array_document(self._layout, attributes))
             (self._staged / METADATA).write_bytes(to_bytes(document))
             self._publish(self._staged)

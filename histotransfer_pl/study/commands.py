@@ -125,19 +125,14 @@ def fit_step(
     config: StudyConfig, stored: Features, factors: Mapping[str, Any], *, means: bool = False
 ) -> Step:
     """Training of a head on stored features, or on the means of slides."""
-    name = _run_name("fit", factors)
     features: dict[str, Any] = {"encoder": stored.encoder, "depth": stored.depth}
     features |= {"means": True} if means else {}
     argv = [
-        *_run_options(config, name, factors["seed"]),
         *place_options(config),
         *options({"data": {**features, **split_options(config, factors["fold"])}}),
-        *("--model.head", format_override(config.heads[factors["head"]], "heads")),
-        *_quiet(config.fit),
-        *options(config.fit),
     ]
-    threads, reads = config.fit_threads, stored.facts
-    return _training(config, name, argv, stored.made_by, factors, threads=threads, reads=reads)
+    step = _training(config, "fit", factors, argv, config.fit)
+    return replace(step, needs=stored.made_by, threads=config.fit_threads, reads=stored.facts)
 
 
 def finetune_step(
@@ -148,12 +143,10 @@ def finetune_step(
     method: Method = "full",
 ) -> Step:
     """Training of encoder and head on selected patches."""
-    name = _run_name("finetune", factors)
     word = {flag: value for flag, value in pairwise(chosen.argv) if flag.startswith("--")}
     kept = {"encoder": encoder.name, **chosen_settings(encoder, _TUNABLE)}
     kept |= {} if method == "full" else {"tuning": method}
     argv = [
-        *_run_options(config, name, factors["seed"]),
         *("--data", "TopKPatchDataModule"),
         *place_options(config),
         *options({"data": {"selection": word["--name"]}}),
@@ -162,13 +155,10 @@ def finetune_step(
         *("--model", "TopKFineTuner"),
         *("--model.stage1", word["--run_dir"]),
         *options({"model": kept}),
-        *("--model.head", format_override(config.heads[factors["head"]], "heads")),
-        *_quiet(config.tuning.fit),
-        *options(config.tuning.fit),
     ]
-    step = _training(config, name, argv, (chosen.name,), factors, reads=chosen.reads)
-    tuned = str(step.run_folder / "encoder.safetensors")
-    return replace(step, kind="finetune", outputs=(*step.outputs, tuned))
+    step = _training(config, "finetune", factors, argv, config.tuning.fit)
+    outputs = (*step.outputs, str(step.run_folder / "encoder.safetensors"))
+    return replace(step, needs=(chosen.name,), reads=chosen.reads, outputs=outputs)
 
 
 def select_step(config: StudyConfig, attention: Step, variant: str, rule: str) -> Step:
@@ -250,38 +240,32 @@ def weight_factors(weights: str) -> dict[str, str]:
     return {"weights": Path(weights).name, "weights_kind": weights_kind(weights)}
 
 
-def _run_name(kind: str, factors: Mapping[str, Any]) -> str:
-    words = [factors[key] for key in ("encoder", "depth", "variant", "head")]
-    return step_name(kind, *words, f"f{factors['fold']}", f"s{factors['seed']}")
-
-
-def _run_options(config: StudyConfig, name: str, seed: int) -> list[str]:
-    run = str(config.folder / "runs" / name)
-    # A step is repeated when its command has changed, or when it was interrupted.
-    return ["fit", "--run_dir", run, "--overwrite", "true", "--seed_everything", str(seed)]
-
-
 def _training(
     config: StudyConfig,
-    name: str,
-    argv: Sequence[str],
-    needs: tuple[str, ...],
+    kind: str,
     factors: Mapping[str, Any],
-    *,
-    reads: str,
-    threads: int | None = None,
+    argv: Sequence[str],
+    fit: Mapping[str, Any],
 ) -> Step:
+    """A step of the verb `fit` with a head of the study, and the user's settings of such steps."""
+    words = [factors[key] for key in ("encoder", "depth", "variant", "head")]
+    name = step_name(kind, *words, f"f{factors['fold']}", f"s{factors['seed']}")
     run = config.folder / "runs" / name
     return Step(
         name=name,
-        kind="fit",
-        argv=tuple(argv),
-        needs=needs,
+        kind=kind,
+        argv=(
+            # A step is repeated when its command has changed, or when it was interrupted.
+            *("fit", "--run_dir", str(run), "--overwrite", "true"),
+            *("--seed_everything", str(factors["seed"])),
+            *argv,
+            *("--model.head", format_override(config.heads[factors["head"]], "heads")),
+            *_quiet(fit),
+            *options(fit),
+        ),
         inputs=(str(config.cohort),),
         outputs=tuple(str(run / file) for file in ("checkpoints/best.ckpt", "config.yaml")),
         factors=factors,
-        threads=threads,
-        reads=reads,
     )
 
 

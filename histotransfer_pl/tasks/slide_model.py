@@ -244,9 +244,8 @@ class SlideModel(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        if not isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": scheduler}
-        monitor = getattr(scheduler, "monitor", "val/loss")  # torch's own class names none
+        # Only ReduceLROnPlateau watches it, and torch's own class of that name says no metric.
+        monitor = getattr(scheduler, "monitor", "val/loss")
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "monitor": monitor},

@@ -4,7 +4,7 @@ from sksurv.compare import compare_survival
 from sksurv.nonparametric import kaplan_meier_estimator
 
 from histotransfer_pl.analysis.predictions import Floats, Ints
-from histotransfer_pl.analysis.survival_curves import kaplan_meier, log_rank, risk_groups
+from histotransfer_pl.analysis.survival_curves import kaplan_meier, log_rank
 from histotransfer_pl.errors import AnalysisError
 
 
@@ -51,12 +51,6 @@ def test_log_rank_is_that_of_scikit_survival(n_groups: int) -> None:
     found = log_rank(targets, groups)
     assert found.freedom == n_groups - 1
     np.testing.assert_allclose([found.statistic, found.p_value], [statistic, p_value], rtol=1e-9)
-
-
-def test_risk_groups_are_cut_where_the_training_part_was() -> None:
-    training = np.arange(9.0)
-    assert risk_groups(np.array([-5.0, 3.9, 4, 90]), training).tolist() == [0, 0, 1, 1]
-    assert risk_groups(np.array([0.0, 3, 8]), training, 3).tolist() == [0, 1, 2]
 
 
 def test_what_has_no_curve_is_refused() -> None:
