@@ -113,6 +113,7 @@ def as_batch(bags: Bags) -> BagBatch:
     return pack([(features.flatten(0, -2), target)])
 
 
+@dataclass(eq=False)
 class BagDataset(Dataset[Bag]):
     """Reads bags from a store.
 
@@ -121,7 +122,7 @@ class BagDataset(Dataset[Bag]):
         arrays: Which features, as ``features/<encoder>/<depth>``; of several the vectors are
             joined.
         bags: For each bag the slides whose patches it joins.
-        targets: (S,) or (S, K) target of each bag; -1 or NaN where unknown.
+        targets: (S,) or (S, K) target of each bag, as of ``as_targets``; -1 or NaN where unknown.
         indices: For each bag its place in the datamodule's list.
         max_patches: Keep at most so many random patches of a bag; None keeps all.
         seed: Seed of the random patches; which are drawn depends on it, the epoch and the bag.
@@ -129,28 +130,16 @@ class BagDataset(Dataset[Bag]):
         covariates: (S, V) clinical covariates of each bag.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        arrays: Sequence[str],
-        bags: Sequence[Sequence[str]],
-        targets: ArrayLike,
-        indices: Sequence[int],
-        max_patches: int | None = None,
-        seed: int = 0,
-        keep_on: torch.device | None = None,
-        covariates: NDArray[np.float32] | None = None,
-    ) -> None:
-        self.store = store
-        self.arrays = arrays
-        self.bags = bags
-        self.targets = as_targets(targets)
-        self.indices = indices
-        self.max_patches = max_patches
-        self.seed = seed
-        self.keep_on = keep_on
-        self.covariates = None if covariates is None else torch.from_numpy(covariates)
-        self._kept: dict[int, Tensor] = {}
+    store: Store
+    arrays: Sequence[str]
+    bags: Sequence[Sequence[str]]
+    targets: Tensor
+    indices: Sequence[int]
+    max_patches: int | None = None
+    seed: int = 0
+    keep_on: torch.device | None = None
+    covariates: Tensor | None = None
+    _kept: dict[int, Tensor] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self.bags)

@@ -25,6 +25,7 @@ from histotransfer_pl.data.bags import (
     BagDataset,
     BagItem,
     BagSampler,
+    as_targets,
     pack,
     require_finite,
 )
@@ -179,7 +180,8 @@ class FeatureDataModule(LightningDataModule):
             if trained is None
             else trained.covariates
         )
-        self.covariates = encode_covariates(self.bags, self.covariate_specs)  # (S, V)
+        covariates = encode_covariates(self.bags, self.covariate_specs)
+        self.covariates = torch.from_numpy(covariates)  # (S, V)
         slide_ids = self.join.slides["slide_id"].tolist()
         require_same_encoder(self.store, self.arrays, slide_ids)
         self.features = read_feature_spec(self.store, self.arrays, encoder, depths, slide_ids[0])
@@ -276,7 +278,7 @@ class FeatureDataModule(LightningDataModule):
 
     def read_bag(self, slide_ids: list[str]) -> Tensor:
         """Features (N, D) of a bag."""
-        dataset = BagDataset(self.store, self.arrays, [slide_ids], [-1], [0])
+        dataset = BagDataset(self.store, self.arrays, [slide_ids], torch.tensor([-1]), [0])
         return dataset[BagItem(0)].features
 
     def training_statistics(self) -> tuple[Tensor, Tensor]:
@@ -320,15 +322,16 @@ class FeatureDataModule(LightningDataModule):
 
     def _dataset(self, part: str | None, max_patches: int | None = None) -> BagDataset:
         rows = self._bags_of(part)
+        places = rows.index.tolist()
         # What is read once only is not kept.
         repeated = part in ("train", "validation")
         return BagDataset(
             self.store,
             self.arrays,
             bags=rows["slide_ids"].tolist(),
-            targets=self.targets[rows.index],
-            covariates=self.covariates[rows.index] if self.covariate_specs else None,
-            indices=rows.index.tolist(),
+            targets=as_targets(self.targets[places]),
+            covariates=self.covariates[places] if self.covariate_specs else None,
+            indices=places,
             max_patches=max_patches,
             seed=self._order_seed(),
             keep_on=self._memory_for(rows["slide_ids"].tolist()) if repeated else None,

@@ -249,7 +249,7 @@ class TopKDataset(BagDataset):
     """
 
     def __init__(self, bags: BagDataset, data: TopKPatchDataModule) -> None:
-        super().__init__(bags.store, bags.arrays, bags.bags, bags.targets.numpy(), bags.indices)
+        super().__init__(bags.store, bags.arrays, bags.bags, bags.targets, bags.indices)
         self._data = data
         self._pool = ThreadPoolExecutor(data.reading_threads)
 

@@ -31,7 +31,7 @@ from histotransfer_pl.encoders.weights import (
     require_weights,
 )
 from histotransfer_pl.errors import EncoderError, WeightsError
-from histotransfer_pl.records.encoder import EncoderSpec, WeightsRef
+from histotransfer_pl.records.encoder import WeightsRef
 
 
 class PatchEncoder(nn.Module):
@@ -73,16 +73,7 @@ class PatchEncoder(nn.Module):
         self.all_depths = trunk.depths
         self.depths = list(depths)
         self.input_px = input_px
-        self.spec = EncoderSpec(
-            name=entry.name,
-            architecture=entry.architecture,
-            weights=weights,
-            model_args=dict(entry.options),
-            pooling=entry.pooling,
-            mean=entry.mean,
-            std=entry.std,
-            input_px=input_px,
-        )
+        self.spec = replace(entry.spec(weights), input_px=input_px)
         self.tuned = None if tuned is None else dict(tuned)
         self.adapter: dict[str, Any] | None = None
         self.weights_setting = weights_setting

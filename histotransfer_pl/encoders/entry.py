@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from histotransfer_pl.encoders.keys import KeyMap
+from histotransfer_pl.records.encoder import EncoderSpec, WeightsRef
 
 Pooling = Literal["average", "token", "mean", "token_and_mean"]
 """Feature vector of a patch: global average pool (CNN); class token, mean of the patch tokens, or
@@ -78,3 +79,15 @@ class EncoderEntry:
     places: Mapping[str, str] = field(default_factory=dict)
     prefix_tokens: int = 0
     note: str = ""
+
+    def spec(self, weights: WeightsRef) -> EncoderSpec:
+        """What an encoder of this entry says of itself with some weights."""
+        return EncoderSpec(
+            name=self.name,
+            architecture=self.architecture,
+            weights=weights,
+            model_args=dict(self.options),
+            pooling=self.pooling,
+            mean=self.mean,
+            std=self.std,
+        )

@@ -48,9 +48,7 @@ def read_facts(path: Path, entry: EncoderEntry) -> dict[str, Any] | None:
         return None
     facts: dict[str, Any] = json.loads(text)
     spec = _spec(facts, entry)
-    own = EncoderSpec(entry.name, entry.architecture, spec.weights, dict(entry.options))
-    own = replace(own, mean=entry.mean, std=entry.std)
-    unlike = spec.differs(own, ignore=_FREE)
+    unlike = spec.differs(entry.spec(spec.weights), ignore=_FREE)
     if unlike:
         raise WeightsError(
             f"{path} was tuned from {spec.name} and can't be loaded as {entry.name} "
@@ -67,11 +65,10 @@ def _spec(facts: Mapping[str, Any], entry: EncoderEntry) -> EncoderSpec:
     if "spec" in facts:
         return EncoderSpec.from_json(facts["spec"])
     # files of the first version
-    return EncoderSpec(
+    return replace(
+        entry.spec(WeightsRef("pretrained")),
         name=facts["encoder"],
         architecture=facts["architecture"],
-        weights=WeightsRef("pretrained"),
-        model_args=dict(entry.options),
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
     )

@@ -56,16 +56,7 @@ class ProbeSettings:
         self, layers: Layers, labels: NDArray[np.int64], groups: NDArray[np.str_]
     ) -> ProbeResult:
         """Score each layer."""
-        return linear_probe(
-            layers,
-            labels,
-            groups,
-            score=self.score,
-            n_folds=self.n_folds,
-            n_inner_folds=self.n_inner_folds,
-            penalties=self.penalties,
-            seed=self.seed,
-        )
+        return linear_probe(layers, labels, groups, **asdict(self))
 
 
 @dataclass(frozen=True, eq=False)

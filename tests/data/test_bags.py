@@ -86,7 +86,7 @@ def test_a_bag_is_what_the_store_holds(store: FeatureStore, keep: bool) -> None:
         store,
         [ARRAY],
         [["a"], ["b", "c"]],
-        [0, 1],
+        torch.tensor([0, 1]),
         [0, 1],
         keep_on=torch.device("cpu") if keep else None,
     )
@@ -102,7 +102,7 @@ def test_max_patches_samples_other_rows_each_epoch(store: FeatureStore, keep: bo
         store,
         [ARRAY],
         [["a", "b", "c"]],
-        [0],
+        torch.tensor([0]),
         [0],
         max_patches=10,
         keep_on=torch.device("cpu") if keep else None,
@@ -125,7 +125,7 @@ def test_vectors_of_several_depths_are_joined(store: FeatureStore) -> None:
         for name in ("a", "b", "c"):
             slide = store.slide(name)
             slide.write(deeper, slide.read(ARRAY)[:, :2] + 1, {})
-    bag = BagDataset(store, [ARRAY, deeper], [["a", "b"]], [0], [0])[BagItem(0)]
+    bag = BagDataset(store, [ARRAY, deeper], [["a", "b"]], torch.tensor([0]), [0])[BagItem(0)]
     parts = [store.slide(s).read(array) for s in "ab" for array in (ARRAY, deeper)]
     expected = np.concatenate([np.hstack(parts[:2]), np.hstack(parts[2:])])
     np.testing.assert_array_equal(bag.features, expected)
