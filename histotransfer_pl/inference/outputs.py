@@ -65,15 +65,21 @@ def write_page(
         f"predicts {_safe(', '.join(model.classes) or model.record.target.column)}</li>"
         for model in models
     )
+    if len(models) > 1:
+        names = f"<details><summary>{len(models)} models</summary><ul>{names}</ul></details>"
+    else:
+        names = f"<ul>{names}</ul>"
     unread = f"<h2>{len(failed)} slides without a prediction</h2><ul>{lost}</ul>" if failed else ""
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{len(table)} {what}s</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{_CSS}
 td img {{ max-width: 100%; width: 34rem; display: block }}
-table {{ display: block; overflow-x: auto }}</style></head><body><header>
+table {{ display: block; overflow-x: auto }}
+@media (max-width: 44rem) {{ td:last-child {{ display: block; text-align: left }} }}</style></head>
+<body><header>
 <h1>{len(table)} {what}s</h1></header><main>
 <p>Not for diagnosis. Predictions are those of the model, and say nothing about slides unlike
-those that it was trained on. {_safe(basis[:1].upper() + basis[1:])}</p><ul>{names}</ul>{unread}
+those that it was trained on. {_safe(basis[:1].upper() + basis[1:])}</p>{names}{unread}
 <table><thead><tr><th>{what.capitalize()}</th><th>Patches</th><th>Prediction</th><th>Attention</th></tr></thead>
 <tbody>
 {rows}
