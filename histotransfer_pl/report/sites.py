@@ -236,21 +236,29 @@ def site_answers(found: LayersAtSites) -> list[Answer]:
 
 
 def _answer(layers: Sequence[LayerAtSites]) -> str:
-    least = min(layers, key=lambda layer: layer.sites.named.estimate)
-    deepest = layers[-1]
-    text = (
-        f"The site of unseen patients is named in {span(least.sites.named)} at "
-        f"{least.result.arm.key.depth}"
-    )
+    """Of depths that are equal the deepest is named: no cut is better than it."""
+    deepest, chance = layers[-1], layers[0].sites.chance
+    least = min(reversed(layers), key=lambda layer: layer.sites.named.estimate)
+    text = f"The site of unseen patients is named in {_at(least, least.sites.named)}"
     if least is deepest:
-        text += ", the deepest cut: no shallower one knows less of it"
+        text += ", the deepest cut, and no less in a shallower one"
     else:
-        text += f", the least, and in {span(deepest.sites.named)} at the deepest cut"
-    text += f"; {deepest.sites.chance:.2f} is chance."
-    robust = {layer.result.arm.key.depth: layer.sites.robust.index for layer in layers}
-    known = {depth: index for depth, index in robust.items() if index is not None}
+        text += f", the least, and in {_at(deepest, deepest.sites.named)}"
+    text += f"; {chance:.2f} is chance."
+    known = [layer for layer in reversed(layers) if layer.sites.robust.index is not None]
     if known:
-        best = max(known, key=lambda depth: known[depth].estimate)
-        text += f" The robustness index is highest at {best} ({span(known[best])}"
-        text += f"; deepest {span(list(robust.values())[-1])})."
+        best = max(known, key=_index)
+        text += f" The robustness index is highest with {_at(best, best.sites.robust.index)}"
+        if best is not deepest:
+            text += f"; it is {_at(deepest, deepest.sites.robust.index)}"
+        text += "."
     return text
+
+
+def _at(layer: LayerAtSites, interval: Interval | None) -> str:
+    return f"{span(interval)} at {layer.result.arm.key.depth}"
+
+
+def _index(layer: LayerAtSites) -> float:
+    index = layer.sites.robust.index
+    return float("nan") if index is None else index.estimate

@@ -1,17 +1,23 @@
 """Sites on the page: results at each, small ones named, and how much of each layer is the site."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from histotransfer_pl.analysis.bootstrap import bootstrap_interval
+from histotransfer_pl.analysis.bootstrap import Interval, bootstrap_interval
 from histotransfer_pl.analysis.metrics import auroc
 from histotransfer_pl.analysis.predictions import Predictions
+from histotransfer_pl.analysis.site_layers import LayerSites, Robustness
 from histotransfer_pl.report.build import Settings, make_page
 from histotransfer_pl.report.page import Page, render
+from histotransfer_pl.report.sites import site_answers
+from histotransfer_pl.runs.results import ArmResult
+from histotransfer_pl.runs.run import ArmKey
+from histotransfer_pl.runs.sites import LayerAtSites, LayersAtSites
 from histotransfer_pl.runs.study import load_runs
 from histotransfer_pl.store.importer import import_arrays
 from tests.runs.folders import N_PATIENTS, predictions, write_run
@@ -93,6 +99,10 @@ def test_each_layer_says_how_much_of_it_is_the_site(place: Path) -> None:
     assert (frame["site_named_low"] < named).all()
     assert (frame["site_by_chance"] == 0.5).all()
     assert sites.problems == ["1 site(s) with fewer than 10 patients are left out of the layers."]
+    (answer,) = sites.answers
+    assert f"named in {named['first']:.3f} [" in answer.text
+    assert f"] at first, the least, and in {named['last']:.3f} [" in answer.text
+    assert f"index is highest with {robust['first']:.3f} [" in answer.text
     assert sites.figure is not None
     assert "n = 54 slides of 27 patients at 2 sites" in sites.figure.caption
     text = render(page)
@@ -101,6 +111,17 @@ def test_each_layer_says_how_much_of_it_is_the_site(place: Path) -> None:
     names = {table.name for table in page.tables()}
     assert {"by_site", "site_in_layers"} <= names
     assert "site_in_layers" in {one.name for one in page.pictures()}
+
+
+def test_of_equal_depths_the_deepest_is_named() -> None:
+    same = LayerSites(Interval(0.9, 0.8, 1.0, 0.95, 27, 54), 0.5, Robustness())
+    arms = [SimpleNamespace(arm=SimpleNamespace(key=ArmKey("enc", "", d, "a"))) for d in "abc"]
+    layers = [LayerAtSites(cast(ArmResult, arm), same) for arm in arms]
+    (answer,) = site_answers(LayersAtSites(layers, "", ()))
+    assert answer.text == (
+        "The site of unseen patients is named in 0.900 [0.800, 1.000] at c, the deepest cut, and "
+        "no less in a shallower one; 0.50 is chance."
+    )
 
 
 def test_without_sites_the_page_is_silent(place: Path) -> None:
