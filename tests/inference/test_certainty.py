@@ -10,7 +10,8 @@ from scipy.special import softmax
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.inference.apply import apply
-from histotransfer_pl.inference.certainty import set_in_words
+from histotransfer_pl.inference.certainty import certainty_cells, set_in_words
+from histotransfer_pl.records.calibration import Calibration
 from histotransfer_pl.runs.model_file import load_model
 from tests.tuning import tuning
 
@@ -144,3 +145,17 @@ def test_a_set_that_is_not_one_class_abstains() -> None:
     assert set_in_words("normal") == "set: normal"
     assert set_in_words("normal | tumour") == "abstains: normal or tumour"
     assert set_in_words("") == "abstains: like no class"
+
+
+def test_a_set_is_made_of_the_mean_of_the_p_values(tuning_cohort: Path) -> None:
+    models = [load_model("stage1"), load_model("stage1")]
+    models[0].calibration = Calibration(1.0, (0.1, 0.2, 0.3), (0, 1, 2))
+    models[1].calibration = Calibration(2.0, (0.1, 0.2, 0.9), (0, 1, 2))
+    scores = np.array([[0.6, 0.4], [0.6, 0.4]])
+    # p-values of class 0 are 1/4 and 2/4, of class 1 the same
+    found = [certainty_cells(models, scores, error)["prediction_set"] for error in (0.37, 0.38)]
+    assert found == ["0 | 1", ""]
+    chances = [0.6, 1 / (1 + (0.4 / 0.6) ** 0.5)]
+    assert certainty_cells(models, scores, None) == pytest.approx(
+        {"calibrated_0": np.mean(chances), "calibrated_1": 1 - np.mean(chances)}
+    )
