@@ -9,13 +9,13 @@ import pandas as pd
 from histotransfer_pl.data.bag_table import EXTERNAL, bag_table, new_bag_table
 from histotransfer_pl.data.join import Join, join_cohort, join_unlabelled
 from histotransfer_pl.data.refusals import (
+    refuse_other_task,
     refuse_seen_patients,
     refuse_trained_patients,
-    refuse_unlike_target,
 )
 from histotransfer_pl.data.sites import confounding, with_sites
 from histotransfer_pl.data.splits import Split, split_cohort
-from histotransfer_pl.errors import CohortError, ConfigError
+from histotransfer_pl.errors import CohortError, ConfigError, SplitError
 from histotransfer_pl.outcomes.kinds import TargetColumns, outcome_of
 from histotransfer_pl.records.run import Bag, RunRecord, SplitSpec, TargetSpec
 from histotransfer_pl.store.joined import Store
@@ -57,6 +57,8 @@ class BagSource:
 
     def to_predict(self, store: Store, arrays: list[str], trained: RunRecord | None) -> FoundBags:
         """Bags of every slide; labels and patients are kept where the table knows them."""
+        if trained is not None:
+            refuse_other_task(self.target, trained.target)
         join = join_unlabelled(self.cohort, store, arrays, self.target, self.covariates)
         target = self.target.describe(join.labelled) if trained is None else trained.target
         own = trained is not None and not self._is_elsewhere(store, arrays, trained)
@@ -66,13 +68,13 @@ class BagSource:
 
     def to_test(self, store: Store, arrays: list[str], trained: RunRecord) -> FoundBags:
         """Bags of the test part of the model's own cohort, or of all labelled slides elsewhere."""
-        if self.target.task != trained.target.task:
-            refuse_unlike_target(self.target, pd.DataFrame(), trained.target)
+        refuse_other_task(self.target, trained.target)
         if not self._is_elsewhere(store, arrays, trained):
             return self.to_train(store, arrays)
         join = self._labelled(store, arrays, [])
         labelled = join.labelled
-        refuse_unlike_target(self.target, labelled, trained.target)
+        if unlike := self.target.kind.unlike(labelled, trained.target):
+            raise SplitError(unlike)
         refuse_trained_patients(trained, set(), set(labelled["patient_id"]))
         split = Split([], [], labelled["slide_id"].tolist())
         refuse_seen_patients(store, arrays[0], labelled, split)

@@ -84,16 +84,13 @@ def refuse_trained_patients(trained: RunRecord, validation: set[str], test: set[
         )
 
 
-def refuse_unlike_target(asked: TargetColumns, labelled: pd.DataFrame, target: TargetSpec) -> None:
-    """Refuse targets that a trained model does not predict."""
+def refuse_other_task(asked: TargetColumns, target: TargetSpec) -> None:
+    """Refuse another kind of target than that of a trained model."""
     if asked.task != target.task:
         raise SplitError(
             f"the model predicts {target.column} ({target.task}), but data.task is {asked.task}: "
             f"give a model of this task, or data.task {target.task} with its data.target"
         )
-    unlike = asked.kind.unlike(labelled, target)
-    if unlike:
-        raise SplitError(unlike)
 
 
 def _leaked(

@@ -204,6 +204,8 @@ def test_a_model_of_one_task_is_not_tested_on_another(
     call = ["test", "--run_dir", "r", "--output_dir", "o"]
     said = refused([*call, *CASES["mse"].data], capsys)
     assert "the model predicts months, died (survival), but data.task is regression" in said
+    said = refused(["predict", *call[1:], *CASES["multilabel"].data], capsys)
+    assert "the model predicts months, died (survival), but data.task is multilabel" in said
     assert fit(CASES["multilabel"], epochs=1, run="m") == 0
     table = pd.read_csv("c.csv")
     table = table.assign(patient_id="q" + table["patient_id"], her2=table["er"])

@@ -11,6 +11,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 CASES = [
     ("demo_multilabel", "macro_auroc", "[control_atypical, control_crowded]", 0.8, 0.65),
     ("demo_regression", "r2", "control_score", 0.5, 0.2),
+    ("demo_survival", "c_index", "[control_months, control_died]", 0.65, 0.62),
 ]
 
 
