@@ -157,8 +157,9 @@ def _legend(
 ) -> None:
     """One legend of all curves, their bars, chance, colour alone and the ring."""
     found = [panel.get_legend_handles_labels() for panel in panels]
-    handles = [handle for some, _ in found for handle in some]
-    labels = [label for _, some in found for label in some]
+    drawn = {name: line for lines, names in found for name, line in zip(names, lines, strict=True)}
+    labels = [curve.label for curve in shown if curve.label in drawn]
+    handles = [drawn[label] for label in labels]
     chance = Line2D([], [], color="#6b7280", linestyle=":", label="chance")
     ring = Line2D([], [], color=SWEET, marker="o", markersize=10, fillstyle="none",
                   linestyle="none", label="sweet spot")  # fmt: skip

@@ -123,7 +123,7 @@ def gain_figure(curve: GainCurve) -> Picture:
             top.plot(place, table["pretrained"].iloc[place], "o", markersize=14, fillstyle="none",
                      color=SWEET, markeredgewidth=2, label="sweet spot")  # fmt: skip
         top.set_ylabel(f"Held-out {curve.score}")
-        top.legend(fontsize=8.5, ncols=2)
+        top.legend(fontsize=8.5, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.08))
         write_counts(top, curve.n)
         bottom.axhline(0, color="#6b7280", linewidth=0.8)
         bottom.bar(x, table["increment"], width=0.45, color="#cbd5e1", label="increment g(l)")

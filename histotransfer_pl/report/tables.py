@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from histotransfer_pl.report.costs import percent
 from histotransfer_pl.report.table import Table
 from histotransfer_pl.runs.contrasts import QUESTIONS, Contrast, differing
 from histotransfer_pl.runs.external import ExternalResult, external_frame
@@ -90,7 +91,7 @@ def tuning_table(results: Sequence[ArmResult], name: str) -> Table | None:
                 "Arm": row["arm"],
                 results[0].arm.title: span(auroc[row["arm"]]),
                 "Trained parameters": f"{row['trained_parameters']:,.0f}"
-                f" ({100 * row['trained_share']:.2g} %)",
+                f" ({percent(row['trained_share'])})",
                 "Memory of a step": f"{row['peak_mib']:,.0f} MiB",
                 "Seconds per epoch": f"{row['seconds_per_epoch']:,.1f}",
                 "Device": row["device"],
