@@ -34,7 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:
             # torch's own writer turns a full disk into a RuntimeError
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            full = getattr(error, "errno", None) == errno.ENOSPC or "write" in str(error)
+            full = getattr(error, "errno", None) == errno.ENOSPC or "write" in reason
             raise ConfigError(
                 f"{path} cannot be written ({reason}); the checkpoint before it is kept: "
                 + ("free space on the disk" if full else "check the folder")
