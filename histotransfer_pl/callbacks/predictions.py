@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from histotransfer_pl.data.features import FeatureDataModule
-from histotransfer_pl.errors import StoreReadOnlyError
+from histotransfer_pl.errors import ConfigError, StoreReadOnlyError
 from histotransfer_pl.outcomes.outcome import Outcome
 from histotransfer_pl.records.files import sha256_of, write_text
 from histotransfer_pl.records.tables import write_table
@@ -46,11 +46,13 @@ class PredictionWriter(Callback):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_part(trainer.num_test_batches, trainer.test_dataloaders, "test")
         self._rows = []
         self._facts = attention_facts(trainer)
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_part(trainer.num_predict_batches, trainer.predict_dataloaders, "predict")
         trainer.predict_loop.return_predictions = False
         self._rows = []
         self._facts = attention_facts(trainer)
@@ -115,6 +117,20 @@ class PredictionWriter(Callback):
         shares = from_all_ranks(trainer, self._rows)
         table = pd.DataFrame([row for share in shares for row in share])
         return table.sort_values(table.columns[0], ignore_index=True)
+
+
+def refuse_part(batches: Sequence[float], loaders: Any, word: str) -> None:
+    """Tables of a part of the slides would take the place of those of all.
+
+    Raises:
+        ConfigError: ``fast_dev_run`` or a limit of batches leaves some out.
+    """
+    whole = sum(map(len, loaders if isinstance(loaders, list) else [loaders]))
+    if sum(batches) < whole:
+        raise ConfigError(
+            f"{word} would see {sum(batches)} of {whole} batches, and its tables lack the other "
+            f"slides: leave trainer.fast_dev_run and trainer.limit_{word}_batches as they are"
+        )
 
 
 def prediction_rows(

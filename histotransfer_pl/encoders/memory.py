@@ -38,21 +38,23 @@ class TensorMemory(TorchDispatchMode):
         del types
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
-                self._known.add(leaf.untyped_storage()._cdata)  # what came in isn't counted
+                self._take(leaf.untyped_storage(), 0)  # what came in isn't counted
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage())
+                storage = leaf.untyped_storage()
+                self._take(storage, storage.nbytes())
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
+    def _take(self, storage: torch.UntypedStorage, nbytes: int) -> None:
+        """Count a storage until it is freed: another may then lie at its address."""
         key = storage._cdata
         if key in self._known:
             return
         self._known.add(key)
-        self.alive += storage.nbytes()
+        self.alive += nbytes
         self.peak = max(self.peak, self.alive)
-        weakref.finalize(storage, self._forget, key, storage.nbytes())
+        weakref.finalize(storage, self._forget, key, nbytes)
 
     def _forget(self, key: int, nbytes: int) -> None:
         self._known.discard(key)

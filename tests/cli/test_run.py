@@ -244,3 +244,19 @@ def test_the_dashboard_offline(run: Run, cohort: Path, monkeypatch: pytest.Monke
     tables = list((cohort / "r" / "wandb").rglob("media/table/**/*.json"))
     assert {"roc", "confusion"} <= media
     assert tables
+
+
+def test_a_part_of_the_slides_takes_no_place_of_all(
+    run: Run, cohort: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("fit", "--trainer.fast_dev_run", "true") == 0
+    assert "nothing was written" in capsys.readouterr().out
+    assert not (cohort / "r/config.yaml").exists()
+    assert run("fit", epochs=1) == 0
+    assert run("predict") == 0
+    whole = (cohort / "r/predictions.csv").read_bytes()
+    capsys.readouterr()
+    for limit in ("fast_dev_run", "limit_predict_batches"):
+        assert run("predict", f"--trainer.{limit}", "2") == 1
+        assert "error: predict would see 2 of 5 batches" in capsys.readouterr().err
+    assert (cohort / "r/predictions.csv").read_bytes() == whole
