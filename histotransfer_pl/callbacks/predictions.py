@@ -46,13 +46,13 @@ class PredictionWriter(Callback):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_part(trainer.num_test_batches, trainer.test_dataloaders, "test")
+        refuse_part(trainer.limit_test_batches, "test")
         self._rows = []
         self._facts = attention_facts(trainer)
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_part(trainer.num_predict_batches, trainer.predict_dataloaders, "predict")
+        refuse_part(trainer.limit_predict_batches, "predict")
         trainer.predict_loop.return_predictions = False
         self._rows = []
         self._facts = attention_facts(trainer)
@@ -119,17 +119,20 @@ class PredictionWriter(Callback):
         return table.sort_values(table.columns[0], ignore_index=True)
 
 
-def refuse_part(batches: Sequence[float], loaders: Any, word: str) -> None:
+def refuse_part(limit: float, word: str) -> None:
     """Tables of a part of the slides would take the place of those of all.
 
+    Args:
+        limit: Batches or share of them that the trainer goes through; ``fast_dev_run`` sets it.
+        word: The verb.
+
     Raises:
-        ConfigError: ``fast_dev_run`` or a limit of batches leaves some out.
+        ConfigError: It is not all.
     """
-    whole = sum(map(len, loaders if isinstance(loaders, list) else [loaders]))
-    if sum(batches) < whole:
+    if isinstance(limit, int) or limit != 1:
         raise ConfigError(
-            f"{word} would see {sum(batches)} of {whole} batches, and its tables lack the other "
-            f"slides: leave trainer.fast_dev_run and trainer.limit_{word}_batches as they are"
+            f"trainer.fast_dev_run or limit_{word}_batches lets {word} see {limit} batches, and its "
+            "tables would lack the other slides: leave both as they are"
         )
 
 

@@ -230,7 +230,7 @@ def print_results(trainer: Trainer, stage: str) -> None:
     """What the run wrote, and where."""
     if not trainer.is_global_zero:
         return
-    if trainer.fast_dev_run:
+    if vars(trainer).get("fast_dev_run"):
         print_line("a trial (trainer.fast_dev_run): nothing was written")
         return
     folder = Path(trainer.default_root_dir)
