@@ -131,8 +131,8 @@ def refuse_part(limit: float, word: str) -> None:
     """
     if isinstance(limit, int) or limit != 1:
         raise ConfigError(
-            f"trainer.fast_dev_run or limit_{word}_batches lets {word} see {limit} batches, and its "
-            "tables would lack the other slides: leave both as they are"
+            f"trainer.fast_dev_run or limit_{word}_batches lets {word} see {limit} batches: its "
+            "tables would lack the other slides, so leave both as they are"
         )
 
 

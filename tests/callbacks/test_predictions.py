@@ -125,6 +125,7 @@ def test_a_store_that_cannot_be_written_costs_one_line_and_no_prediction(
     monkeypatch.setattr(predictions, "slide_model", lambda module: model)
     trainer: Any = SimpleNamespace(
         predict_loop=SimpleNamespace(return_predictions=True),
+        limit_predict_batches=1.0,
         **{"ckpt_path": None, "default_root_dir": tmp_path, "world_size": 1},
         is_global_zero=True,
     )
