@@ -372,6 +372,8 @@ def _found(recorded: Any, place: tuple[str, ...]) -> Any:
 
 def _records(recorded: dict[str, Any], place: tuple[str, ...], value: Any) -> bool:
     """Whether a value was taken as it is: 1 as 1.0, a class by its full name, {} as the default."""
+    if place == ("trainer", "fast_dev_run"):
+        return True  # a trial, which records nothing and says so
     found = _found(recorded, place)
     if isinstance(value, (dict, list)) and (not value or isinstance(value, dict)):
         return True  # of a section the parser fills in the defaults
