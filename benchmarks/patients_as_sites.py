@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from histotransfer_pl.analysis.bootstrap import Interval
+from benchmarks.scanners import span
 from histotransfer_pl.analysis.site_layers import SiteRows, name_sites, robustness_of_layers
 from histotransfer_pl.store.feature_store import FeatureStore
 from histotransfer_pl.store.layout import feature_path
@@ -115,21 +115,15 @@ def measure(
             {
                 "encoder": encoder,
                 "depth": depth,
-                "patient named": _span(named[depth]),
-                "RI": _span(robust[depth].index),
-                "CRoMa": _span(robust[depth].margin),
+                "patient named": span(named[depth]),
+                "RI": span(robust[depth].index),
+                "CRoMa": span(robust[depth].margin),
                 "k": robust[depth].k,
                 "RI by chance": f"{robust[depth].by_chance:.3f}",
             }
             for depth in depths
         ]
     )
-
-
-def _span(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -88,11 +88,11 @@ def measure(store: FeatureStore, encoder: str, cohort: pd.DataFrame) -> pd.DataF
             {
                 "encoder": encoder,
                 "depth": depth,
-                "scanner named": _span(one.named),
-                "RI": _span(one.robust.index),
-                "CRoMa": _span(one.robust.margin),
+                "scanner named": span(one.named),
+                "RI": span(one.robust.index),
+                "CRoMa": span(one.robust.margin),
                 "k": one.robust.k,
-                "AUROC of the label": _span(
+                "AUROC of the label": span(
                     bootstrap_interval(
                         Predictions(
                             slides, patient, label, probe.probabilities[depth], probe.folds
@@ -106,7 +106,8 @@ def measure(store: FeatureStore, encoder: str, cohort: pd.DataFrame) -> pd.DataF
     )
 
 
-def _span(interval: Interval | None) -> str:
+def span(interval: Interval | None) -> str:
+    """An interval in a cell of a table."""
     if interval is None:
         return "-"
     return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -230,8 +230,9 @@ def print_results(trainer: Trainer, stage: str) -> None:
     """What the run wrote, and where."""
     if not trainer.is_global_zero:
         return
-    if vars(trainer).get("fast_dev_run"):
-        print_line("a trial (trainer.fast_dev_run): nothing was written")
+    settings = vars(trainer)
+    if settings["fast_dev_run"] or settings.get(f"limit_{stage}_batches") == 0:
+        print_line("a trial (trainer.fast_dev_run, or no batch at all): nothing was written")
         return
     folder = Path(trainer.default_root_dir)
     names = {

@@ -256,7 +256,13 @@ def test_a_part_of_the_slides_takes_no_place_of_all(
     assert run("predict") == 0
     whole = (cohort / "r/predictions.csv").read_bytes()
     capsys.readouterr()
-    for limit in ("fast_dev_run", "limit_predict_batches"):
-        assert run("predict", f"--trainer.{limit}", "2") == 1
-        assert "lets predict see 2 batches" in capsys.readouterr().err
+    for verb, limit in (
+        ("predict", "fast_dev_run"),
+        ("predict", "limit_predict_batches"),
+        ("test", "limit_test_batches"),
+    ):
+        assert run(verb, f"--trainer.{limit}", "2") == 1
+        assert f"lets {verb} see 2 batches" in capsys.readouterr().err
+    assert run("predict", "--trainer.limit_predict_batches", "0") == 0
+    assert "nothing was written" in capsys.readouterr().out
     assert (cohort / "r/predictions.csv").read_bytes() == whole

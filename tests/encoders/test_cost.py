@@ -27,6 +27,15 @@ def test_the_peak_counts_what_is_alive_at_once() -> None:
     assert memory.alive == 0
 
 
+def test_a_tensor_at_the_address_of_a_freed_one_is_counted() -> None:
+    before = [torch.ones(1000) for _ in range(50)]  # came in, then freed
+    with TensorMemory() as memory:
+        for _ in range(50):
+            before.pop().sum()
+        kept = [torch.ones(1000) for _ in range(50)]
+    assert memory.alive >= 4_000 * len(kept)
+
+
 def test_every_depth_is_measured_and_deeper_ones_cost_more(tmp_path: Path) -> None:
     config = EncoderConfig("resnet18", weights="random", depths=["stem", "layer2", "layer4"])
     rows = measure_costs(
