@@ -9,6 +9,7 @@ cohorts instead of 5 %; by patients (Obuchowski 1997) with Student's t in about 
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.stats import rankdata
@@ -24,6 +25,8 @@ from histotransfer_pl.errors import AnalysisError
 _ZERO = 1e-10
 # change of a patient's weight: its square and its rounding both leave nine digits
 _NUDGE = 5e-5
+# a study holds each arm against every other, and what a patient pulls does not depend on the other
+_PULLS: WeakKeyDictionary[Predictions, dict[str, Floats]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def delong(
             f"DeLong's test is for two classes, here are {first.n_classes} ({first.task}): "
             "use paired_test"
         )
-    units = first.patient_index if unit == "patient" else np.arange(first.n_slides)
-    pulls = _influence(first, units) - _influence(second, units)  # (2, units)
+    units = _units(first, unit)
+    pulls = _known_influence(first, unit) - _known_influence(second, unit)  # (2, units)
     carries = np.zeros(pulls.shape, dtype=bool)  # (2, units)
     carries[1 - first.y, units] = True
     carriers = carries.sum(1)  # (2,), units with positives and with negatives
@@ -123,6 +126,18 @@ def _same_slides(first: Predictions, second: Predictions) -> Predictions:
     check_enough(first)
     check_enough(second)
     return second
+
+
+def _units(predictions: Predictions, unit: str) -> Ints:
+    """The unit of each slide, (S,)."""
+    return predictions.patient_index if unit == "patient" else np.arange(predictions.n_slides)
+
+
+def _known_influence(predictions: Predictions, unit: str) -> Floats:
+    known = _PULLS.setdefault(predictions, {})
+    if unit not in known:
+        known[unit] = _influence(predictions, _units(predictions, unit))
+    return known[unit]
 
 
 def _influence(predictions: Predictions, units: Ints) -> Floats:

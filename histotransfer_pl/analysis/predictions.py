@@ -139,15 +139,7 @@ def align(first: Predictions, second: Predictions) -> Predictions:
     Raises:
         AnalysisError: The two differ in slides, labels, patients or folds; the message names how.
     """
-    ids, other_ids = np.asarray(first.slide_ids), np.asarray(second.slide_ids)
-    missing, extra = np.setdiff1d(ids, other_ids), np.setdiff1d(other_ids, ids)
-    if len(missing) or len(extra):
-        raise AnalysisError(
-            f"different slides: {some(missing)} only in the first, {some(extra)} only in the "
-            "second; evaluate both on the same test slides"
-        )
-    order = np.argsort(other_ids)[np.searchsorted(np.sort(other_ids), ids)]
-    aligned = second.rows(order)
+    ids, aligned = np.asarray(first.slide_ids), _in_order(first, second)
     _refuse_difference("label", ids, first.y, aligned.y)
     _refuse_difference("patient", ids, np.asarray(first.patients), np.asarray(aligned.patients))
     _refuse_difference("fold", ids, first.fold_index, aligned.fold_index)
@@ -157,6 +149,19 @@ def align(first: Predictions, second: Predictions) -> Predictions:
             "compare runs of the same target"
         )
     return aligned
+
+
+def _in_order(first: Predictions, second: Predictions) -> Predictions:
+    ids, other_ids = np.asarray(first.slide_ids), np.asarray(second.slide_ids)
+    if np.array_equal(ids, other_ids):
+        return second
+    missing, extra = np.setdiff1d(ids, other_ids), np.setdiff1d(other_ids, ids)
+    if len(missing) or len(extra):
+        raise AnalysisError(
+            f"different slides: {some(missing)} only in the first, {some(extra)} only in the "
+            "second; evaluate both on the same test slides"
+        )
+    return second.rows(np.argsort(other_ids)[np.searchsorted(np.sort(other_ids), ids)])
 
 
 def _check_shapes(

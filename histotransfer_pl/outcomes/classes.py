@@ -70,7 +70,7 @@ class Classes(Outcome):
     @classmethod
     @override
     def lacks(cls, part: pd.DataFrame, whole: pd.DataFrame, *, learning: bool) -> str:
-        missing = sorted(set(whole["label"]) - set(part["label"]))
+        missing = sorted(set(whole["label"].unique()) - set(part["label"].unique()))
         return f"no slide of class {shorten(missing)}" if missing else ""
 
     @classmethod

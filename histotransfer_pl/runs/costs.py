@@ -140,14 +140,15 @@ def _count(networks: Networks) -> pd.DataFrame:
     from histotransfer_pl.encoders.catalogue import find_entry
     from histotransfer_pl.encoders.cost import cost_table, count_costs
 
-    tables = []
-    for encoder, network in networks.items():
-        try:
-            rows = count_costs(find_entry(network.name), network.input_px)
-        except EncoderError:
-            # Features that were imported have no network to count.
-            continue
-        tables.append(cost_table(rows).assign(encoder=encoder))
+    counted: dict[Network, pd.DataFrame] = {}
+    for network in networks.values():
+        if network not in counted:
+            try:
+                rows = count_costs(find_entry(network.name), network.input_px)
+            except EncoderError:
+                rows = []  # features that were imported have no network to count
+            counted[network] = cost_table(rows) if rows else pd.DataFrame()
+    tables = [counted[n].assign(encoder=e) for e, n in networks.items() if len(counted[n])]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 

@@ -60,16 +60,19 @@ class PredictionTable:
 
     def of_patients(self) -> "PredictionTable":
         """One row per patient: mean scores; what the outcome makes of the targets of its slides."""
+        known = self.frame.sort_values("patient_id", kind="stable")
+        known = known if "label" in known else known.assign(label="known")
+        patients, starts = np.unique(known["patient_id"].to_numpy(str), return_index=True)  # (P,)
+        ends = [*starts[1:], len(known)]
+        scores = known[self.outcome.columns].to_numpy(float)  # (S, K)
         rows = []
-        known = self.frame if "label" in self.frame else self.frame.assign(label="known")
-        for patient, own in known.groupby("patient_id", sort=True):
+        for patient, start, end in zip(patients.tolist(), starts, ends, strict=True):
             try:
-                target = self.outcome.of_patient(own)
+                target = self.outcome.of_patient(known.iloc[start:end])
             except CohortError as error:
                 raise AnalysisError(str(error)) from error
-            means = own[self.outcome.columns].to_numpy(float).mean(0)  # (K,)
-            scores = self.outcome.cells(means)
-            rows.append({"slide_id": patient, "patient_id": patient, **target, **scores})
+            means = self.outcome.cells(scores[start:end].mean(0))
+            rows.append({"slide_id": patient, "patient_id": patient, **target, **means})
         return replace(self, frame=pd.DataFrame(rows))
 
 

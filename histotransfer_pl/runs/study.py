@@ -1,6 +1,7 @@
 """A study folder as found: its plan, how far it came, its runs; or plain run folders."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,10 +131,10 @@ def load_runs(folders: Sequence[Path]) -> Study:
     """Take plain run folders as a study."""
     if not folders:
         raise ConfigError("nothing to report: give --study_dir DIR, or --runs with run folders")
-    resolved = [folder.resolve() for folder in folders]
-    twice = [str(f) for f, r in zip(folders, resolved, strict=True) if resolved.count(r) > 1]
-    if twice:
-        raise ConfigError(f"run folder {twice[0]} is given twice: name each run once")
+    times = Counter(folder.resolve() for folder in folders)
+    twice = next((folder for folder in folders if times[folder.resolve()] > 1), None)
+    if twice is not None:
+        raise ConfigError(f"run folder {twice} is given twice: name each run once")
     runs = [
         PlannedRun(str(f), f, str(f), problem="" if f.is_dir() else f"there is no folder {f}")
         for f in folders
