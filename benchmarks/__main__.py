@@ -35,6 +35,7 @@ PROGRAMS = (
     "store_objects",
     "remote_extraction",
     "study_plan",
+    "report_runs",
     "datamodule_epoch",
     "mil_epoch",
     "topk_step",

@@ -51,7 +51,8 @@ def write_bags(root: Path, table: Path, lengths: list[int], width: int) -> list[
     with store.writing():
         for name, rows in zip(names, lengths, strict=True):
             values = generator.standard_normal((rows, width), np.float32)
-            slide = store.add_slide(name, None, rows)
+            places = np.stack([np.arange(rows), np.zeros(rows, np.int64)], 1) * 224  # (N, 2)
+            slide = store.add_slide(name, places)
             slide.write(FEATURES, values, {"encoder": "resnet18"}, dtype=np.float16)
     labels = [number % 2 for number in range(len(names))]
     frame = pd.DataFrame({"slide_id": names, "patient_id": names, "label": labels})

@@ -18,7 +18,7 @@ from histotransfer_pl.callbacks.predictions import prediction_rows
 from histotransfer_pl.data.features import FeatureDataModule
 from histotransfer_pl.data.tile import slide_file
 from histotransfer_pl.data.topk import TopKPatchDataModule
-from histotransfer_pl.errors import SlideError
+from histotransfer_pl.errors import SlideError, StoreError
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.tasks.finetune import TopKFineTuner, topk_data
@@ -149,18 +149,18 @@ def top_patches(
     """The k patches of a slide with the most attention; one that says why if it is unreadable."""
     attention = module.attend(data.read_bag([slide_id])).numpy()  # (N,)
     slide = data.store.slide(slide_id)
-    coords = slide.coords()
     best = np.argsort(-attention, kind="stable")[:k]
     images = []
     try:
-        reader = open_slide(slide_file(slide), float(slide.attributes["slide_mpp"]))
+        coords = slide.coords()
+        reader = open_slide(slide_file(slide), float(slide.fact("slide_mpp")))
         for row in best:
             x, y = (int(v) for v in coords[row])
             pixels: NDArray[np.uint8] = reader.read_patch(x, y, settings.patch_px, settings.mpp)
             caption = f"({x}, {y}): {in_multiples(attention[row], len(attention))}"
             images.append(CaptionedImage(pixels, caption))
         reader.close()
-    except SlideError as error:
+    except (SlideError, StoreError) as error:
         # A picture on the dashboard is no reason to lose a finished fit.
         return [CaptionedImage(np.zeros((8, 8, 3), np.uint8), f"cannot be read: {error}")]
     return images

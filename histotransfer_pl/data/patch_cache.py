@@ -90,7 +90,7 @@ class PatchCache:
             found = self._open.get(slide_id)
             if found is None:
                 slide = self.store.slide(slide_id)
-                mpp = float(slide.attributes["slide_mpp"])
+                mpp = float(slide.fact("slide_mpp"))
                 found = open_slide(self._path(slide_id), mpp), slide.coords()
                 self._open[slide_id] = found
                 while len(self._open) > _OPEN_SLIDES:
@@ -117,7 +117,7 @@ class PatchCache:
         facts = [
             slide_id,
             {key: attributes["fingerprint"][key] for key in ("size", "quick_hash")},
-            attributes["slide_mpp"],
+            slide.fact("slide_mpp"),
             [self.grid.patch_px, self.grid.mpp],
             hashlib.sha256(slide.coords().tobytes()).hexdigest(),
         ]
@@ -126,4 +126,4 @@ class PatchCache:
 
     def _path(self, slide_id: str) -> Path:
         known = self._slides.get(slide_id)
-        return known or Path(str(self.store.slide(slide_id).attributes["path"]))
+        return known or Path(str(self.store.slide(slide_id).fact("path")))

@@ -181,12 +181,12 @@ class PatchSampleDataModule(LightningDataModule):
 
     def _work(self, slide_id: str) -> SlideWork:
         slide = self.store.slide(slide_id)
-        path = Path(slide.attributes["path"])
+        path = Path(slide.fact("path"))
         if self.slides is not None:
             path = self._moved.get(slide_id, self.slides / slide_id)
         entry = SlideEntry(slide_id, path)
         check_unmoved(entry.path, slide.attributes)
-        return SlideWork(entry, slide.n_patches, float(slide.attributes["slide_mpp"]), missing=())
+        return SlideWork(entry, slide.n_patches, float(slide.fact("slide_mpp")), missing=())
 
 
 def draw_batches(

@@ -131,7 +131,7 @@ class PatchDataModule(LightningDataModule):
             slide = self.store.slide(entry.slide_id)
             missing = tuple(name for name in arrays if not slide.has(name))
             if missing and slide.n_patches:
-                mpp = float(slide.attributes["slide_mpp"])
+                mpp = float(slide.fact("slide_mpp"))
                 self.work.append(SlideWork(entry, slide.n_patches, mpp, missing))
 
     @override

@@ -246,9 +246,10 @@ def slide_file(slide: StoredSlide) -> Path:
 
     Raises:
         StoreMismatchError: If another file lies there.
+        StoreError: If the store does not record which it was.
         SlideError: If there is none.
     """
-    path = Path(str(slide.attributes["path"]))
+    path = Path(str(slide.fact("path")))
     if "fingerprint" in slide.attributes:  # slides added by hand may have none
         check_unmoved(path, slide.attributes)
     return path

@@ -36,8 +36,8 @@ def write_attention_files(
     """
     path = slide_file(slide)
     relative = relative_attention(weights)  # (N,)
-    coords, attributes = slide.coords(), slide.attributes
-    side, mpp = float(attributes["patch_size_level0"]), float(attributes["slide_mpp"])
+    coords = slide.coords()
+    side, mpp = float(slide.fact("patch_size_level0")), float(slide.fact("slide_mpp"))
     name = encode_key(slide.slide_id)
     with open_slide(path, mpp) as reader:
         content = attention_geojson(coords, side, relative, top_k, reader.qupath_origin)

@@ -131,10 +131,6 @@ def _attention_exporter(
         slide = store.slide(slide_id)
         weights = read_attention(slide, *run.names)
         words = SlideWords(slide_id, run.title, run.outcomes.get(slide_id, ""))
-        if slide.attributes.get("path") is None:
-            raise StoreError(
-                f"the store does not know the file of slide {slide_id!r}: import with --slides"
-            )
         stem = write_attention_files(slide, weights, words, out, top_k)
         return tuple(out / f"{stem}.{kind}" for kind in ("geojson", "png", "svg"))
 

@@ -132,16 +132,13 @@ def _panel(run: Run, store: FeatureStore, row: pd.Series, top_k: int) -> SlidePa
         verdict += ": right" if row["right"] else ": wrong"
     try:
         slide = store.slide(slide_id)
-        attributes = slide.attributes
+        mpp = float(slide.fact("slide_mpp"))
         weights = read_attention(slide, *run.attention_names)
-        reader = open_slide(slide_file(slide), float(attributes["slide_mpp"]))
+        reader = open_slide(slide_file(slide), mpp)
         with reader:
             return _draw(slide, reader, weights, (slide_id, verdict, run.name), store, top_k)
     except (SlideError, StoreError) as error:
         return SlidePanel(slide_id, verdict, run.name, problem=str(error))
-    except KeyError as error:
-        problem = f"the store does not record {error} of this slide (features without slides?)"
-        return SlidePanel(slide_id, verdict, run.name, problem=problem)
 
 
 def _draw(
@@ -152,7 +149,7 @@ def _draw(
     store: FeatureStore,
     top_k: int,
 ) -> SlidePanel:
-    coords, side = slide.coords(), float(slide.attributes["patch_size_level0"])
+    coords, side = slide.coords(), float(slide.fact("patch_size_level0"))
     mpp = thumbnail_mpp(reader.dimensions_level0, reader.mpp, LONG_SIDE_PX)
     thumbnail = reader.thumbnail(mpp)  # (h, w, 3)
     relative = relative_attention(weights)  # (N,)

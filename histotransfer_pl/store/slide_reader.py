@@ -53,6 +53,22 @@ class SlideReader:
             attributes["path"] = find_path(str(recorded), self._store.files.location)
         return attributes
 
+    def fact(self, name: str) -> Any:
+        """An attribute that only slides have whose file was at hand.
+
+        Args:
+            name: Such as ``path``, ``slide_mpp`` or ``patch_size_level0``.
+
+        Raises:
+            StoreError: It was not recorded.
+        """
+        if self.attributes.get(name) is None:
+            raise StoreError(
+                f"{self._store.location} does not record the {name} of slide {self.slide_id!r}: "
+                "its features came without the slide; import them with --slides"
+            )
+        return self.attributes[name]
+
     @property
     def contents(self) -> list[str] | None:
         """Arrays that belong to the slide, there or not; None in a store of version 1.

@@ -274,7 +274,7 @@ def _pixels(store: FeatureStore, stored: list[StoredSlide], moved: Path | None) 
 
 
 def _file_name(slide: StoredSlide) -> str:
-    return Path(str(slide.attributes["path"])).name
+    return Path(str(slide.fact("path"))).name
 
 
 def _draw(

@@ -11,8 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from histotransfer_pl.callbacks.dashboard import in_multiples
+from histotransfer_pl.cli.main import main
 from histotransfer_pl.slides.reader import open_slide
 from histotransfer_pl.store.feature_store import FeatureStore
+from histotransfer_pl.store.layout import feature_path
 from histotransfer_pl.tasks.open_bags import most_attended
 from histotransfer_pl.tasks.slide_model import SlidePrediction
 from tests.tuning import PATCH_PX, TOPK, attention_array, tuning
@@ -120,3 +122,24 @@ def test_a_logger_that_fails_costs_one_line(
 
 def test_captions_are_in_multiples_of_uniform_attention() -> None:
     assert in_multiples(0.5, 4) == "2.0 x uniform attention"
+
+
+def test_a_fit_ends_well_where_the_store_does_not_record_the_files(
+    tuning_cohort: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    made = FeatureStore.open("s.zarr")
+    store = FeatureStore.open_or_create("hand.zarr", {"patch_px": PATCH_PX, "mpp": 0.5})
+    with store.writing():
+        for slide in made:
+            copy = store.add_slide(slide.slide_id, slide.coords())
+            for encoder, depth in slide.features():
+                values = slide.read(feature_path(encoder, depth))
+                copy.write(feature_path(encoder, depth), values, {"encoder": encoder})
+    assert tuning("fit", "--data.store", "hand.zarr", "--run_dir", "a", epochs=1) == 0
+    assert len(list((media(Path("a")) / "images/val/top_patches").iterdir())) == 4
+    assert tuning("predict", "--data.store", "hand.zarr", "--run_dir", "a") == 0
+    capsys.readouterr()
+    assert main(["export", "--store", "hand.zarr", "--run_dir", "a"]) == 3
+    line = "hand.zarr does not record the path of slide 's00'"
+    assert line in capsys.readouterr().err
