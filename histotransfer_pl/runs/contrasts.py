@@ -57,13 +57,20 @@ class Contrast:
 def planned_contrasts(
     results: Sequence[ArmResult], order: Mapping[str, Sequence[str]]
 ) -> list[Contrast]:
-    """Pairs of arms that differ in one factor only, which is what a study asks; Holm over all."""
+    """Pairs of arms that differ in one factor only, which is what a study asks; Holm over all.
+
+    Random networks beside trained ones are there to be compared with: what sets two of them apart
+    nobody asks, and the correction for it would hide what is asked.
+    """
     arms = [result.arm for result in results]
+    taught = {_place(arm.key) for arm in arms if not _random(arm.key)}
+    controls = {arm for arm in arms if _random(arm.key) and _place(arm.key) in taught}
     pairs = [
         (question, first, second)
         for question in QUESTIONS
         for first, second in combinations(arms, 2)
         if _differ_only_in(question, first.key, second.key, order)
+        and not {first, second} <= controls
     ]
     oriented = [(q, *_orient(q, a, b, order)) for q, a, b in pairs]
     return _corrected([_compare(q, a, b) for q, a, b in oriented])
@@ -120,6 +127,10 @@ def _orient(question: str, a: Arm, b: Arm, order: Mapping[str, Sequence[str]]) -
 def _deepest(key: ArmKey, order: Mapping[str, Sequence[str]]) -> bool:
     depths = order.get(key.encoder, ())
     return bool(depths) and depths[-1] == key.depth
+
+
+def _place(key: ArmKey) -> tuple[str, str, object]:
+    return key.depth, key.head, key.variant
 
 
 def _random(key: ArmKey) -> bool:

@@ -109,6 +109,22 @@ def test_depths_are_held_against_the_deepest_and_nothing_else(tmp_path: Path) ->
     }
 
 
+def test_random_networks_are_compared_only_where_nothing_else_is() -> None:
+    def asked(kinds: dict[str, str]) -> list[tuple[str, str, str]]:
+        keys = [ArmKey(e, k, d, "h", weights_kind=k) for e, k in kinds.items() for d in "ab"]
+        results = [ArmResult(Arm(k, Task("c", "t", "slide"), {}), {}, complete=True) for k in keys]
+        found = planned_contrasts(results, {e: ["a", "b"] for e in kinds})
+        return [(c.question, c.first.key.encoder, c.second.key.encoder) for c in found]
+
+    both = asked({"e": "pretrained", "r0": "random", "r1": "random"})
+    assert sorted(both) == [
+        ("depth", "e", "e"),
+        *(("encoder", "e", r) for r in ("r0", "r0", "r1", "r1")),
+    ]
+    assert ("depth", "r0", "r0") in (alone := asked({"r0": "random", "r1": "random"}))
+    assert ("encoder", "r0", "r1") in alone
+
+
 def test_tuned_arms_are_held_against_frozen_and_against_their_controls() -> None:
     variants = ["frozen", "topk", "random", "bottom", "topk-joint"]
     keys = [ArmKey("e", "default", "d", "h", Variant.read(v)) for v in variants]
