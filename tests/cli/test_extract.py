@@ -91,6 +91,14 @@ def test_row_i_is_the_patch_at_coords_i(extract: Extract, slides: Path, tmp_path
     assert store.verify() == []
 
 
+def test_nothing_on_the_way_changes_a_bit(extract: Extract, slides: Path, tmp_path: Path) -> None:
+    assert extract("--model.dtype", "float32", "--data.batch_size", "1") == 0
+    store = open_store(tmp_path)
+    for path in sorted(slides.iterdir()):
+        found = store.slide(path.stem).read(ARRAYS[1])
+        np.testing.assert_array_equal(found, recompute(store, path.stem, path))
+
+
 @pytest.mark.slow
 def test_compiled_encoders_give_the_same_features(
     extract: Extract, slides: Path, tmp_path: Path
