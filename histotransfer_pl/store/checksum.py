@@ -21,6 +21,7 @@ SEAL = "seal"
 
 # How the values lie in files may change: a store that another tool has compressed still verifies.
 _UNSEALED = ("codecs", "chunk_grid")
+_SORTED = json.JSONEncoder(sort_keys=True)  # json.dumps would make one for each slide
 
 
 class Checksum:
@@ -82,5 +83,5 @@ def check_seal(document: Json, node: str, name: str, *, required: bool = False) 
 def _digest(document: Json, node: str) -> str:
     attributes = {k: v for k, v in document["attributes"].items() if k != SEAL}
     sealed = {k: v for k, v in document.items() if k not in _UNSEALED}
-    text = json.dumps([node, {**sealed, "attributes": attributes}], sort_keys=True)
+    text = _SORTED.encode([node, {**sealed, "attributes": attributes}])
     return f"xxh3:{xxhash.xxh3_64_hexdigest(text.encode())}"

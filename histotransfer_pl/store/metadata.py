@@ -187,7 +187,7 @@ def from_bytes(content: bytes, node_type: str, where: str) -> Json:
         where: What it belongs to, for messages.
     """
     try:
-        document = json.loads(content)
+        document = json.loads(content.decode())  # of bytes json guesses the encoding first
     except ValueError as error:
         raise StoreError(
             f"the zarr.json of {where} is no valid JSON ({error}): it is damaged; delete its "
