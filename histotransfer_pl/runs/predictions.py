@@ -60,9 +60,11 @@ class PredictionTable:
 
     def of_patients(self) -> "PredictionTable":
         """One row per patient: mean scores; what the outcome makes of the targets of its slides."""
-        known = self.frame.sort_values("patient_id", kind="stable")
-        known = known if "label" in known else known.assign(label="known")
-        patients, starts = np.unique(known["patient_id"].to_numpy(str), return_index=True)  # (P,)
+        known = self.frame if "label" in self.frame else self.frame.assign(label="known")
+        ids = known["patient_id"].to_numpy(str)  # (S,)
+        order = np.argsort(ids, kind="stable")
+        known = known.iloc[order]
+        patients, starts = np.unique(ids[order], return_index=True)  # (P,)
         ends = [*starts[1:], len(known)]
         scores = known[self.outcome.columns].to_numpy(float)  # (S, K)
         rows = []
