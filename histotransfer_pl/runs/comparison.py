@@ -116,7 +116,7 @@ def _compare_task(study: Study, arms: Sequence[Arm], n_resamples: int) -> TaskRe
         arms=arms,
         results=results,
         best=best,
-        planned=planned_contrasts(results, order),
+        planned=planned_contrasts(results, order, networks),
         ranking=[] if best is None else ranking_contrasts(results, best.arm),
         curves=depth_curves(results, order, costs, networks),
         colour=colour_alone(results, networks),

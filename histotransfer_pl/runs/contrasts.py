@@ -10,6 +10,7 @@ from histotransfer_pl.errors import AnalysisError
 from histotransfer_pl.runs.arms import Arm, compare_arms
 from histotransfer_pl.runs.results import ArmResult
 from histotransfer_pl.runs.run import ArmKey
+from histotransfer_pl.runs.study import Network
 
 LEVEL = 0.05
 """Corrected p-values below this count as beyond chance."""
@@ -55,25 +56,47 @@ class Contrast:
 
 
 def planned_contrasts(
-    results: Sequence[ArmResult], order: Mapping[str, Sequence[str]]
+    results: Sequence[ArmResult],
+    order: Mapping[str, Sequence[str]],
+    networks: Mapping[str, Network],
 ) -> list[Contrast]:
     """Pairs of arms that differ in one factor only, which is what a study asks; Holm over all.
 
-    Random networks beside trained ones are there to be compared with: what sets two of them apart
-    nobody asks, and the correction for it would hide what is asked.
+    Random networks beside trained ones are there to be compared with. What sets two of them apart
+    nobody asks, nor how a network does against random weights of another, where there are some of
+    its own; the correction for it would hide what is asked.
     """
     arms = [result.arm for result in results]
-    taught = {_place(arm.key) for arm in arms if not _random(arm.key)}
-    controls = {arm for arm in arms if _random(arm.key) and _place(arm.key) in taught}
     pairs = [
         (question, first, second)
         for question in QUESTIONS
         for first, second in combinations(arms, 2)
         if _differ_only_in(question, first.key, second.key, order)
-        and not {first, second} <= controls
     ]
-    oriented = [(q, *_orient(q, a, b, order)) for q, a, b in pairs]
+    asked = _without_idle_controls(pairs, networks)
+    oriented = [(q, *_orient(q, a, b, order)) for q, a, b in asked]
     return _corrected([_compare(q, a, b) for q, a, b in oriented])
+
+
+def _without_idle_controls(
+    pairs: Sequence[tuple[str, Arm, Arm]], networks: Mapping[str, Network]
+) -> list[tuple[str, Arm, Arm]]:
+    arms = {arm for _, *both in pairs for arm in both}
+    taught = {_place(arm.key) for arm in arms if not _random(arm.key)}
+    controls = {arm for arm in arms if _random(arm.key) and _place(arm.key) in taught}
+    twins = {(networks.get(arm.key.encoder), _place(arm.key)) for arm in controls}
+
+    def is_asked(first: Arm, second: Arm) -> bool:
+        beside = {first, second} - controls
+        if len(beside) != 1:  # both are trained, or both are controls
+            return len(beside) == 2
+        (trained,) = beside
+        one, other = (networks.get(arm.key.encoder) for arm in (first, second))
+        return one == other or (networks.get(trained.key.encoder), _place(trained.key)) not in twins
+
+    return [
+        (question, first, second) for question, first, second in pairs if is_asked(first, second)
+    ]
 
 
 def ranking_contrasts(results: Sequence[ArmResult], best: Arm) -> list[Contrast]:

@@ -24,7 +24,7 @@ from histotransfer_pl.runs.results import (
     results_text,
 )
 from histotransfer_pl.runs.run import ArmKey, Task, read_run
-from histotransfer_pl.runs.study import load_runs, load_study
+from histotransfer_pl.runs.study import Network, load_runs, load_study
 from histotransfer_pl.runs.variant import Variant
 from tests.runs.folders import predictions, write_run, write_study
 
@@ -59,7 +59,7 @@ def test_the_better_arm_wins_and_the_summary_says_so(tmp_path: Path) -> None:
     assert best is not None
     assert best.arm.key.encoder == "good"
     order = {"good": ["last"], "bad": ["last"]}
-    planned, ranking = planned_contrasts(results, order), ranking_contrasts(results, best.arm)
+    planned, ranking = planned_contrasts(results, order, {}), ranking_contrasts(results, best.arm)
     assert [c.question for c in planned] == ["encoder"]
     assert planned[0].beyond_chance
     said = summarise(results, planned, ranking, [])
@@ -101,7 +101,7 @@ def test_depths_are_held_against_the_deepest_and_nothing_else(tmp_path: Path) ->
     order = {e: ["d1", "d2", "d3"] for e in ("a", "b")}
     pairs = {
         (c.question, "".join(c.first.key[:3:2]), "".join(c.second.key[:3:2]))
-        for c in planned_contrasts(results, order)
+        for c in planned_contrasts(results, order, {})
     }
     assert pairs == {
         *(("encoder", f"a{d}", f"b{d}") for d in ("d1", "d2", "d3")),
@@ -109,20 +109,27 @@ def test_depths_are_held_against_the_deepest_and_nothing_else(tmp_path: Path) ->
     }
 
 
-def test_random_networks_are_compared_only_where_nothing_else_is() -> None:
+def test_random_networks_are_compared_only_with_their_own_network() -> None:
     def asked(kinds: dict[str, str]) -> list[tuple[str, str, str]]:
         keys = [ArmKey(e, k, d, "h", weights_kind=k) for e, k in kinds.items() for d in "ab"]
         results = [ArmResult(Arm(k, Task("c", "t", "slide"), {}), {}, complete=True) for k in keys]
-        found = planned_contrasts(results, {e: ["a", "b"] for e in kinds})
-        return [(c.question, c.first.key.encoder, c.second.key.encoder) for c in found]
+        networks = {encoder: Network(encoder[0]) for encoder in kinds}
+        found = planned_contrasts(results, {e: ["a", "b"] for e in kinds}, networks)
+        return sorted((c.question, c.first.key.encoder, c.second.key.encoder) for c in found)
 
-    both = asked({"e": "pretrained", "r0": "random", "r1": "random"})
-    assert sorted(both) == [
-        ("depth", "e", "e"),
-        *(("encoder", "e", r) for r in ("r0", "r0", "r1", "r1")),
-    ]
-    assert ("depth", "r0", "r0") in (alone := asked({"r0": "random", "r1": "random"}))
-    assert ("encoder", "r0", "r1") in alone
+    trained = {"a": "pretrained", "a0": "random", "a1": "random"}
+    own = [("depth", "a", "a"), *(("encoder", "a", r) for r in ("a0", "a0", "a1", "a1"))]
+    assert asked(trained) == own
+    # A second network without random weights of its own is held against those of the first ...
+    alone = asked({**trained, "b": "pretrained"})
+    assert alone.count(("encoder", "b", "a0")) == alone.count(("encoder", "a", "b")) == 2
+    # ... and one that has them is not.
+    both = asked({**trained, "b": "pretrained", "b0": "random"})
+    assert both.count(("encoder", "b", "b0")) == both.count(("encoder", "a", "b")) == 2
+    assert ("encoder", "b", "a0") not in both
+    assert ("encoder", "a", "b0") not in both
+    random = asked({"a0": "random", "a1": "random"})
+    assert random == [("depth", "a0", "a0"), ("depth", "a1", "a1"), *[("encoder", "a0", "a1")] * 2]
 
 
 def test_tuned_arms_are_held_against_frozen_and_against_their_controls() -> None:
@@ -130,7 +137,7 @@ def test_tuned_arms_are_held_against_frozen_and_against_their_controls() -> None
     keys = [ArmKey("e", "default", "d", "h", Variant.read(v)) for v in variants]
     arms = [Arm(key, Task("c", "t", "slide"), {}) for key in keys]
     results = [ArmResult(arm, {}, complete=True) for arm in arms]
-    contrasts = planned_contrasts(results, {})
+    contrasts = planned_contrasts(results, {}, {})
     pairs = [(str(c.first.key.variant), str(c.second.key.variant)) for c in contrasts]
     assert set(pairs) == {
         *((v, "frozen") for v in variants[1:]),

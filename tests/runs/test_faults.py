@@ -126,7 +126,7 @@ def test_an_alias_with_random_in_it_is_no_random_network(tmp_path: Path) -> None
     arms = group_arms(read_runs(load_study(folder).runs)[0])[0]
     labels = {arm.key.encoder: encoder_label(arm.key) for arm in arms}
     assert labels == {"uni-randomcrop": "uni-randomcrop", "plain": "plain (random weights)"}
-    (contrast,) = planned_contrasts(evaluate_arms(arms, n_resamples=50), {})
+    (contrast,) = planned_contrasts(evaluate_arms(arms, n_resamples=50), {}, {})
     assert contrast.second.key.encoder == "plain"  # random weights are the reference
 
 
