@@ -30,7 +30,9 @@ def work(argv: Sequence[str]) -> int:
         file.write(f"{argv[1]} {os.getpid()}\n")
     if argv[1] == "b" and (folder / "slow").exists():
         (folder / "slow").unlink()
-        time.sleep(600)
+        # Short sleeps: a signal that another thread of the process takes does not end one.
+        for _ in range(6000):
+            time.sleep(0.1)
     if argv[1] == "d" and (folder / "bad").exists():
         sys.stderr.write("error: no space\n")
         return 1
