@@ -264,3 +264,10 @@ def test_a_difference_without_spread_is_refused(compare: Test) -> None:
     wrong = Predictions(list("abcdef"), list("abcdef"), labels, 1.0 - labels)
     with pytest.raises(AnalysisError, match="differ by 1 on every resample alike"):
         compare(right, wrong)
+
+
+def test_what_is_known_of_one_unit_is_not_taken_for_the_other() -> None:
+    by_slide = delong(*simulate(np.random.default_rng(3)), unit="slide")
+    pair = simulate(np.random.default_rng(3))
+    assert delong(*pair, unit="patient") != by_slide
+    assert delong(*pair, unit="slide") == by_slide

@@ -11,7 +11,7 @@ from histotransfer_pl.report.curves import against_depth
 from histotransfer_pl.report.summary import summarise
 from histotransfer_pl.runs.arms import group_arms, read_runs
 from histotransfer_pl.runs.controls import control_of
-from histotransfer_pl.runs.costs import colour_alone, depth_curves
+from histotransfer_pl.runs.costs import colour_alone, depth_curves, read_costs
 from histotransfer_pl.runs.results import ArmResult, evaluate_arms
 from histotransfer_pl.runs.study import Network, load_study
 from tests.runs.folders import write_study
@@ -109,3 +109,11 @@ def test_the_summary_and_the_figure_say_it(results: list[ArmResult]) -> None:
     bare = against_depth([c for c in curves if not c.random], [], "depth")
     assert bare is not None
     assert "channels" not in bare.caption
+
+
+def test_each_network_is_counted_at_its_own_size() -> None:
+    networks = {"a": Network("resnet18", 64), "b": Network("resnet18", 128), "c": Network("none")}
+    table, _ = read_costs(None, {**networks, "again": networks["a"]})
+    macs = table.groupby("encoder")["macs"].max()
+    assert set(macs.index) == {"a", "b", "again"}
+    assert macs["again"] == macs["a"] < macs["b"]

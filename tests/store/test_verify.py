@@ -289,3 +289,9 @@ def test_a_pipe_in_place_of_values_is_not_waited_for(store: FeatureStore) -> Non
     _pipe(store.path / "a")
     with pytest.raises(StoreError, match="has 0 bytes, its metadata says 204"):
         store.slide("a").read(FEATURES)
+
+
+def test_the_order_of_keys_is_not_sealed() -> None:
+    document = {"node_type": "group", "attributes": {"slide_id": "a", "n_patches": 3}}
+    turned = {"attributes": {"n_patches": 3, "slide_id": "a"}, "node_type": "group"}
+    assert seal(document, "a")["attributes"]["seal"] == seal(turned, "a")["attributes"]["seal"]
