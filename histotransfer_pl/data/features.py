@@ -304,10 +304,14 @@ class FeatureDataModule(LightningDataModule):
         self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> Any:
         """Lengths stay on the host: reading them back would make every step wait for the device."""
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        if isinstance(batch, BagBatch):
-            moved = moved._replace(lengths=batch.lengths)
-        return moved
+        if not isinstance(batch, BagBatch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        moved = {
+            name: part.to(device, non_blocking=True)
+            for name, part in batch._asdict().items()
+            if part is not None and name != "lengths"
+        }
+        return batch._replace(**moved)
 
     def _choose_features(self, trained: RunRecord | None) -> tuple[str, list[str]]:
         """The encoder and depths asked for, or of the model, or the only ones there are."""

@@ -89,7 +89,6 @@ class AttentionMIL(SlideModel):
     def training_step(self, batch: Bags, batch_idx: int) -> Tensor:
         batch = as_batch(batch)
         output = self(batch.features, batch.lengths, batch.covariates)
-        self._require_finite_features(output, batch)
         return self.weighted_loss(output, batch)
 
     @override
@@ -109,14 +108,15 @@ class AttentionMIL(SlideModel):
     def predict_step(self, batch: Bags, batch_idx: int) -> SlidePrediction:
         batch = as_batch(batch)
         output = self(batch.features, batch.lengths, batch.covariates)
-        self._require_finite_features(output, batch)
+        if not output.logits.isfinite().all():
+            self._refuse(batch)
         return self.prediction(output, batch.lengths, batch.indices)
 
-    def _require_finite_features(self, output: MILOutput, batch: BagBatch) -> None:
+    @override
+    def _refuse(self, batch: BagBatch) -> None:
         """Name the slide whose features are to blame, rather than the learning rate."""
-        if output.logits.isfinite().all():
-            return
         pieces = batch.features.split(batch.lengths.tolist())
         for index, features in zip(batch.indices, pieces, strict=True):
             stored = optional_data(self) is not None
             require_finite(features, self.bag_names(index[None]), stored=stored)
+        super()._refuse(batch)

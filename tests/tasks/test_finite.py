@@ -1,0 +1,70 @@
+"""Steps whose values are not finite end the run, without a wait for the device in each step."""
+
+from typing import Any, NoReturn
+
+import pytest
+import torch
+
+from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.tasks.finite import FiniteCheck
+
+
+def refuse() -> NoReturn:
+    raise ConfigError("not finite")
+
+
+class Flag:
+    """The answer of a step, on a device that has not come to it yet."""
+
+    def __init__(self, *, finite: bool) -> None:
+        self.device = torch.device("cuda")
+        self.value = torch.tensor(finite)
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the program waited for."""
+    found: list[str] = []
+
+    class Host:
+        def copy_(self, flag: Flag, **_: Any) -> None:
+            self.value = flag.value
+
+        def __bool__(self) -> bool:
+            return bool(self.value)
+
+    class Event:
+        def __init__(self, _: torch.device) -> None: ...
+
+        def record(self) -> None: ...
+
+        def synchronize(self) -> None:
+            found.append("device")
+
+    monkeypatch.setattr(torch, "empty_like", lambda *_, **__: Host())
+    monkeypatch.setattr(torch, "Event", Event)
+    return found
+
+
+def test_on_the_cpu_a_step_is_refused_at_once() -> None:
+    check = FiniteCheck()
+    check.note(torch.tensor(True), refuse)
+    with pytest.raises(ConfigError):
+        check.note(torch.tensor(False), refuse)
+
+
+def test_on_a_device_the_answer_of_a_step_is_read_one_step_later(waits: list[str]) -> None:
+    check = FiniteCheck()
+    check.note(Flag(finite=False), refuse)  # type: ignore[arg-type]
+    assert waits == []
+    with pytest.raises(ConfigError):
+        check.note(Flag(finite=True), refuse)  # type: ignore[arg-type]
+    assert waits == ["device"]
+
+
+def test_before_weights_are_stored_the_last_step_is_looked_at(waits: list[str]) -> None:
+    check = FiniteCheck()
+    check.note(Flag(finite=False), refuse)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError):
+        check.settle()
+    check.settle()  # said once
