@@ -24,6 +24,7 @@ GPU_FIRST = {
     "stacked_folds": "one step of five stacked heads vs one after the other, ≥ 3",
     "truncation": "four depths in one pass and a cut encoder, ≤ 0.45, 1.05, 0.75",
     "cka_cost": "CKA of all layers vs the forward passes, ≤ 1.3",
+    "encoder_precision": "encoder in TF32, bf16 and fp16 vs float32, ≥ 1; error ≤ 0.02, bf16 ≤ 0.1",
 }
 """Programs that can run on a GPU, the most telling ones first, and what they measure there."""
 
@@ -50,6 +51,7 @@ PROGRAMS = (
     "finetune_memory",
     "adapter_memory",
     "cka_cost",
+    "encoder_precision",
     "huge_slide",
     "scaling",
     "startup",

@@ -22,6 +22,11 @@ TINY: dict[str, dict[str, Any]] = {
     "stacked_folds": {"patches": (20,), "width": 16},
     "truncation": {"batch_size": 2, "side_px": 64},
     "cka_cost": {"encoder": "timm:test_resnet", "patches": 4, "batch_size": 4, "patch_px": 64},
+    "encoder_precision": {
+        "encoders": ("timm:test_resnet", "timm:test_vit"),
+        "patches": 2,
+        "patch_px": 160,
+    },
 }
 
 
@@ -114,5 +119,8 @@ def test_a_program_runs_to_its_end(
     results = program.measure(device="cuda", **TINY[name], **rounds)
     assert results
     assert {result.device for result in results} == {"cuda"}
-    assert all(result.ratio > 0 for result in results)
+    measured = [result for result in results if not result.left_out]  # some lack real weights
+    # The CPU rounds nothing where it plays, so features are off by nothing.
+    assert all(result.ratio > 0 or result.unit == "norm / norm" for result in measured)
+    assert measured
     assert played_cuda["cuda"] > 0
