@@ -13,9 +13,9 @@ from histotransfer_pl.tasks.similarity import ComparedEncoder, RepresentationSim
 
 def measure(
     encoder: str = "timm:vit_tiny_patch16_224",
-    patches: int = 64,
+    patches: int | None = None,
     patch_px: int = 224,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     rounds: int = 2,
     device: str = "cpu",
 ) -> list[Result]:
@@ -25,13 +25,16 @@ def measure(
 
     Args:
         encoder: Name of the encoder, compared with itself under another seed, at all depths.
-        patches: Patches.
+        patches: Patches; by default 64 on the CPU and 4,096 on a GPU.
         patch_px: Side of a patch.
-        batch_size: Patches of a batch.
+        batch_size: Patches of a batch; by default 64 on the CPU and 256 on a GPU.
         rounds: Rounds.
         device: cpu or cuda.
     """
     keep_freed_memory()
+    on_gpu = device == "cuda"
+    patches = patches or (4_096 if on_gpu else 64)
+    batch_size = batch_size or (256 if on_gpu else 64)
     shape = (batch_size, patch_px, patch_px, 3)
     batches = [
         torch.randint(0, 256, shape, dtype=torch.uint8, device=device)

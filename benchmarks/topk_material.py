@@ -51,6 +51,10 @@ def prepare(n: int, k: int, side_px: int, encoder_name: str, patients: int) -> N
     labels = [i % 2 for i in range(patients)]
     table = pd.DataFrame({"slide_id": names, "patient_id": names, "label": labels})
     table.to_csv("c.csv", index=False)
-    command(["fit", "--run_dir", "stage1", *_COHORT, *_QUIET])
-    command(["predict", "--run_dir", "stage1", *_COHORT, *_QUIET])
-    command(["select", "--run", "stage1", "--top_k", str(k), "--name", "top"])
+    for verb in (
+        ["fit", "--run_dir", "stage1", *_COHORT, *_QUIET],
+        ["predict", "--run_dir", "stage1", *_COHORT, *_QUIET],
+        ["select", "--run_dir", "stage1", "--top_k", str(k), "--name", "top"],
+    ):
+        if command(verb):
+            raise SystemExit(f"{verb[0]} failed: its error stands above")

@@ -55,7 +55,8 @@ def _resnet18(depths: list[str], device: str) -> PatchEncoder:
 
 @torch.inference_mode()
 def _encode(encoder: PatchEncoder, patches: Tensor) -> None:
-    encoder(patches)
+    with torch.autocast("cuda", torch.float16, enabled=patches.is_cuda):
+        encoder(patches)
     if patches.is_cuda:
         torch.cuda.synchronize(patches.device)
 

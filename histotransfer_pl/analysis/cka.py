@@ -17,6 +17,7 @@ from histotransfer_pl.errors import AnalysisError
 
 # columns of a feature map taken at once: their centred copy stays in the cache (8 MB, 256 patches)
 _COLUMNS = 8_192
+NOT_FINITE = "features are not finite: look for NaN in the network or its input"
 
 
 def linear_cka(x: Tensor, y: Tensor, *, debiased: bool = False) -> float:
@@ -83,6 +84,14 @@ def linear_gram(features: Tensor) -> Tensor:
     Raises:
         AnalysisError: Features that are not finite.
     """
+    gram = sum_gram(features)  # (n, n)
+    if not torch.isfinite(gram).all():
+        raise AnalysisError(NOT_FINITE)
+    return gram
+
+
+def sum_gram(features: Tensor) -> Tensor:
+    """`linear_gram` without a look at the values, for which a program waits for its device."""
     rows = _as_rows(features)  # (n, D)
     gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)  # (n, n)
     with torch.autocast(rows.device.type, enabled=False):
@@ -90,8 +99,6 @@ def linear_gram(features: Tensor) -> Tensor:
             wide = piece if piece.dtype == torch.float64 else piece.float()
             centred = wide - wide.mean(0)  # (n, columns)
             gram += centred @ centred.T
-    if not torch.isfinite(gram).all():
-        raise AnalysisError("features are not finite: look for NaN in the network or its input")
     return gram
 
 
@@ -109,7 +116,7 @@ def rbf_gram(features: Tensor, *, fraction: float = 0.5) -> Tensor:
 
 
 def u_centred(gram: Tensor) -> Tensor:
-    """Gram matrix with zero diagonal and zero row sums, of which HSIC_1 is a scalar product.
+    """Gram matrices (..., n, n) with zero diagonal and row sums: HSIC_1 is their scalar product.
 
     HSIC_1 of K and L is the sum over `u_centred(K) * u_centred(L)` divided by n (n - 3)
     (Szekely and Rizzo 2014), so L layers need L centrings and one matrix product.
@@ -117,14 +124,15 @@ def u_centred(gram: Tensor) -> Tensor:
     Raises:
         AnalysisError: Fewer than four patches.
     """
-    n = len(gram)
+    n = gram.shape[-1]
     if n < 4:
         raise AnalysisError(f"{n} patches, but HSIC_1 needs at least 4: use larger batches")
-    hollow = gram.double().clone()  # (n, n)
-    hollow.fill_diagonal_(0)
-    sums = hollow.sum(0) / (n - 2)  # (n,)
-    hollow -= sums[:, None] + sums - sums.sum() / (n - 1)
-    return hollow.fill_diagonal_(0)
+    hollow = gram.double().clone()  # (..., n, n)
+    hollow.diagonal(dim1=-2, dim2=-1).zero_()
+    sums = hollow.sum(-2) / (n - 2)  # (..., n)
+    hollow -= sums[..., :, None] + (sums - sums.sum(-1, keepdim=True) / (n - 1))[..., None, :]
+    hollow.diagonal(dim1=-2, dim2=-1).zero_()
+    return hollow
 
 
 def _centred(gram: Tensor) -> Tensor:

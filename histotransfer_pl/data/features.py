@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from histotransfer_pl import __version__
 from histotransfer_pl.data.bag_source import BagSource
 from histotransfer_pl.data.bag_table import EXTERNAL
 from histotransfer_pl.data.bags import (
@@ -45,7 +46,7 @@ _log = logging.getLogger(__name__)
 _HOST = torch.device("cpu")
 _GPU_SHARE = 0.25
 """Of the GPU's free memory, for the bags of one part: training needs the rest."""
-_PACKAGES = ("histotransfer_pl", "torch", "lightning", "timm")
+_PACKAGES = ("torch", "lightning", "timm")
 
 
 class FeatureDataModule(LightningDataModule):
@@ -214,7 +215,8 @@ class FeatureDataModule(LightningDataModule):
             validation_patients=tuple(self.patients("validation")),
             grid=None if self.store.grid is None else GridSettings.from_json(self.store.grid),
             counts={f"{part} {self.bag}s": int((parts == part).sum()) for part in PARTS},
-            versions={name: version(name) for name in _PACKAGES},
+            versions={"histotransfer_pl": __version__}
+            | {name: version(name) for name in _PACKAGES},
             standardized=self.standardize,
             covariates=self.covariate_specs,
         )
