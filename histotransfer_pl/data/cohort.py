@@ -163,7 +163,7 @@ def _rows(lines: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
     """Header and lines of a table that hold something."""
     header: list[str] | None = None
     for number, fields in enumerate(lines, start=1):
-        if not any(field.strip() for field in fields):
+        if not "".join(fields).strip():
             continue
         if header is None:
             header = [name.strip() for name in fields]
@@ -172,7 +172,7 @@ def _rows(lines: Iterator[list[str]], path: Path) -> Iterator[list[str]]:
                 raise CohortError(f"{path} has two columns {twice[0]!r}; rename or drop one")
             yield header
             continue
-        if any(field.strip() for field in fields[len(header) :]):
+        if "".join(fields[len(header) :]).strip():
             raise CohortError(
                 f"{path}: record {number} has {len(fields)} fields, the header {len(header)}; put "
                 "fields that hold a comma in quotes"

@@ -145,11 +145,12 @@ def join_unlabelled(
 
 def _join(table: pd.DataFrame, store: Store, arrays: Sequence[str], columns: Sequence[str]) -> Join:
     stored = set(store.slide_ids())
-    known = [slide_id for slide_id in table["slide_id"] if slide_id in stored]
+    named = table["slide_id"].tolist()  # a walk over the column itself is slow
+    known = [slide_id for slide_id in named if slide_id in stored]
     if not known:
         raise CohortError(
             f"none of the {len(table)} slides of the table is in {store.location}; the table has "
-            f"{shorten(table['slide_id'].tolist())}, the store {shorten(sorted(stored))}"
+            f"{shorten(named)}, the store {shorten(sorted(stored))}"
         )
     empty = {slide_id for slide_id in known if store.slide(slide_id).n_patches == 0}
     filled = [slide_id for slide_id in known if slide_id not in empty]
@@ -161,9 +162,9 @@ def _join(table: pd.DataFrame, store: Store, arrays: Sequence[str], columns: Seq
         slides=frame[frame["slide_id"].isin(usable)].sort_values("slide_id", ignore_index=True),
         in_table=len(table),
         without_label=table.loc[table["label"] == "", "slide_id"].tolist(),
-        without_features=[s for s in table["slide_id"] if s not in usable and s not in empty],
+        without_features=[s for s in named if s not in usable and s not in empty],
         without_tissue=sorted(empty),
-        not_in_table=sorted(stored - set(table["slide_id"])),
+        not_in_table=sorted(stored.difference(named)),
     )
 
 

@@ -27,7 +27,9 @@ def clean_labels(values: pd.Series) -> "pd.Series[str]":
             values = values.astype("Int64")
     words = values.astype("string").fillna("").str.strip().str.normalize("NFC").astype(str)
     if not pd.api.types.is_float_dtype(values):  # of 0.5 and 1.0 the 1.0 stays
-        words = words.str.replace(_WHOLE_AS_FLOAT, r"\1", regex=True)
+        # of each word once: a table of 10,000 slides has a handful
+        whole = {word: _WHOLE_AS_FLOAT.sub(r"\1", word) for word in words.unique()}
+        words = words.map(whole).astype(str)
     names = {name for name in words.unique() if name}
     if {name.lower() for name in names} <= {"true", "false"}:
         return words.str.capitalize()

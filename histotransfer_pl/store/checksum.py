@@ -81,7 +81,9 @@ def check_seal(document: Json, node: str, name: str, *, required: bool = False) 
 
 
 def _digest(document: Json, node: str) -> str:
-    attributes = {k: v for k, v in document["attributes"].items() if k != SEAL}
-    sealed = {k: v for k, v in document.items() if k not in _UNSEALED}
-    text = _SORTED.encode([node, {**sealed, "attributes": attributes}])
+    sealed = {**document, "attributes": {**document["attributes"]}}
+    sealed["attributes"].pop(SEAL, None)
+    for unsealed in _UNSEALED:
+        sealed.pop(unsealed, None)
+    text = _SORTED.encode([node, sealed])
     return f"xxh3:{xxhash.xxh3_64_hexdigest(text.encode())}"
