@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +102,7 @@ class FeatureWriter(Callback):
         self.timings = Timings()
         self._open: dict[int, _OpenSlide] = {}
         self._failed: set[int] = set()
-        self._tiles: dict[int, set[tuple[int, int]]] = {}
+        self._tiles: dict[int, set[tuple[int, int, int]]] = {}
         self._queue: deque[Future[None]] = deque()
         self._last = self._arrived = 0.0
 
@@ -221,10 +223,11 @@ class FeatureWriter(Callback):
         self.timings.file += batch.cost.file
         self.timings.decoding += batch.cost.decoding
         self.timings.decodes += len(batch.cost.tiles)
-        for place, level, number in batch.cost.tiles:
+        for place, tiles in groupby(batch.cost.tiles, itemgetter(0)):
             seen = self._tiles.setdefault(place, set())
-            self.timings.tiles += (level, number) not in seen
-            seen.add((level, number))
+            before = len(seen)
+            seen.update(tiles)
+            self.timings.tiles += len(seen) - before
 
     def _assign(
         self, place: int, rows: NDArray[np.int64], features: dict[str, NDArray[np.float32]]
