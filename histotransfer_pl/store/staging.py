@@ -10,17 +10,14 @@ import errno
 import os
 import shutil
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 
 from histotransfer_pl.store.layout import METADATA
 from histotransfer_pl.store.metadata import group_document, to_bytes
-from histotransfer_pl.store.scratch import new_partial
+from histotransfer_pl.store.scratch import new_partial, sync_pool
 
-# On ext4 one fsync waits for one journal commit, and fsyncs that wait together share it: eight
-# threads take a small slide from 40 ms to 8 ms.
-_SYNC_THREADS = 8
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -33,11 +30,9 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path, pool: Executor) -> None:
     """Wait until a folder and everything in it is on the disk."""
-    paths = [folder, *folder.rglob("*")]
-    with ThreadPoolExecutor(min(_SYNC_THREADS, len(paths))) as pool:
-        list(pool.map(sync, paths))
+    list(pool.map(sync, [folder, *folder.rglob("*")]))
 
 
 def publish(
@@ -61,7 +56,7 @@ def publish(
         while replace or not (place / METADATA).is_file():
             parent, missing = _find_parent(place, groups_from)
             staged, top = _wrap(staged, bundle / uuid.uuid4().hex, [*missing, place.name])
-            sync_tree(top)
+            sync_tree(top, sync_pool(root))
             if replace and not missing:
                 with suppress(FileNotFoundError):
                     place.rename(bundle / uuid.uuid4().hex)
