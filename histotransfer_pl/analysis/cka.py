@@ -17,6 +17,8 @@ from histotransfer_pl.errors import AnalysisError
 
 # columns of a feature map taken at once: their centred copy stays in the cache (8 MB, 256 patches)
 _COLUMNS = 8_192
+_DEVICE_VALUES = 1 << 26
+"""Values taken at once on a device, where each piece costs a few kernels and there is memory."""
 NOT_FINITE = "features are not finite: look for NaN in the network or its input"
 
 
@@ -95,7 +97,10 @@ def sum_gram(features: Tensor) -> Tensor:
     rows = _as_rows(features)  # (n, D)
     gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)  # (n, n)
     with torch.autocast(rows.device.type, enabled=False):
-        for piece in torch.split(rows, _COLUMNS, dim=1):
+        columns = (
+            _COLUMNS if rows.device.type == "cpu" else max(_COLUMNS, _DEVICE_VALUES // len(rows))
+        )
+        for piece in torch.split(rows, columns, dim=1):
             wide = piece if piece.dtype == torch.float64 else piece.float()
             centred = wide - wide.mean(0)  # (n, columns)
             gram += centred @ centred.T

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, get_worker_info
 from typing_extensions import override
 
 from histotransfer_pl.errors import StoreError
@@ -90,12 +90,23 @@ def pack(bags: Sequence[Bag | tuple[Tensor, int | Tensor]]) -> BagBatch:
     features = [bag.features for bag in whole]
     covariates = [bag.covariates for bag in whole if bag.covariates is not None]
     return BagBatch(
-        features=features[0] if len(whole) == 1 else torch.cat(features),  # (sum N, D)
+        features=features[0] if len(whole) == 1 else _put_together(features),  # (sum N, D)
         lengths=torch.tensor([len(bag.features) for bag in whole]),  # (S,)
         targets=torch.stack([torch.as_tensor(bag.target) for bag in whole]),  # (S,) or (S, K)
         indices=torch.tensor([bag.number for bag in whole]),  # (S,)
         weights=torch.tensor([bag.weight for bag in whole]),  # (S,)
         covariates=torch.stack(covariates) if covariates else None,  # (S, V)
+    )
+
+
+def _put_together(features: list[Tensor]) -> Tensor:
+    """Features (sum N, ...); where a GPU waits for them, in memory that it reads itself."""
+    on_host = features[0].device.type == "cpu" and get_worker_info() is None
+    if not (on_host and torch.cuda.is_available()):
+        return torch.cat(list(features))
+    shape = (sum(map(len, features)), *features[0].shape[1:])
+    return torch.cat(
+        list(features), out=torch.empty(shape, dtype=features[0].dtype, pin_memory=True)
     )
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from histotransfer_pl.data.ahead import AheadLoader
-from histotransfer_pl.data.augment import augment
+from histotransfer_pl.data.augment import augment, draw_changes, join_changes
 from histotransfer_pl.data.bag_pieces import BagPieceDataset, WholeBag, require_readable
 from histotransfer_pl.data.bags import BagBatch, BagDataset, BagItem, as_targets
 from histotransfer_pl.data.cohort import moved_slides
@@ -140,13 +140,12 @@ class TopKPatchDataModule(FeatureDataModule):
         trainer = self.trainer
         if not (self.augment and isinstance(batch, BagBatch) and trainer and trainer.training):
             return moved
-        bags = torch.split(moved.features, batch.lengths.tolist())
-        changed = []
-        for index, patches in zip(batch.indices.tolist(), bags, strict=True):
+        changes = []
+        for index, count in zip(batch.indices.tolist(), batch.lengths.tolist(), strict=True):
             seed = self.draw_seed(trainer.current_epoch, index)
             generator = torch.Generator().manual_seed(seed)
-            changed.append(augment(patches, generator, self.stain_jitter))
-        return moved._replace(features=torch.cat(changed))
+            changes.append(draw_changes(count, generator, self.stain_jitter))
+        return moved._replace(features=augment(moved.features, join_changes(changes)))
 
     @override
     def state_dict(self) -> dict[str, Any]:

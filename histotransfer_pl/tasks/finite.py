@@ -1,5 +1,6 @@
 """Refuses to train on with NaN, without making the program wait for a device."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,9 +9,9 @@ from torch import Tensor
 
 
 class _Answer(NamedTuple):
-    """Whether some values were finite, on its way to the host, and what to do if not."""
+    """The sum of some values, on its way to the host, and what to do if it is not finite."""
 
-    finite: Tensor  # ()
+    total: Tensor  # ()
     arrived: torch.Event
     refuse: Callable[[], None]
 
@@ -26,21 +27,22 @@ class FiniteCheck:
     def __init__(self) -> None:
         self._waiting: _Answer | None = None
 
-    def note(self, finite: Tensor, refuse: Callable[[], None]) -> None:
+    def note(self, total: Tensor, refuse: Callable[[], None]) -> None:
         """Ask for the answer of a step.
 
         Args:
-            finite: () whether all values are finite.
+            total: () float32, a sum over all values: finite if they are, and cheaper than to look
+                at each.
             refuse: Raises the error that says where they are not.
         """
         self.settle()
-        if finite.device.type == "cpu":
-            if not finite:
+        if total.device.type == "cpu":
+            if not math.isfinite(total):
                 refuse()
             return
-        on_host = torch.empty_like(finite, device="cpu", pin_memory=True)
-        on_host.copy_(finite, non_blocking=True)
-        arrived = torch.Event(finite.device)
+        on_host = torch.empty_like(total, device="cpu", pin_memory=True)
+        on_host.copy_(total, non_blocking=True)
+        arrived = torch.Event(total.device)
         arrived.record()
         self._waiting = _Answer(on_host, arrived, refuse)
 
@@ -50,5 +52,5 @@ class FiniteCheck:
         if answer is None:
             return
         answer.arrived.synchronize()
-        if not answer.finite:
+        if not math.isfinite(answer.total):
             answer.refuse()

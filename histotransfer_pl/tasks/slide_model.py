@@ -206,8 +206,9 @@ class SlideModel(LightningModule):
     def weighted_loss(self, output: MILOutput, batch: BagBatch) -> Tensor:
         """The loss of a training step, also noted for the mean of the epoch."""
         losses = self.losses(output, batch)  # (S,)
-        finite = output.logits.isfinite().all() & losses.isfinite().all()  # ()
-        self.finite.note(finite, partial(self._refuse, batch))
+        logits = output.logits.detach().sum(dtype=torch.float32)  # ()
+        total = logits + losses.detach().sum(dtype=torch.float32)  # ()
+        self.finite.note(total, partial(self._refuse, batch))
         self._noted.append((losses.detach(), batch.weights))
         return (losses * batch.weights).sum()
 

@@ -10,7 +10,7 @@ from skimage.color.colorconv import hed_from_rgb, rgb_from_hed
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from histotransfer_pl.data.augment import augment, restain, turn
+from histotransfer_pl.data.augment import augment, draw_changes, restain, turn
 
 
 def patches(n: int, side: int = 6) -> torch.Tensor:
@@ -50,7 +50,8 @@ def test_no_change_of_stain_changes_nothing() -> None:
 def test_the_same_generator_gives_the_same_picture(jitter: float) -> None:
     images = patches(16)
     first, second, other = (
-        augment(images, torch.Generator().manual_seed(seed), jitter) for seed in (1, 1, 2)
+        augment(images, draw_changes(len(images), torch.Generator().manual_seed(seed), jitter))
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -82,7 +83,7 @@ def test_augmentation_on_a_device_never_asks_it_for_a_value() -> None:
     images = torch.empty(16, 8, 8, 3, dtype=torch.uint8, device="meta")
     with Calls() as calls:  # type: ignore[no-untyped-call]
         calls.names = []
-        changed = augment(images, torch.Generator().manual_seed(0), 0.05)
+        changed = augment(images, draw_changes(len(images), torch.Generator().manual_seed(0), 0.05))
     assert changed.shape == images.shape
     assert calls.names
     assert not [name for name in calls.names if "nonzero" in name or "local_scalar" in name]

@@ -18,7 +18,7 @@ class Flag:
 
     def __init__(self, *, finite: bool) -> None:
         self.device = torch.device("cuda")
-        self.value = torch.tensor(finite)
+        self.value = 1.0 if finite else float("nan")
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def copy_(self, flag: Flag, **_: Any) -> None:
             self.value = flag.value
 
-        def __bool__(self) -> bool:
-            return bool(self.value)
+        def __float__(self) -> float:
+            return self.value
 
     class Event:
         def __init__(self, _: torch.device) -> None: ...
@@ -48,9 +48,9 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_on_the_cpu_a_step_is_refused_at_once() -> None:
     check = FiniteCheck()
-    check.note(torch.tensor(True), refuse)
+    check.note(torch.tensor(1.0), refuse)
     with pytest.raises(ConfigError):
-        check.note(torch.tensor(False), refuse)
+        check.note(torch.tensor(float("inf")), refuse)
 
 
 def test_on_a_device_the_answer_of_a_step_is_read_one_step_later(waits: list[str]) -> None:
