@@ -6,6 +6,7 @@ arm of a comparison gets a better search.
 """
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,11 @@ def _path(
 
 
 def _splits(labels: Ints, groups: Ints, n_folds: int, seed: int) -> Iterator[Fold]:
+    patients = len(np.unique(groups))
+    if patients < n_folds:
+        raise AnalysisError(
+            f"a part has {patients} patient(s) for {n_folds} folds: use fewer folds"
+        )
     folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     for train, test in folds.split(np.zeros(len(labels)), labels, groups):
         for part, rows in (("training", train), ("held-out", test)):
@@ -191,8 +197,8 @@ def _check(
     if len(present) < 2 or present.tolist() != list(range(len(present))):
         raise AnalysisError(f"classes {present.tolist()}: a probe needs 0, 1, ... without gaps")
     group_index = np.unique(names, return_inverse=True)[1].astype(np.int64)
-    # every training part must itself be split into the inner folds
-    needed = max(n_folds, n_inner_folds + 1)
+    # Every training part must itself be split into the inner folds, also that of the largest fold.
+    needed = max(n_folds, math.ceil(n_inner_folds * n_folds / max(n_folds - 1, 1)))
     for label in present:
         carriers = len(np.unique(group_index[labels == label]))
         if carriers < needed:

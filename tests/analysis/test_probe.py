@@ -171,3 +171,20 @@ def test_a_fold_without_a_class_is_refused() -> None:
     features = {"a": np.random.default_rng(0).normal(size=(len(labels), 3))}
     with pytest.raises(AnalysisError, match="class 1 is missing in the held-out part of one of 5"):
         linear_probe(features, labels, groups, n_folds=5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([20] * 4, r"4 patient\(s\), 3 folds with 3 inside need at least 5"),
+        ([100, 100, 4, 4, 4], r"a part has 2 patient\(s\) for 3 folds"),
+    ],
+)
+def test_a_training_part_with_too_few_patients_for_the_inner_folds_is_refused(
+    rows: list[int], message: str
+) -> None:
+    groups = np.repeat(np.arange(len(rows)), rows)
+    labels = np.arange(len(groups)) % 2
+    features = {"a": np.random.default_rng(0).normal(size=(len(labels), 3))}
+    with pytest.raises(AnalysisError, match=message):
+        linear_probe(features, labels, groups, n_folds=3, n_inner_folds=3)
