@@ -25,6 +25,7 @@ GPU_FIRST = {
     "truncation": "four depths in one pass and a cut encoder, ≤ 0.45, 1.05, 0.75",
     "cka_cost": "CKA of all layers vs the forward passes, ≤ 1.3",
     "encoder_precision": "encoder in TF32, bf16 and fp16 vs float32, ≥ 1; error ≤ 0.02, bf16 ≤ 0.1",
+    "gpu_jobs": "whole commands, GPU vs CPU, ≥ 1; two ranks on one GPU vs one process, ≤ 0.001",
 }
 """Programs that can run on a GPU, the most telling ones first, and what they measure there."""
 
@@ -52,6 +53,7 @@ PROGRAMS = (
     "adapter_memory",
     "cka_cost",
     "encoder_precision",
+    "gpu_jobs",
     "huge_slide",
     "scaling",
     "startup",
