@@ -5,7 +5,6 @@ from pathlib import Path
 
 from histotransfer_pl.cli.parser import file_parser
 from histotransfer_pl.data.checkup import Finding, check_inputs, check_store
-from histotransfer_pl.outcomes.kinds import target_of_settings
 from histotransfer_pl.study.config import StudyConfig
 from histotransfer_pl.study.forecast import Amount, forecast
 
@@ -22,7 +21,7 @@ def study_findings(path: Path, sample: int, macs_per_s: float | None) -> Iterato
         findings, work = check_inputs(
             config.slides,
             config.cohort,
-            target_of_settings({"target": config.target, "task": config.task}),
+            config.targets,
             config.folds.n_folds,
             config.grid,
             config.slide_mpp,

@@ -15,6 +15,7 @@ from histotransfer_pl.cli import answer
 from histotransfer_pl.cli.answer import print_line
 from histotransfer_pl.cli.main import main
 from histotransfer_pl.cli.parser import file_parser
+from histotransfer_pl.data.cohort import read_cohort, require_columns
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.records.done import INTERRUPTED, SLIDES_FAILED
 from histotransfer_pl.records.files import write_text
@@ -96,11 +97,21 @@ def study(arguments: list[str]) -> int:
         print_line(f"wrote {target}: {len(plan)} rules")
         answer.record(files=(target,))
         return 0
+    check_target(config)
     with only_one(config.folder), variables(environment(config)):
         record(plan, config, resolved)
         if engine is not None:
             return submit(plan, config, engine, tasks)
         return run(plan, config)
+
+
+def check_target(config: StudyConfig) -> None:
+    """Whether the table says what the fits will ask of it: they come after hours of extraction."""
+    if config.cohort.is_file():  # prepare may still make it
+        table = read_cohort(config.cohort)
+        require_columns(table, list(config.targets.columns), config.cohort)
+        table = config.targets.read(table)
+        config.targets.describe(table[table["label"] != ""])
 
 
 def record(plan: Plan, config: StudyConfig, resolved: str) -> None:

@@ -185,10 +185,14 @@ def check_labels(
     if labelled.empty:
         yield Finding("labels", "no slide has both a label and a readable file", problem=True)
         return
-    try:
-        split_by_seed(labelled, 0, n_folds, 0, asked.kind)
-    except HistoTransferError as error:
-        yield Finding("labels", str(error), problem=True)
+    for check in (
+        lambda: asked.describe(labelled),
+        lambda: split_by_seed(labelled, 0, n_folds, 0, asked.kind),
+    ):
+        try:
+            check()
+        except HistoTransferError as error:
+            yield Finding("labels", str(error), problem=True)
 
 
 def estimate_work(

@@ -76,8 +76,8 @@ def choose_positive(classes: tuple[str, ...], given: str | None) -> str | None:
             return lowered[pair[1]]
     raise ConfigError(
         f"of the classes {' and '.join(classes)} it must be said which is the positive one: give "
-        f"data.positive, such as --data.positive {classes[1]!r} (AUPRC, F1 and sensitivity are "
-        "about it)"
+        f"data.positive, such as --data.positive {classes[1]!r}, and fit.data.positive in a study "
+        "(AUPRC, F1 and sensitivity are about it)"
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from histotransfer_pl.data.stored_depths import StoredDepths
 from histotransfer_pl.encoders.config import EncoderConfig, Method
 from histotransfer_pl.errors import ConfigError
+from histotransfer_pl.outcomes.kinds import TargetColumns, target_of_settings
 from histotransfer_pl.records.grid import GridSettings
 from histotransfer_pl.records.run import TaskKind
 from histotransfer_pl.study.resources import check_resources
@@ -266,6 +267,12 @@ class StudyConfig:
     def store_path(self) -> Path:
         """The store of the study."""
         return self.folder / "store.zarr"
+
+    @property
+    def targets(self) -> TargetColumns:
+        """The target as the fits will ask for it."""
+        given = {"target": self.target, "task": self.task}
+        return target_of_settings({**self.fit.get("data", {}), **given})
 
     @property
     def encoder_names(self) -> list[str]:

@@ -3,8 +3,10 @@
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from histotransfer_pl.cli.doctor_study import read_study
 from histotransfer_pl.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -46,3 +48,10 @@ def test_the_readme_names_configs_and_verbs_that_exist() -> None:
         for word in text.split():
             if word.startswith("configs/") and word.endswith(".yaml"):
                 assert (ROOT / word).is_file(), f"{document.name} names {word}"
+
+
+def test_the_lung_bags_have_a_positive_class() -> None:
+    """Their classes are made by the study itself, and no table shows them before it runs."""
+    config = read_study(ROOT / "configs" / "lung_depths.yaml")
+    table = pd.DataFrame({"label": ["lung_aca", "lung_scc"]})
+    assert config.targets.describe(table).positive == "lung_scc"

@@ -227,6 +227,24 @@ def test_too_few_patients_for_a_fold_fail_and_the_report_says_so(
     assert "40 folds" in page
 
 
+def test_what_the_fits_will_refuse_of_the_table_is_said_before_anything_runs(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "named.csv"
+    classes = ("lung_aca", "lung_scc")
+    rows = [(f"s{i}", f"p{i}", classes[i % 2]) for i in range(12)]
+    pd.DataFrame(rows, columns=["slide_id", "patient_id", "label"]).to_csv(table, index=False)
+    named = ["study", "--config", str(config), "--cohort", str(table)]
+    assert main(named) == 1
+    captured = capfd.readouterr()
+    assert "fit.data.positive in a study" in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not (tmp_path / "study").exists()
+    config.write_text(config.read_text().replace(str(tmp_path / "study/cohort.csv"), str(table)))
+    assert main(["doctor", "--config", str(config)]) == 1
+    assert "fit.data.positive in a study" in capfd.readouterr().out
+
+
 def test_a_dry_run_prints_commands_and_writes_nothing(
     config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
