@@ -349,7 +349,7 @@ class SlideModel(LightningModule):
 def _seed(device: torch.device, seed: int) -> None:
     """Seed the host and the device in use.
 
-    ``torch.manual_seed`` notes the stack for every backend that has not started: a third of a
+    ``torch.manual_seed`` notes the stack for every backend that has not started: a sixth of a
     short step.
     """
     torch.default_generator.manual_seed(seed)
