@@ -4,6 +4,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from histotransfer_pl.data.bags import BagItem
+from histotransfer_pl.data.bags import BagItem, pack
 from histotransfer_pl.data.patch_batch import cut_into_batches
 from histotransfer_pl.data.patch_cache import PatchCache
 from histotransfer_pl.data.patch_shelf import DiskShelf
@@ -54,6 +55,24 @@ def test_training_bags_hold_the_selected_patches_in_order(tuning_cohort: Path) -
             np.testing.assert_array_equal(patches.numpy(), pixels(slide_id, rows.tolist()))
             seen.append(slide_id)
     assert sorted(seen) == sorted(data.split.train)
+
+
+def test_a_bag_is_augmented_alike_whatever_stands_beside_it(tuning_cohort: Path) -> None:
+    data = module(augment=True, stain_jitter=0.05)
+    dataset = data.train_dataloader().dataset
+    bags = [dataset[BagItem(place)] for place in range(2)]
+    data.trainer = SimpleNamespace(training=True, current_epoch=1)  # type: ignore[assignment]
+    data._seed = 0
+    found = []
+    for order in ([0, 1], [1, 0], [0], [1]):
+        batch = pack([bags[place] for place in order])
+        moved = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)
+        changed = torch.split(moved.features, moved.lengths.tolist())
+        found.append(dict(zip(order, changed, strict=True)))
+    for place in range(2):
+        alone = found[2 + place][place]
+        assert not torch.equal(alone, bags[place].features)
+        assert all(torch.equal(both[place], alone) for both in found[:2])
 
 
 @pytest.mark.parametrize("size", [5, 7, 12, 100])

@@ -1,5 +1,6 @@
 """Steps whose values are not finite end the run, without a wait for the device in each step."""
 
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from histotransfer_pl.errors import ConfigError
 from histotransfer_pl.tasks.finite import FiniteCheck
+from histotransfer_pl.tasks.mil import AttentionMIL
 
 
 def refuse() -> NoReturn:
@@ -68,3 +70,16 @@ def test_before_weights_are_stored_the_last_step_is_looked_at(waits: list[str]) 
     with pytest.raises(ConfigError):
         check.settle()
     check.settle()  # said once
+
+
+def test_neither_a_checkpoint_nor_an_epoch_is_ended_after_a_bad_step(waits: list[str]) -> None:
+    model = AttentionMIL(in_features=4, classes=["normal", "tumour"])
+    ends: list[Callable[[], None]] = [
+        lambda: model.on_save_checkpoint({}),
+        model.on_train_epoch_end,
+    ]
+    for end in ends:
+        model.finite.note(Flag(finite=False), refuse)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="not finite"):
+            end()
+    assert waits == ["device", "device"]
