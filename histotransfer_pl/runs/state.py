@@ -4,7 +4,9 @@
 locked while a process runs it; what has none of them waits.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,8 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from histotransfer_pl.records.files import write_text
-from histotransfer_pl.runs.steps import Plan, Step
+from histotransfer_pl.records.files import sha256_of, write_text
+from histotransfer_pl.runs.steps import ADDING, Plan, Step
 
 Standing = Literal["done", "failed", "running", "waiting"]
 DONE: Standing = "done"
@@ -38,6 +40,21 @@ class StepState:
     state: Standing = "waiting"
     seconds: float | None = None
     error: str = ""
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What a marker says.
+
+    Attributes:
+        first: The digest of the command, or why it failed.
+        seconds: How long it took; markers of Snakemake do not say it.
+        contents: Stands for what it read; neither do they say that.
+    """
+
+    first: str = ""
+    seconds: float | None = None
+    contents: str = ""
 
 
 def read_states(
@@ -73,14 +90,27 @@ def marker(folder: Path, step: Step) -> Path:
     return folder / DONE / step.name
 
 
-def mark_done(folder: Path, step: Step, seconds: float | None = None) -> None:
-    """Say that a step is done, and how long it took."""
-    write_text(marker(folder, step), step.digest + _line(seconds))
+def mark_done(folder: Path, step: Step, seconds: float | None = None, contents: str = "") -> None:
+    """Say that a step is done, how long it took, and what the files held that it read."""
+    _write(marker(folder, step), step.digest, seconds, contents)
+
+
+def files_read(folder: Path, plan: Plan, step: Step) -> list[Path]:
+    """The files behind a step that are there: those it reads, and the markers of what it needs."""
+    needs = [plan[need] for need in step.needs]
+    read = [Path(name) for name in step.inputs]
+    read += [marker(folder, need) for need in needs if need.kind not in ADDING]
+    return [path for path in read if path.is_file()]
+
+
+def contents_of(files: Iterable[Path]) -> str:
+    """Stands for what files hold, which copying them does not change as it does their times."""
+    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:32]
 
 
 def mark_failed(folder: Path, step: Step, state: StepState) -> None:
     """Say why a step failed."""
-    write_text(folder / FAILED / step.name, state.error + _line(state.seconds))
+    _write(folder / FAILED / step.name, state.error, state.seconds)
 
 
 def clear_marks(folder: Path, step: Step) -> None:
@@ -91,7 +121,20 @@ def clear_marks(folder: Path, step: Step) -> None:
 
 def is_marked(folder: Path, step: Step) -> bool:
     """Whether the marker says that this very command has run to its end."""
-    return _lines(marker(folder, step))[0] == step.digest
+    return _read(marker(folder, step)).first == step.digest
+
+
+def is_up_to_date(folder: Path, plan: Plan, step: Step) -> bool:
+    """Whether the files behind a finished step are those that it read.
+
+    A newer one counts as another only if it holds something else: data copied or mounted again
+    would otherwise repeat hours of work. Markers of Snakemake know times alone.
+    """
+    own, read = marker(folder, step), files_read(folder, plan, step)
+    finished = own.stat().st_mtime_ns
+    if all(path.stat().st_mtime_ns <= finished for path in read):
+        return True
+    return _read(own).contents == contents_of(read)
 
 
 @contextmanager
@@ -137,12 +180,12 @@ def _state(
     if step.name in present[RUNNING] and is_running(folder, step.name):
         return StepState(RUNNING)
     if step.name in present[DONE]:
-        digest, seconds = _lines(marker(folder, step))
-        if digest == step.digest and all(exists(output) for output in step.outputs):
-            return StepState(DONE, seconds)
+        found = _read(marker(folder, step))
+        if found.first == step.digest and all(exists(output) for output in step.outputs):
+            return StepState(DONE, found.seconds)
     if step.name in present[FAILED]:
-        error, seconds = _lines(folder / FAILED / step.name)
-        return StepState(FAILED, seconds, error)
+        failed = _read(folder / FAILED / step.name)
+        return StepState(FAILED, failed.seconds, failed.first)
     return StepState()
 
 
@@ -153,15 +196,17 @@ def _names(folder: Path) -> set[str]:
         return set()
 
 
-def _line(seconds: float | None) -> str:
-    return "\n" if seconds is None else f"\n{seconds:.2f}\n"
+def _write(path: Path, first: str, seconds: float | None, contents: str = "") -> None:
+    took = "" if seconds is None else f"{seconds:.2f}"
+    # The time tells a repetition from the run before it, to those that read the marker.
+    write_text(path, "\n".join((first, took, contents, str(time.time_ns()))) + "\n")
 
 
-def _lines(path: Path) -> tuple[str, float | None]:
-    """What a marker says, and the seconds where it says them: those of Snakemake do not."""
+def _read(path: Path) -> _Mark:
     try:
-        first, *more = path.read_text(encoding="utf-8").splitlines() or [""]
-        return first.strip(), float(more[0]) if more else None
+        lines = path.read_text(encoding="utf-8").splitlines()
+        first, took, contents = (lines + [""] * 3)[:3]
+        return _Mark(first.strip(), float(took) if took else None, contents)
     except (FileNotFoundError, NotADirectoryError, ValueError):
         # Absent, or damaged by hand: then it is done again.
-        return "", None
+        return _Mark()

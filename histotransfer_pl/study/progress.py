@@ -1,7 +1,7 @@
 """What is done, what is left, and how long that takes.
 
 A step is done when its marker `done/<step>` holds the digest of its command, its outputs exist,
-and nothing it needs is newer than the marker. Markers are files of the study folder, so that this
+and nothing behind it has changed since. Markers are files of the study folder, so that this
 machine and Snakemake agree on what is done.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from histotransfer_pl.runs.state import is_marked, marker
+from histotransfer_pl.runs.state import is_marked, is_up_to_date
 from histotransfer_pl.runs.steps import ADDING, Plan, Step
 
 
@@ -38,15 +38,10 @@ def duration(seconds: float) -> str:
 
 
 def is_done(plan: Plan, step: Step, folder: Path) -> bool:
-    """Whether a step was done with this command, after everything that it reads."""
-    if not is_marked(folder, step):
+    """Whether a step was done with this command, on what it reads now."""
+    if not is_marked(folder, step) or not all(Path(output).exists() for output in step.outputs):
         return False
-    finished = marker(folder, step).stat().st_mtime_ns
-    if not all(Path(output).exists() for output in step.outputs):
-        return False
-    read = [Path(name) for name in step.inputs]
-    read += [marker(folder, plan[need]) for need in step.needs if plan[need].kind not in ADDING]
-    return all(not path.exists() or path.stat().st_mtime_ns <= finished for path in read)
+    return is_up_to_date(folder, plan, step)
 
 
 def remaining_steps(plan: Plan, folder: Path) -> list[Step]:

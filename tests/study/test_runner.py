@@ -66,6 +66,23 @@ def test_a_lost_output_or_a_newer_input_is_done_again(
     assert names(remaining_steps(reading, tmp_path)) == ["a", "b", "c", "d"]
 
 
+def test_files_copied_anew_repeat_nothing_and_other_contents_do(
+    chain: Plan, touch: Main, tmp_path: Path
+) -> None:
+    table = tmp_path / "cohort.csv"
+    table.write_text("labels")
+    plan = Plan("reading", tuple(replace(step, inputs=(str(table),)) for step in chain))
+    Runner(plan, tmp_path / "study", touch).run()
+    # as a copy has them: new times, in any order
+    markers = sorted((tmp_path / "study" / "done").iterdir(), reverse=True)
+    for number, path in enumerate([*markers, table]):
+        os.utime(path, (2e9 + number, 2e9 + number))
+    assert remaining_steps(plan, tmp_path / "study") == []
+    table.write_text("other labels")
+    os.utime(table, (2.1e9, 2.1e9))
+    assert names(remaining_steps(plan, tmp_path / "study")) == ["a", "b", "c", "d"]
+
+
 def test_a_step_killed_after_its_need_was_renewed_is_done_again(
     chain: Plan, touch: Main, tmp_path: Path
 ) -> None:
