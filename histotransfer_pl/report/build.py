@@ -74,21 +74,35 @@ class Report:
 
 
 def build_report(study: Study, folder: Path, settings: Settings) -> Report:
-    """Write ``index.html``, ``tables/*.csv`` and ``figures/*`` into a folder.
+    """Write ``index.html``, ``tables/*.csv``, ``figures/*`` and their list ``files.txt``.
 
     Nothing that is missing or fails stops it: the page says what, and shows the rest.
     """
     page = make_page(study, settings)
-    for table in page.tables():
-        table.write(folder / "tables")
+    written = [path for table in page.tables() for path in table.write(folder / "tables")]
     for picture in page.pictures():
-        picture.write(folder / "figures")
+        written += picture.write(folder / "figures")
     for task in page.tasks:
         for panel in task.panels:
-            panel.write(folder / "figures" / "slides")
+            written += panel.write(folder / "figures" / "slides")
     html = folder / "index.html"
     write_text(html, render(page))
+    _remove_older(folder, written)
     return Report(html, page, folder)
+
+
+def _remove_older(folder: Path, written: Sequence[Path]) -> None:
+    """Remove what the report before this one wrote and this one does not, and nothing else.
+
+    A list of missing runs would otherwise outlive them, beside a page that says that all are there.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in written)
+    listed = folder / "files.txt"
+    older = listed.read_text(encoding="utf-8").splitlines() if listed.is_file() else []
+    for name in set(older) - set(names):
+        if name.startswith(("tables/", "figures/")) and ".." not in name.split("/"):
+            (folder / name).unlink(missing_ok=True)
+    write_text(listed, "\n".join(names) + "\n")
 
 
 def make_page(study: Study, settings: Settings) -> Page:

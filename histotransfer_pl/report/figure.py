@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from histotransfer_pl.analysis.bootstrap import Interval
+from histotransfer_pl.records.files import write_bytes
 
 SEQUENTIAL = "cividis"
 """Colour map of every matrix: even steps of lightness, alike without colour vision."""
@@ -68,11 +69,12 @@ class Picture:
         """The figure as an address that needs no file beside the page."""
         return data_uri(self.svg, "image/svg+xml")
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path) -> list[Path]:
         """Write both files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{self.name}.svg").write_bytes(self.svg)
-        (folder / f"{self.name}.png").write_bytes(self.png)
+        contents = {folder / f"{self.name}.svg": self.svg, folder / f"{self.name}.png": self.png}
+        for path, content in contents.items():
+            write_bytes(path, content)
+        return list(contents)
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -76,10 +76,9 @@ class SlidePanel:
     gallery: tuple[GalleryPatch, ...] = ()
     figure: Picture | None = None
 
-    def write(self, folder: Path) -> None:
-        """Write the figure as files."""
-        if self.figure is not None:
-            self.figure.write(folder)
+    def write(self, folder: Path) -> list[Path]:
+        """Write the figure as files, if there is one."""
+        return [] if self.figure is None else self.figure.write(folder)
 
 
 def choose_slides(run: Run, count: int) -> pd.DataFrame:

@@ -47,14 +47,15 @@ class Table:
         note = f"{self.note} {hidden} more rows are in the CSV file.".strip()
         return replace(self, page=self.page.head(rows), note=note)
 
-    def write(self, folder: Path) -> Path:
+    def write(self, folder: Path) -> list[Path]:
         """Write the CSV file, and the LaTeX file if there is one."""
-        path = folder / f"{self.name}.csv"
-        write_table(path, self.frame)
+        written = [folder / f"{self.name}.csv"]
+        write_table(written[0], self.frame)
         if self.latex:
             page = self.page.map(lambda cell: str(cell).replace("\n", " "))
             styled = page.style.hide(axis="index").format(escape="latex")
             styled = styled.format_index(escape="latex", axis=1)
             text = styled.to_latex(hrules=True, caption=self.caption, label=f"tab:{self.name}")
-            write_text(folder / f"{self.name}.tex", text.replace("−", "$-$").replace("–", "--"))
-        return path
+            written.append(folder / f"{self.name}.tex")
+            write_text(written[1], text.replace("−", "$-$").replace("–", "--"))
+        return written

@@ -204,6 +204,21 @@ def test_a_study_without_a_finished_run_still_has_a_page(tmp_path: Path) -> None
     assert "3 steps failed, 3 are still to run" in words
 
 
+def test_a_report_takes_away_what_the_one_before_it_wrote_and_nothing_else(tmp_path: Path) -> None:
+    arms, out = {("enc", "d1"): 1.0}, tmp_path / "r"
+    missing = write_study(tmp_path / "half", arms, missing=["enc-d1-f2-s0"])
+    build_report(load_study(missing), out, QUICK)
+    assert len(pd.read_csv(out / "tables" / "missing_runs.csv")) == 1
+    (out / "tables" / "notes.csv").write_text("mine")
+    build_report(load_study(write_study(tmp_path / "whole", arms)), out, QUICK)
+    found = {path.name for path in (out / "tables").iterdir()}
+    assert {"arms.csv", "notes.csv"} <= found
+    assert not found & {"missing_runs.csv", "steps.csv"}
+    named = (out / "files.txt").read_text().split()
+    assert all((out / name).is_file() for name in named)
+    assert "tables/arms.csv" in named
+
+
 def test_two_tasks_are_shown_apart(tmp_path: Path) -> None:
     runs = [
         write_run(tmp_path / "one", predictions(0, 1.0)),
