@@ -139,6 +139,12 @@ def _cpu(
     return results
 
 
+def _wait_for(root: Path, slides: int, processes: "list[subprocess.Popen[bytes]]") -> None:
+    """Until so many slides are written or all processes have ended, however fast they are."""
+    while sum(1 for _ in root.glob("slide*")) < slides and None in [p.poll() for p in processes]:
+        time.sleep(0.001)
+
+
 def survive_kills(root: Path, times: int, slides: int, patches: int) -> Result:
     """Four shards, every one killed once and started again.
 
@@ -150,7 +156,8 @@ def survive_kills(root: Path, times: int, slides: int, patches: int) -> Result:
         stores += 1
         place = root / f"killed{number}.zarr"
         processes = [_start(place, n, 4, slides, patches) for n in range(4)]
-        time.sleep(draw.uniform(0.3, 1.2))
+        _wait_for(place, draw.randrange(slides - 4), processes)
+        time.sleep(draw.uniform(0, 0.02))  # anywhere in the writing of a slide
         for process in processes:
             killed += process.poll() is None
             process.kill()
