@@ -3,20 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.calibration import calibration_curve
 from statsmodels.stats.proportion import proportion_confint
 
 from histotransfer_pl.analysis.predictions import Floats, Ints
 from histotransfer_pl.errors import AnalysisError
-
-
-@dataclass(frozen=True, eq=False)
-class Reliability:
-    """Points of a reliability plot, one per bin that holds slides."""
-
-    predicted: Floats  # (bins,), mean probability in the bin
-    observed: Floats  # (bins,), share of slides that are of the class
-    counts: Ints  # (bins,), slides in the bin
 
 
 def expected_calibration_error(
@@ -46,33 +36,6 @@ def expected_calibration_error(
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (S,)
     in_bin = np.eye(bins)[place] * gap[:, None]  # (S, bins)
     return np.asarray(np.abs(weights @ in_bin).sum(1) / weights.sum(1))
-
-
-def reliability(
-    labels: Ints, probabilities: Floats, *, bins: int = 10, quantile: bool = False
-) -> Reliability:
-    """Observed against predicted share of one class.
-
-    Args:
-        labels: (S,) one where the slide is of the class, zero elsewhere.
-        probabilities: (S,) predicted probability of the class.
-        bins: Number of bins.
-        quantile: Bins of equal counts instead of equal width, for small cohorts.
-
-    Raises:
-        AnalysisError: Scores that are not probabilities, or labels other than 0 and 1.
-    """
-    _check_probabilities(probabilities)
-    if not np.isin(labels, (0, 1)).all():
-        raise AnalysisError(f"labels {np.unique(labels).tolist()}: give 1 for the class, else 0")
-    strategy = "quantile" if quantile else "uniform"
-    observed, predicted = calibration_curve(labels, probabilities, n_bins=bins, strategy=strategy)
-    # scikit-learn does not return the counts; these are its edges
-    edges = np.linspace(0, 1, bins + 1)
-    if quantile:
-        edges = np.percentile(probabilities, edges * 100)
-    counts = np.bincount(np.searchsorted(edges[1:-1], probabilities), minlength=bins)
-    return Reliability(predicted, observed, counts[counts > 0].astype(np.int64))
 
 
 def _check_probabilities(scores: Floats) -> None:

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.calibration import calibration_curve
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from histotransfer_pl.analysis.calibration import expected_calibration_error, reliability
+from histotransfer_pl.analysis.calibration import expected_calibration_error
 from histotransfer_pl.errors import AnalysisError
 
 RNG = np.random.default_rng(11)
@@ -43,35 +42,8 @@ def test_ece_is_zero_for_perfect_and_half_for_wrong_confidence() -> None:
     assert expected_calibration_error(labels, certain, ones, NO_FOLDS)[0] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("quantile", [False, True])
-def test_reliability_counts_every_slide_once(quantile: bool) -> None:
-    probabilities = RNG.beta(0.5, 2, S)
-    labels = (RNG.random(S) < probabilities).astype(np.int64)
-    plot = reliability(labels, probabilities, bins=8, quantile=quantile)
-    assert plot.counts.sum() == S
-    assert len(plot.counts) == len(plot.observed) == len(plot.predicted)
-    # bins weighted by their counts give back the plain means, if the counts are of these bins
-    assert np.average(plot.observed, weights=plot.counts) == pytest.approx(labels.mean())
-    assert np.average(plot.predicted, weights=plot.counts) == pytest.approx(probabilities.mean())
-
-
-def test_reliability_is_scikit_learns_curve() -> None:
-    probabilities, labels = RNG.random(S), RNG.integers(0, 2, S)
-    plot = reliability(labels, probabilities, bins=6)
-    observed, predicted = calibration_curve(labels, probabilities, n_bins=6)
-    np.testing.assert_array_equal(plot.observed, observed)
-    np.testing.assert_array_equal(plot.predicted, predicted)
-
-
 def test_logits_are_refused() -> None:
     labels = RNG.integers(0, 2, S)
     logits = RNG.normal(size=S)
     with pytest.raises(AnalysisError, match="no probabilities: apply softmax"):
         expected_calibration_error(labels, logits, np.ones((1, S)), NO_FOLDS)
-    with pytest.raises(AnalysisError, match="no probabilities: apply softmax"):
-        reliability(labels, logits)
-
-
-def test_reliability_is_for_one_class() -> None:
-    with pytest.raises(AnalysisError, match=r"labels \[0, 1, 2\]: give 1 for the class"):
-        reliability(np.array([0, 1, 2]), np.array([0.1, 0.5, 0.9]))
