@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -59,16 +60,19 @@ def test_a_file_in_the_way_is_named(finished: Path, capsys: pytest.CaptureFixtur
     assert not odd
 
 
-@pytest.fixture
-def full_disk(finished: Path) -> Iterator[None]:
-    """No file may grow beyond ten bytes, as on a disk that is full."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond ten bytes, as on a disk that is full: that of pytest neither."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_one_line(full_disk: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_one_line(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verbs = {**WRITING, "select": "select --run_dir r --top_k 2"}
-    found = {verb: ends(w.replace("file/", "new/"), capsys) for verb, w in verbs.items()}
+    with full_disk():
+        found = {verb: ends(w.replace("file/", "new/"), capsys) for verb, w in verbs.items()}
     assert not {verb: line for verb, line in found.items() if not line.startswith("error: ")}
