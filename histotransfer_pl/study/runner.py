@@ -227,7 +227,9 @@ class RedirectableStream(io.TextIOBase):
 
     @override
     def flush(self) -> None:
-        self._target.flush()
+        # The end of the program closes both in any order, and Python 3.13 says so aloud.
+        if not self._target.closed:
+            self._target.flush()
 
     @override
     def writable(self) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from histotransfer_pl.runs.state import marker, read_states, running
 from histotransfer_pl.runs.steps import Plan, Step
 from histotransfer_pl.study.progress import remaining_steps
-from histotransfer_pl.study.runner import Outcome, Runner
+from histotransfer_pl.study.runner import Outcome, RedirectableStream, Runner
 from tests.study.conftest import Main
 
 
@@ -221,3 +221,12 @@ def test_a_part_of_the_plan_waits_for_what_others_have_not_done(
     assert outcome == Outcome(done=["d"], blocked=["b", "c"])
     assert Runner(chain, tmp_path, touch, only={"a"}).run().done == ["a"]
     assert Runner(chain, tmp_path, touch, only={"b", "c", "d"}).run().done == ["b", "c"]
+
+
+def test_a_stream_outlives_its_target(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as target:
+        stream = RedirectableStream(target)
+        stream.write("said")
+    stream.flush()
+    stream.close()
+    assert (tmp_path / "log").read_text() == "said"
