@@ -4,13 +4,13 @@
 locked while a process runs it; what has none of them waits.
 """
 
-import hashlib
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -42,6 +42,18 @@ class StepState:
     error: str = ""
 
 
+class FileSeen(NamedTuple):
+    """A file as a step read it."""
+
+    size: int
+    time_ns: int
+    sha256: str
+
+
+FilesSeen = dict[str, FileSeen]
+"""By path as the plan names it."""
+
+
 @dataclass(frozen=True)
 class _Mark:
     """What a marker says.
@@ -49,12 +61,12 @@ class _Mark:
     Attributes:
         first: The digest of the command, or why it failed.
         seconds: How long it took; markers of Snakemake do not say it.
-        contents: Stands for what it read; neither do they say that.
+        read: What it read; neither do they say that.
     """
 
     first: str = ""
     seconds: float | None = None
-    contents: str = ""
+    read: FilesSeen | None = None
 
 
 def read_states(
@@ -90,22 +102,16 @@ def marker(folder: Path, step: Step) -> Path:
     return folder / DONE / step.name
 
 
-def mark_done(folder: Path, step: Step, seconds: float | None = None, contents: str = "") -> None:
-    """Say that a step is done, how long it took, and what the files held that it read."""
-    _write(marker(folder, step), step.digest, seconds, contents)
+def mark_done(
+    folder: Path, step: Step, seconds: float | None = None, read: FilesSeen | None = None
+) -> None:
+    """Say that a step is done, how long it took, and what it read."""
+    _write(marker(folder, step), step.digest, seconds, read)
 
 
-def files_read(folder: Path, plan: Plan, step: Step) -> list[Path]:
-    """The files behind a step that are there: those it reads, and the markers of what it needs."""
-    needs = [plan[need] for need in step.needs]
-    read = [Path(name) for name in step.inputs]
-    read += [marker(folder, need) for need in needs if need.kind not in ADDING]
-    return [path for path in read if path.is_file()]
-
-
-def contents_of(files: Iterable[Path]) -> str:
-    """Stands for what files hold, which copying them does not change as it does their times."""
-    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()[:32]
+def files_behind(folder: Path, plan: Plan, step: Step) -> FilesSeen:
+    """The files behind a step as they are now."""
+    return {str(path): _see(path) for path in _behind(folder, plan, step)}
 
 
 def mark_failed(folder: Path, step: Step, state: StepState) -> None:
@@ -125,16 +131,17 @@ def is_marked(folder: Path, step: Step) -> bool:
 
 
 def is_up_to_date(folder: Path, plan: Plan, step: Step) -> bool:
-    """Whether the files behind a finished step are those that it read.
+    """Whether the files behind a finished step are those that it read, where they are at hand.
 
-    A newer one counts as another only if it holds something else: data copied or mounted again
-    would otherwise repeat hours of work. Markers of Snakemake know times alone.
+    What they hold decides: data copied or mounted again have other times, and would repeat hours
+    of work; an older table put back has an older one. Markers of Snakemake know times alone.
     """
-    own, read = marker(folder, step), files_read(folder, plan, step)
-    finished = own.stat().st_mtime_ns
-    if all(path.stat().st_mtime_ns <= finished for path in read):
-        return True
-    return _read(own).contents == contents_of(read)
+    own, paths = marker(folder, step), _behind(folder, plan, step)
+    read = _read(own).read
+    if read is None:
+        finished = own.stat().st_mtime_ns
+        return all(path.stat().st_mtime_ns <= finished for path in paths)
+    return all(_is_as_seen(path, read.get(str(path))) for path in paths)
 
 
 @contextmanager
@@ -196,17 +203,41 @@ def _names(folder: Path) -> set[str]:
         return set()
 
 
-def _write(path: Path, first: str, seconds: float | None, contents: str = "") -> None:
+def _behind(folder: Path, plan: Plan, step: Step) -> list[Path]:
+    """The files that are there of those it reads, and the markers of what it needs."""
+    needs = [plan[need] for need in step.needs]
+    paths = [Path(name) for name in step.inputs]
+    paths += [marker(folder, need) for need in needs if need.kind not in ADDING]
+    return [path for path in paths if path.is_file()]
+
+
+def _see(path: Path) -> FileSeen:
+    found = path.stat()
+    return FileSeen(found.st_size, found.st_mtime_ns, sha256_of(path))
+
+
+def _is_as_seen(path: Path, seen: FileSeen | None) -> bool:
+    if seen is None:
+        return False
+    found = path.stat()
+    return (found.st_size, found.st_mtime_ns) == seen[:2] or sha256_of(path) == seen.sha256
+
+
+def _write(
+    path: Path, first: str, seconds: float | None = None, read: FilesSeen | None = None
+) -> None:
     took = "" if seconds is None else f"{seconds:.2f}"
+    seen = "" if read is None else json.dumps(read)
     # The time tells a repetition from the run before it, to those that read the marker.
-    write_text(path, "\n".join((first, took, contents, str(time.time_ns()))) + "\n")
+    write_text(path, "\n".join((first, took, seen, str(time.time_ns()))) + "\n")
 
 
 def _read(path: Path) -> _Mark:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        first, took, contents = (lines + [""] * 3)[:3]
-        return _Mark(first.strip(), float(took) if took else None, contents)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        first, took, seen = (lines + [""] * 3)[:3]
+        read = {k: FileSeen(*v) for k, v in json.loads(seen).items()} if seen else None
+        return _Mark(first.strip(), float(took) if took else None, read)
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError):
         # Absent, or damaged by hand: then it is done again.
         return _Mark()

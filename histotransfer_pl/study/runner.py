@@ -25,8 +25,7 @@ from histotransfer_pl.runs.state import (
     WAITING,
     StepState,
     clear_marks,
-    contents_of,
-    files_read,
+    files_behind,
     mark_done,
     mark_failed,
     measured_seconds,
@@ -157,7 +156,7 @@ class Runner:
         # A killed repetition must not pass for the finished run before it.
         clear_marks(self.folder, step)
         # Before it runs: what changes meanwhile may not have been read.
-        contents = contents_of(files_read(self.folder, self.plan, step))
+        read = files_behind(self.folder, self.plan, step)
         start = time.perf_counter()
         with streams.writing_to(log):
             streams.write(f"$ {step.command}\n")
@@ -175,7 +174,7 @@ class Runner:
         elif lacking:
             state = StepState(FAILED, seconds, f"it ended well but did not write {lacking[0]}")
         else:
-            mark_done(self.folder, step, seconds, contents)
+            mark_done(self.folder, step, seconds, read)
             return StepState(DONE, seconds)
         mark_failed(self.folder, step, state)
         return state

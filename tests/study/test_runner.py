@@ -78,9 +78,14 @@ def test_files_copied_anew_repeat_nothing_and_other_contents_do(
     for number, path in enumerate([*markers, table]):
         os.utime(path, (2e9 + number, 2e9 + number))
     assert remaining_steps(plan, tmp_path / "study") == []
-    table.write_text("other labels")
-    os.utime(table, (2.1e9, 2.1e9))
-    assert names(remaining_steps(plan, tmp_path / "study")) == ["a", "b", "c", "d"]
+    for time in (2.1e9, 1e9):  # edited, and an older table put back
+        table.write_text("other labels")
+        os.utime(table, (time, time))
+        assert names(remaining_steps(plan, tmp_path / "study")) == ["a", "b", "c", "d"]
+    table.write_text("labels")
+    assert remaining_steps(plan, tmp_path / "study") == []
+    table.unlink()  # of a study looked at where its data are not: nothing to repeat
+    assert remaining_steps(plan, tmp_path / "study") == []
 
 
 def test_a_step_killed_after_its_need_was_renewed_is_done_again(
