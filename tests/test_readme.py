@@ -140,5 +140,10 @@ def test_the_first_commands_run_from_the_wheel_in_an_empty_folder(tmp_path: Path
         page = (here / written / "index.html").read_text(encoding="utf-8")
         assert "</html>" in page
         assert str(here) not in page
+    report = here / "demo" / "report"
+    listed = (report / "files.txt").read_text(encoding="utf-8").split()
+    drawn = sorted(path.relative_to(report).as_posix() for path in report.rglob("*.svg"))
+    assert any(name.startswith("figures/slides/") for name in drawn)
+    assert set(drawn) <= set(listed)
     table = (here / "applied" / "predictions.csv").read_text(encoding="utf-8")
     assert len(table.splitlines()) == 1 + 24
