@@ -29,19 +29,41 @@ def ece(probabilities: Floats, labels: Ints) -> float:
 
 
 @pytest.mark.parametrize("c", [2, 3])
-def test_temperature_has_the_least_log_loss(c: int) -> None:
+def test_temperature_has_the_least_log_loss_of_smoothed_labels(c: int) -> None:
     probabilities, labels = too_sure(400, 0, c)
     found = fit_temperature(probabilities, labels)
-    # where the derivative is zero: expected logit and logit of the true class balance
-    logits = np.log(probabilities)
-    after = at_temperature(probabilities, found)
-    own = logits[np.arange(400), labels].sum()
-    np.testing.assert_allclose((after * logits).sum(), own, rtol=1e-9)
-    best = minimize_scalar(
-        lambda t: log_loss(labels, at_temperature(probabilities, t)), bounds=(0.5, 10)
-    ).x
+    # each slide counts for its class, and a little for the others
+    rows, classes = np.repeat(np.arange(400), c), np.tile(np.arange(c), 400)
+    n = np.bincount(labels)[labels[rows]]
+    weights = np.where(classes == labels[rows], (n + 1) / (n + 2), 1 / (n + 2) / (c - 1))
+
+    def loss(t: float) -> float:
+        after = at_temperature(probabilities, t)[rows]
+        return float(log_loss(classes, after, sample_weight=weights))
+
+    best = minimize_scalar(loss, bounds=(0.5, 10), method="bounded", options={"xatol": 1e-6}).x
     assert found == pytest.approx(best, rel=1e-4)
-    np.testing.assert_allclose(after, softmax(logits / found, 1), rtol=1e-12)
+    after = at_temperature(probabilities, found)
+    np.testing.assert_allclose(after, softmax(np.log(probabilities) / found, 1), rtol=1e-12)
+
+
+def test_a_handful_of_slides_makes_no_model_certain() -> None:
+    """Of 3 and 3 slides told apart, the next one is right in 4 of 5 cases and not always."""
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    apart = np.where(np.eye(2)[labels] == 1, 0.99, 0.01)
+    calibrated = at_temperature(apart, fit_temperature(apart, labels))
+    np.testing.assert_allclose(calibrated.max(1), 0.8, rtol=1e-9)
+    # a good model, calibrated on six slides, again and again: no worse than as it was
+    losses = []
+    test = too_sure(2000, 2, 2)
+    good = at_temperature(test[0], 2.5)
+    for seed in range(200):
+        probabilities, labels = too_sure(6, 100 + seed, 2)
+        if len(np.unique(labels)) == 2:
+            found = fit_temperature(at_temperature(probabilities, 2.5), labels)
+            losses.append(log_loss(test[1], at_temperature(good, found)))
+    assert len(losses) > 150
+    assert np.mean(losses) < log_loss(test[1], good) + 0.1
 
 
 def test_it_brings_probabilities_near_to_shares() -> None:
@@ -54,8 +76,8 @@ def test_it_brings_probabilities_near_to_shares() -> None:
 
 
 def test_a_model_without_doubt_or_without_sense_has_a_bounded_temperature() -> None:
-    labels = np.array([0, 1, 0, 1])
-    right = np.where(np.eye(2)[labels] == 1, 0.9, 0.1)
+    labels = np.array([0, 1] * 1000)
+    right = np.where(np.eye(2)[labels] == 1, 0.5001, 0.4999)
     assert fit_temperature(right, labels) == 0.05
     assert fit_temperature(right[:, ::-1], labels) == 20
     certain = np.eye(2)[labels]  # probabilities of exactly 0 and 1
